@@ -1,0 +1,59 @@
+# Every target first brings the set-up up to date; that takes well under a second when nothing changed.
+PYTHON ?= python3
+BIN := .venv/bin
+COMPOSE ?= dstack/devnet/docker-compose.yaml
+VECTORS ?= ../shared/vectors
+RESULTS ?= demo-results
+UV_COMPILE = .lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header -q
+
+# ape keeps all its state inside the project.
+export APE_DATA_FOLDER := $(CURDIR)/.ape
+export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/node_modules/@foundry-rs/anvil-linux-amd64/bin:$(PATH)
+
+.PHONY: help setup demo test lint format vectors bench contracts lock clean
+
+help:  ## what can be typed here
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup:  ## install everything that is pinned, if it is not there yet
+	@$(PYTHON) scripts/install.py
+
+demo: setup  ## the main job on a docker-compose file: make demo [COMPOSE=file] [RESULTS=folder] [ARGS=--json]
+	@$(BIN)/dstack demo --compose "$(COMPOSE)" --results "$(RESULTS)" $(ARGS)
+
+test: setup  ## every test; recompiles the contracts and compares
+	$(BIN)/python scripts/compile_contracts.py --check
+	$(BIN)/python -m pytest -p no:ape_test -q
+	$(BIN)/ape test tests/ape -q --network ethereum:local:foundry
+
+lint: setup  ## format, lint, types, import rules, the tree in ARCHITECTURE.md
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-timing
+	$(BIN)/python scripts/check_tree.py
+
+format: setup  ## rewrite the sources in the project's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+vectors: setup  ## golden data through our public functions: make vectors [VECTORS=folder]
+	@$(BIN)/python scripts/run_vectors.py "$(VECTORS)"
+
+bench: setup  ## our rates beside the limits of this machine, as JSON
+	@$(BIN)/python scripts/bench.py
+
+contracts: setup  ## compile the contracts and write the committed artifacts
+	$(BIN)/python scripts/compile_contracts.py
+
+lock:  ## resolve requirements/*.in into *.txt with hashes
+	$(PYTHON) -m venv .lock && .lock/bin/pip -q install uv
+	$(UV_COMPILE) requirements/all.in --override requirements/overrides.in -o requirements/all.txt
+	$(UV_COMPILE) requirements/build.in -o requirements/build.txt
+	$(UV_COMPILE) requirements/node.in -o requirements/node.txt
+	rm -rf .lock
+
+clean:  ## remove everything that set-up and runs have made
+	rm -rf .venv .setup node_modules .solcx .ape .build demo-results contracts/.cache

@@ -1,0 +1,1 @@
+"""The command line `dstack`: what an owner, an auditor or an operator types on a laptop."""

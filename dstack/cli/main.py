@@ -1,0 +1,76 @@
+"""The frame of `dstack`: finds the sub-command, and turns errors into one sentence and an exit code.
+
+Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from dstack.errors import DstackError
+
+COMMANDS = {
+    "compose": "dstack.cli.compose",
+    "compose-hash": "dstack.cli.compose_hash",
+    "demo": "dstack.cli.demo",
+    "replay": "dstack.cli.replay",
+    "rtmr3": "dstack.cli.rtmr3",
+    "verify-quote": "dstack.cli.verify_quote",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a sub-command when it is asked for, so that the simple ones start fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name every sub-command."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of *cmd_name* and return its `command`."""
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = importlib.import_module(module).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def dstack() -> None:
+    """Decide by smart contract which software may hold which keys; check it from a laptop.
+
+    Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask.
+    """
+
+
+def main() -> NoReturn:
+    """Run `dstack` and exit."""
+    arguments = sys.argv[1:]
+    try:
+        result = dstack.main(args=arguments, prog_name="dstack", standalone_mode=False)
+    except click.exceptions.Abort:
+        fail("interrupted", "Interrupted", 130, arguments)
+    except click.ClickException as exc:
+        fail(exc.format_message(), "UsageError", 2, arguments)
+    except DstackError as exc:
+        fail(str(exc), type(exc).__name__, exc.exit_code, arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def fail(sentence: str, kind: str, exit_code: int, arguments: list[str]) -> NoReturn:
+    """Say why on standard error (as JSON on standard output with `--json`) and exit."""
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": sentence, "kind": kind}))
+    else:
+        click.echo(f"dstack: {sentence}", err=True)
+    sys.exit(exit_code)

@@ -1,0 +1,154 @@
+"""Every error this project raises.
+
+    DstackError
+    ├── InputError                  exit 2: what came is not of the form that was wanted
+    │   ├── ComposeMalformedError       a docker-compose or app-compose file
+    │   ├── EventLogMalformedError      an event log
+    │   ├── QuoteMalformedError         a DCAP quote
+    │   ├── CollateralMalformedError    Intel's (or a simulator's) statements
+    │   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
+    │   ├── MeasurementMalformedError   a measurement document, VM config or OS image
+    │   ├── MessageMalformedError       a message on the network
+    │   ├── KeyMalformedError           key material of the wrong size or range
+    │   └── ConfigError                 a setting
+    ├── RefusedError                exit 1: well formed, and the answer is no
+    │   ├── QuoteUntrustedError         a verification step failed; `.step` is its number
+    │   ├── AppraisalError              genuine, but not what was wanted
+    │   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
+    │   ├── SealError                   a sealed box that does not open, or is not for us
+    │   ├── HandoverRefusedError        a handover message that answers nothing we asked
+    │   ├── KeystoreError               root keys exist already, or are damaged
+    │   └── PeerRefusedError            the other side answered with an error
+    └── UnavailableError            exit 3: could not ask; neither yes nor no
+        ├── ChainUnavailableError       no endpoint answered
+        ├── AgentUnavailableError       no guest agent at the socket
+        ├── CollateralUnavailableError  no collateral for this platform
+        ├── PeerUnavailableError        the other side did not answer
+        └── ToolUnavailableError        a program that we start is missing or died
+"""
+
+from __future__ import annotations
+
+
+class DstackError(Exception):
+    """Root of the tree. `exit_code` is what a command line answers."""
+
+    exit_code = 1
+
+
+class InputError(DstackError):
+    """What came is not of the form that was wanted."""
+
+    exit_code = 2
+
+
+class ComposeMalformedError(InputError):
+    """A docker-compose or app-compose file cannot be used."""
+
+
+class EventLogMalformedError(InputError):
+    """An event log cannot be read."""
+
+
+class QuoteMalformedError(InputError):
+    """Bytes are not a DCAP quote of a supported kind."""
+
+
+class CollateralMalformedError(InputError):
+    """Collateral is incomplete or not of its form."""
+
+
+class EvidenceMalformedError(InputError):
+    """An attestation blob or its X.509 extensions cannot be read."""
+
+
+class MeasurementMalformedError(InputError):
+    """A measurement document, VM config or OS image cannot be used."""
+
+
+class MessageMalformedError(InputError):
+    """A message on the network is not of its form."""
+
+
+class KeyMalformedError(InputError):
+    """Key material has the wrong size or range."""
+
+
+class ConfigError(InputError):
+    """A setting is missing, unknown or out of range."""
+
+
+class RefusedError(DstackError):
+    """Well formed, and the answer is no."""
+
+    exit_code = 1
+
+
+class QuoteUntrustedError(RefusedError):
+    """A step of quote verification failed.
+
+    Attributes:
+        step: Its number in `docs/verification-steps.md`.
+    """
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(f"step {step}: {message}")
+        self.step = step
+
+
+class AppraisalError(RefusedError):
+    """The evidence is genuine, but is not what was wanted."""
+
+
+class KeyReleaseDeniedError(RefusedError):
+    """The chain forbids it.
+
+    Attributes:
+        rule: The name of the rule that decided.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class SealError(RefusedError):
+    """A sealed box does not open with this key, or was sealed for another handover."""
+
+
+class HandoverRefusedError(RefusedError):
+    """A handover message answers nothing that was asked."""
+
+
+class KeystoreError(RefusedError):
+    """Root keys exist already, are incomplete, or are damaged."""
+
+
+class PeerRefusedError(RefusedError):
+    """The other side answered with an error."""
+
+
+class UnavailableError(DstackError):
+    """Could not ask: neither yes nor no."""
+
+    exit_code = 3
+
+
+class ChainUnavailableError(UnavailableError):
+    """No chain endpoint answered."""
+
+
+class AgentUnavailableError(UnavailableError):
+    """No guest agent answers at the socket."""
+
+
+class CollateralUnavailableError(UnavailableError):
+    """No collateral for this platform."""
+
+
+class PeerUnavailableError(UnavailableError):
+    """The other side did not answer."""
+
+
+class ToolUnavailableError(UnavailableError):
+    """A program that we start is missing or died."""
