@@ -56,4 +56,4 @@ lock:  ## resolve requirements/*.in into *.txt with hashes
 	rm -rf .lock
 
 clean:  ## remove everything that set-up and runs have made
-	rm -rf .venv .setup node_modules .solcx .ape .build demo-results contracts/.cache
+	rm -rf .venv node_modules .solcx .ape .build demo-results contracts/.cache

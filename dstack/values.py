@@ -9,6 +9,8 @@ from typing import ClassVar, Self
 
 from dstack.errors import InputError
 
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
 
 class SizedBytes(bytes):
     """Bytes of one exact length; the subclass says which."""
@@ -16,6 +18,11 @@ class SizedBytes(bytes):
     SIZE: ClassVar[int]
 
     def __new__(cls, raw: bytes) -> Self:
+        """Take *raw* if it has the length of this class.
+
+        Raises:
+            InputError: It has another length.
+        """
         if len(raw) != cls.SIZE:
             raise InputError(f"{cls.__name__}: want {cls.SIZE} bytes, got {len(raw)}")
         return super().__new__(cls, raw)
@@ -75,13 +82,15 @@ class ReportData(SizedBytes):
 def bytes_from_hex(text: str, *, what: str) -> bytes:
     """Read hexadecimal of any length, with or without `0x`; *what* names the value in the error.
 
+    The error says where the text goes wrong and never repeats it: it may be a key.
+
     Raises:
         InputError: *text* is not plain hexadecimal of even length.
     """
     digits = text[2:] if text[:2] in ("0x", "0X") else text
-    if not digits.isascii() or not digits.isalnum() and digits:
-        raise InputError(f"{what}: want hexadecimal, got {text[:80]!r}")
-    try:
-        return bytes.fromhex(digits)
-    except ValueError as exc:
-        raise InputError(f"{what}: want hexadecimal of even length, got {text[:80]!r}") from exc
+    wrong = next((at for at, char in enumerate(digits) if char not in _HEX_DIGITS), None)
+    if wrong is not None:
+        raise InputError(f"{what}: want hexadecimal, got another character at position {wrong}")
+    if len(digits) % 2:
+        raise InputError(f"{what}: want an even number of hexadecimal digits, got {len(digits)}")
+    return bytes.fromhex(digits)

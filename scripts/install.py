@@ -1,7 +1,7 @@
 """Brings this checkout's set-up up to date: `.venv`, Python packages, Node, npm packages, solc.
 
-Only the standard library, because nothing else is there yet. Each step has a stamp under `.setup/` made of what it
-depends on; a step whose stamp is unchanged is skipped, and an interrupted step is simply run again.
+Only the standard library, because nothing else is there yet. Each step has a stamp inside `.venv` made of
+what it depends on; a step whose stamp is unchanged is skipped, and an interrupted step is simply run again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-STAMPS = ROOT / ".setup"
+STAMPS = VENV / ".setup"
 OLDEST_PYTHON = (3, 11)
 OLDEST_NODE = 20
 
@@ -30,10 +30,11 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to install, and the files whose change makes it necessary again."""
+    """One thing to install, what it leaves behind, and the files whose change makes it necessary again."""
 
     name: str
     hint: str
+    result: str
     inputs: Sequence[str]
     run: Callable[[], None]
 
@@ -41,7 +42,9 @@ class Step:
 def main() -> int:
     """Run the steps whose inputs changed; 0 when all is up to date."""
     if sys.version_info < OLDEST_PYTHON:
-        sys.stderr.write(f"setup: want Python 3.11 or later, got {sys.version.split()[0]}; try make PYTHON=python3.12\n")
+        sys.stderr.write(
+            f"setup: want Python 3.11 or later, got {sys.version.split()[0]}; try make PYTHON=python3.12\n"
+        )
         return 2
     try:
         for step in STEPS:
@@ -59,7 +62,7 @@ def bring_up_to_date(step: Step) -> None:
     """Run *step* unless its stamp says that nothing changed."""
     stamp = STAMPS / step.name
     wanted = fingerprint(step)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text() == wanted and (ROOT / step.result).exists():
         return
     sys.stderr.write(f"setup: {step.name} ({step.hint}) ... ")
     sys.stderr.flush()
@@ -73,7 +76,7 @@ def bring_up_to_date(step: Step) -> None:
 
 def fingerprint(step: Step) -> str:
     """What the step's result depends on: this Python, where the checkout lies, and the named files."""
-    digest = hashlib.sha256(f"{sys.version}\0{sys.executable}\0{ROOT}\0{VENV.is_dir()}".encode())
+    digest = hashlib.sha256(f"{sys.version}\0{sys.executable}\0{ROOT}".encode())
     for name in step.inputs:
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     return digest.hexdigest()
@@ -127,7 +130,7 @@ def install_npm_packages() -> None:
     os.environ["PATH"] = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     npm = shutil.which("npm")
     if npm is None:
-        raise SetupError("want npm, got none; remove .setup/node and try again")
+        raise SetupError("want npm, got none; run make clean and try again")
     run(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 
 
@@ -137,16 +140,23 @@ def install_solc() -> None:
 
 
 STEPS = (
-    Step("venv", "a fresh .venv", (), make_venv),
+    Step("venv", "a fresh .venv", ".venv/bin/python", (), make_venv),
     Step(
         "python",
         "pinned packages, about a minute when nothing is cached",
+        ".venv/bin/dstack",
         ("requirements/build.txt", "requirements/all.txt", "requirements/product.in", "pyproject.toml"),
         install_python_packages,
     ),
-    Step("node", "the system's, or one from the Python package index", ("requirements/node.txt",), install_node),
-    Step("npm", "anvil, OpenZeppelin, Safe, solc", ("package.json", "package-lock.json"), install_npm_packages),
-    Step("solc", "native where reachable", ("package-lock.json", "scripts/install_solc.py"), install_solc),
+    Step("node", "the system's, or a pinned one", ".venv", ("requirements/node.txt",), install_node),
+    Step(
+        "npm",
+        "anvil, OpenZeppelin, Safe, solc",
+        "node_modules",
+        ("package.json", "package-lock.json"),
+        install_npm_packages,
+    ),
+    Step("solc", "native where reachable", ".solcx", ("package-lock.json", "scripts/install_solc.py"), install_solc),
 )
 
 
