@@ -1,0 +1,75 @@
+"""Collateral: Intel's (or a simulator's) signed statements about a platform, as one JSON object."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+
+from dstack.attestation.strict_json import parse_object
+from dstack.attestation.tcb import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
+from dstack.errors import CollateralMalformedError
+
+_SIGNATURE = 64
+# Sent along by some caches; the quote carries its own chain, so it is not used.
+_IGNORED = frozenset({"pck_certificate_chain"})
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """Chains are PEM text, CRLs DER, signatures 64 bytes r||s over the exact text of the document before them."""
+
+    pck_crl_issuer_chain: str
+    root_ca_crl: bytes
+    pck_crl: bytes
+    tcb_info_issuer_chain: str
+    tcb_info: str
+    tcb_info_signature: bytes
+    qe_identity_issuer_chain: str
+    qe_identity: str
+    qe_identity_signature: bytes
+
+    def parsed_tcb_info(self) -> TcbInfo:
+        """The TCB info document, parsed."""
+        return parse_tcb_info(self.tcb_info)
+
+    def parsed_qe_identity(self) -> QeIdentity:
+        """The QE identity document, parsed."""
+        return parse_qe_identity(self.qe_identity)
+
+
+_NAMES = frozenset(field.name for field in fields(Collateral))
+
+
+def parse_collateral(text: str | bytes) -> Collateral:
+    """Read collateral, both documents in it included. Verifies no signature.
+
+    Args:
+        text: A JSON object of nine strings; the CRLs and signatures in hexadecimal.
+
+    Raises:
+        CollateralMalformedError: A field is missing, unknown, repeated, or not of its form.
+    """
+    document = parse_object(text, what="collateral")
+    unknown = sorted(set(document.fields) - _NAMES - _IGNORED)
+    if unknown:
+        raise CollateralMalformedError(f"collateral: unknown field {unknown[0][:40]!r}")
+    collateral = Collateral(
+        pck_crl_issuer_chain=document.text("pck_crl_issuer_chain"),
+        root_ca_crl=document.hexadecimal("root_ca_crl"),
+        pck_crl=document.hexadecimal("pck_crl"),
+        tcb_info_issuer_chain=document.text("tcb_info_issuer_chain"),
+        tcb_info=document.text("tcb_info"),
+        tcb_info_signature=document.hexadecimal("tcb_info_signature", _SIGNATURE),
+        qe_identity_issuer_chain=document.text("qe_identity_issuer_chain"),
+        qe_identity=document.text("qe_identity"),
+        qe_identity_signature=document.hexadecimal("qe_identity_signature", _SIGNATURE),
+    )
+    collateral.parsed_tcb_info()
+    collateral.parsed_qe_identity()
+    return collateral
+
+
+def serialise_collateral(collateral: Collateral) -> str:
+    """Write collateral as `parse_collateral` reads it."""
+    values = {field.name: getattr(collateral, field.name) for field in fields(Collateral)}
+    return json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()})

@@ -1,0 +1,107 @@
+"""The SGX extension of a PCK certificate: which platform this is (quote-verification.md 5.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from dstack.attestation import der
+from dstack.attestation.certificates import parse_chain
+from dstack.attestation.quote import Quote
+from dstack.errors import CollateralMalformedError, QuoteMalformedError
+
+SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+_PPID, _TCB, _PCE_ID, _FMSPC, _SGX_TYPE, _PLATFORM_INSTANCE = (
+    f"{SGX_EXTENSION.dotted_string}.{n}" for n in range(1, 7)
+)
+_PCE_SVN, _CPU_SVN = f"{_TCB}.17", f"{_TCB}.18"
+
+_Fields = dict[str, tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class PckExtension:
+    """A platform: PPID 16 bytes, CPUSVN 16, PCEID 2, FMSPC 6; `sgx_type` 0 standard, 1 scalable, 2 with integrity."""
+
+    ppid: bytes
+    cpu_svn: bytes
+    pce_svn: int
+    pce_id: bytes
+    fmspc: bytes
+    sgx_type: int
+    platform_instance_id: bytes | None
+
+
+def parse_pck_extension(certificate: x509.Certificate) -> PckExtension:
+    """Read the SGX extension.
+
+    Raises:
+        CollateralMalformedError: It is absent, repeated, or a field is missing or of another length.
+    """
+    fields = _fields(_extension(certificate))
+    tcb = _fields(_value(fields, _TCB, der.SEQUENCE), wrapped=False)
+    return PckExtension(
+        ppid=_octets(fields, _PPID, 16),
+        cpu_svn=_octets(tcb, _CPU_SVN, 16),
+        pce_svn=_number(_value(tcb, _PCE_SVN, der.INTEGER)),
+        pce_id=_octets(fields, _PCE_ID, 2),
+        fmspc=_octets(fields, _FMSPC, 6),
+        sgx_type=_number(_value(fields, _SGX_TYPE, der.ENUMERATED)),
+        platform_instance_id=_octets(fields, _PLATFORM_INSTANCE, 16) if _PLATFORM_INSTANCE in fields else None,
+    )
+
+
+def claimed_platform(quote: Quote) -> PckExtension:
+    """The platform a quote says it is from. Unverified: good for choosing collateral, for nothing else.
+
+    Raises:
+        QuoteMalformedError: The quote's certificates cannot be read.
+    """
+    try:
+        return parse_pck_extension(parse_chain(quote.signature.pck_chain_pem, what="PCK chain")[0])
+    except CollateralMalformedError as exc:
+        raise QuoteMalformedError(str(exc)) from exc
+
+
+def _extension(certificate: x509.Certificate) -> bytes:
+    try:
+        extension = certificate.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound) as exc:
+        raise CollateralMalformedError("PCK certificate: want exactly one readable SGX extension") from exc
+    if not isinstance(extension, x509.UnrecognizedExtension):
+        raise CollateralMalformedError("PCK certificate: want an SGX extension of raw bytes")
+    return extension.value
+
+
+def _fields(raw: bytes, *, wrapped: bool = True) -> _Fields:
+    """The (OID, value) pairs of a SEQUENCE, by OID; *wrapped* when the SEQUENCE's own header is there."""
+    fields: _Fields = {}
+    for tag, content in der.sequence(raw) if wrapped else der.elements(raw):
+        pair = tuple(der.elements(content)) if tag == der.SEQUENCE else ()
+        if len(pair) != 2 or pair[0][0] != der.OBJECT_ID:
+            raise CollateralMalformedError("SGX extension: want a sequence of (OID, value) pairs")
+        name = der.object_id(pair[0][1])
+        if name in fields:
+            raise CollateralMalformedError(f"SGX extension: {name} appears twice")
+        fields[name] = pair[1]
+    return fields
+
+
+def _value(fields: _Fields, name: str, tag: int) -> bytes:
+    if name not in fields or fields[name][0] != tag:
+        raise CollateralMalformedError(f"SGX extension: want {name} with DER tag {tag:#04x}")
+    return fields[name][1]
+
+
+def _octets(fields: _Fields, name: str, size: int) -> bytes:
+    value = _value(fields, name, der.OCTET_STRING)
+    if len(value) != size:
+        raise CollateralMalformedError(f"SGX extension: want {size} bytes in {name}, got {len(value)}")
+    return value
+
+
+def _number(content: bytes) -> int:
+    if not 1 <= len(content) <= 3 or content[0] & 0x80:
+        raise CollateralMalformedError("SGX extension: want a small number that is not negative")
+    return int.from_bytes(content, "big")

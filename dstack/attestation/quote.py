@@ -1,0 +1,238 @@
+"""DCAP quotes: bytes to `Quote` (quote-verification.md section 4).
+
+Steps 1 and 2 of `docs/verification-steps.md`: a `Quote` that exists has nested lengths that add up to its last byte.
+Nothing in it is trusted yet; that is what `verify_quote` establishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dstack.attestation.cursor import Cursor
+from dstack.errors import QuoteMalformedError
+from dstack.values import Digest32, Register, ReportData
+
+MIN_QUOTE = 1_000
+MAX_QUOTE = 64 * 1024
+# Quoting Enclaves reserve room for a larger body: every real v4 quote ends in 70 zero bytes.
+MAX_PADDING = 4096
+
+TEE_SGX = 0x00
+TEE_TDX = 0x81
+_ECDSA_P256 = 2
+_INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
+_BODY_TD10, _BODY_TD15 = 2, 3
+_CERTIFIES_QE_REPORT, _CERTIFIES_PCK_CHAIN = 6, 5
+
+
+@dataclass(frozen=True, slots=True)
+class TdReport:
+    """What the CPU says about a TD: 584 bytes (TD 1.0) or 648 (TD 1.5, which has the last two fields)."""
+
+    SIZE: ClassVar[int] = 584
+    SIZE_TD15: ClassVar[int] = 648
+
+    tee_tcb_svn: bytes
+    mr_seam: Register
+    mr_signer_seam: Register
+    seam_attributes: bytes
+    td_attributes: bytes
+    xfam: bytes
+    mr_td: Register
+    mr_config_id: Register
+    mr_owner: Register
+    mr_owner_config: Register
+    rtmr0: Register
+    rtmr1: Register
+    rtmr2: Register
+    rtmr3: Register
+    report_data: ReportData
+    tee_tcb_svn2: bytes | None = None
+    mr_service_td: Register | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveReport:
+    """What the CPU says about an SGX enclave: 384 bytes."""
+
+    SIZE: ClassVar[int] = 384
+
+    cpu_svn: bytes
+    misc_select: bytes
+    attributes: bytes
+    mr_enclave: Digest32
+    mr_signer: Digest32
+    isv_prod_id: int
+    isv_svn: int
+    report_data: ReportData
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteSignature:
+    """The signed chain of a quote: PCK key -> QE report -> attestation key -> body.
+
+    Signatures are 64 bytes r||s; the attestation key is 64 bytes x||y.
+    """
+
+    body_signature: bytes
+    attestation_key: bytes
+    qe_report_raw: bytes
+    qe_report: EnclaveReport
+    qe_report_signature: bytes
+    qe_auth_data: bytes
+    pck_chain_pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A quote of version 3 (SGX), 4 or 5 (TDX). `signed` is the header and body that its signature covers."""
+
+    version: int
+    tee_type: int
+    qe_svn: int
+    pce_svn: int
+    user_data: bytes
+    body: TdReport | EnclaveReport
+    signature: QuoteSignature
+    signed: bytes
+
+    @property
+    def report_data(self) -> ReportData:
+        """The 64 bytes that the guest or enclave chose."""
+        return self.body.report_data
+
+
+def parse_quote(raw: bytes) -> Quote:
+    """Read a quote, to its last byte.
+
+    Args:
+        raw: The quote as received; up to 4096 zero bytes may follow the signature data.
+
+    Raises:
+        QuoteMalformedError: Another version, TEE, key type or vendor; or lengths that do not nest.
+    """
+    if not MIN_QUOTE <= len(raw) <= MAX_QUOTE:
+        raise QuoteMalformedError(f"quote: want {MIN_QUOTE} to {MAX_QUOTE} bytes, got {len(raw)}")
+    cursor = Cursor(raw, QuoteMalformedError)
+    version, tee_type, qe_svn, pce_svn, user_data = _header(cursor)
+    body = _body(cursor, version)
+    signed = raw[: len(raw) - cursor.remaining]
+    size = cursor.uint(4, "signature data length")
+    signature = _signature(cursor.take(size, "signature data"), nested=version != 3)
+    _require_zero_padding(cursor.rest())
+    return Quote(version, tee_type, qe_svn, pce_svn, user_data, body, signature, signed)
+
+
+def parse_enclave_report(raw: bytes) -> EnclaveReport:
+    """Read the 384 bytes of an SGX report body.
+
+    Raises:
+        QuoteMalformedError: *raw* is shorter or longer.
+    """
+    cursor = Cursor(raw, QuoteMalformedError)
+    cpu_svn = cursor.take(16, "cpu_svn")
+    misc_select = cursor.take(4, "misc_select")
+    cursor.take(28, "reserved")
+    attributes = cursor.take(16, "attributes")
+    mr_enclave = Digest32(cursor.take(32, "mr_enclave"))
+    cursor.take(32, "reserved")
+    mr_signer = Digest32(cursor.take(32, "mr_signer"))
+    cursor.take(96, "reserved")
+    isv_prod_id, isv_svn = cursor.uint(2, "isv_prod_id"), cursor.uint(2, "isv_svn")
+    cursor.take(60, "reserved")
+    report_data = ReportData(cursor.take(64, "report_data"))
+    cursor.end("enclave report")
+    return EnclaveReport(cpu_svn, misc_select, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data)
+
+
+def _header(cursor: Cursor) -> tuple[int, int, int, int, bytes]:
+    version = cursor.uint(2, "version")
+    if version not in (3, 4, 5):
+        raise QuoteMalformedError(f"quote version: want 3, 4 or 5, got {version}")
+    key_type = cursor.uint(2, "attestation key type")
+    if key_type != _ECDSA_P256:
+        raise QuoteMalformedError(f"attestation key type: want {_ECDSA_P256} (ECDSA P-256), got {key_type}")
+    tee_type, wanted = cursor.uint(4, "TEE type"), TEE_SGX if version == 3 else TEE_TDX
+    if tee_type != wanted:
+        raise QuoteMalformedError(f"TEE type: want {wanted:#x} in version {version}, got {tee_type:#x}")
+    qe_svn, pce_svn = cursor.uint(2, "QE SVN"), cursor.uint(2, "PCE SVN")
+    vendor = cursor.take(16, "QE vendor")
+    if vendor != _INTEL_QE_VENDOR:
+        raise QuoteMalformedError(f"QE vendor: want {_INTEL_QE_VENDOR.hex()}, got {vendor.hex()}")
+    return version, tee_type, qe_svn, pce_svn, cursor.take(20, "user data")
+
+
+def _body(cursor: Cursor, version: int) -> TdReport | EnclaveReport:
+    if version == 3:
+        return parse_enclave_report(cursor.take(EnclaveReport.SIZE, "enclave report"))
+    if version == 4:
+        return _td_report(cursor.take(TdReport.SIZE, "TD report"), td15=False)
+    body_type, size = cursor.uint(2, "body type"), cursor.uint(4, "body size")
+    wanted = {_BODY_TD10: TdReport.SIZE, _BODY_TD15: TdReport.SIZE_TD15}.get(body_type)
+    if size != wanted:
+        raise QuoteMalformedError(f"body: want type 2 of 584 bytes or 3 of 648, got type {body_type} of {size}")
+    return _td_report(cursor.take(size, "TD report"), td15=body_type == _BODY_TD15)
+
+
+def _td_report(raw: bytes, *, td15: bool) -> TdReport:
+    cursor = Cursor(raw, QuoteMalformedError)
+
+    def register(what: str) -> Register:
+        return Register(cursor.take(Register.SIZE, what))
+
+    return TdReport(
+        tee_tcb_svn=cursor.take(16, "tee_tcb_svn"),
+        mr_seam=register("mr_seam"),
+        mr_signer_seam=register("mr_signer_seam"),
+        seam_attributes=cursor.take(8, "seam_attributes"),
+        td_attributes=cursor.take(8, "td_attributes"),
+        xfam=cursor.take(8, "xfam"),
+        mr_td=register("mr_td"),
+        mr_config_id=register("mr_config_id"),
+        mr_owner=register("mr_owner"),
+        mr_owner_config=register("mr_owner_config"),
+        rtmr0=register("rtmr0"),
+        rtmr1=register("rtmr1"),
+        rtmr2=register("rtmr2"),
+        rtmr3=register("rtmr3"),
+        report_data=ReportData(cursor.take(64, "report_data")),
+        tee_tcb_svn2=cursor.take(16, "tee_tcb_svn2") if td15 else None,
+        mr_service_td=register("mr_service_td") if td15 else None,
+    )
+
+
+def _signature(raw: bytes, *, nested: bool) -> QuoteSignature:
+    cursor = Cursor(raw, QuoteMalformedError)
+    body_signature = cursor.take(64, "signature")
+    attestation_key = cursor.take(64, "attestation key")
+    if nested:
+        cursor = Cursor(_certification(cursor, _CERTIFIES_QE_REPORT), QuoteMalformedError)
+    qe_report_raw = cursor.take(EnclaveReport.SIZE, "QE report")
+    qe_report_signature = cursor.take(64, "QE report signature")
+    qe_auth_data = cursor.take(cursor.uint(2, "QE authentication data length"), "QE authentication data")
+    return QuoteSignature(
+        body_signature=body_signature,
+        attestation_key=attestation_key,
+        qe_report_raw=qe_report_raw,
+        qe_report=parse_enclave_report(qe_report_raw),
+        qe_report_signature=qe_report_signature,
+        qe_auth_data=qe_auth_data,
+        pck_chain_pem=_certification(cursor, _CERTIFIES_PCK_CHAIN),
+    )
+
+
+def _certification(cursor: Cursor, wanted: int) -> bytes:
+    kind = cursor.uint(2, "certification type")
+    if kind != wanted:
+        raise QuoteMalformedError(f"certification type: want {wanted}, got {kind}")
+    content = cursor.take(cursor.uint(4, "certification data length"), "certification data")
+    cursor.end("certification data")
+    return content
+
+
+def _require_zero_padding(rest: bytes) -> None:
+    if len(rest) > MAX_PADDING:
+        raise QuoteMalformedError(f"padding: want at most {MAX_PADDING} bytes, got {len(rest)}")
+    if rest.strip(b"\0"):
+        raise QuoteMalformedError("padding: want only zero bytes after the signature data")

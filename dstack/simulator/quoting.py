@@ -1,0 +1,133 @@
+"""NOT PRODUCTION. The quoting enclave of a simulated platform: registers to a version 4 quote."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from dstack.attestation.quote import TdReport
+from dstack.attestation.tcb import TcbStatus
+from dstack.errors import InputError
+from dstack.measurement.registers import ZERO_REGISTER
+from dstack.simulator.pki import SimulatedPki, raw_public_key, raw_signature
+from dstack.simulator.statements import QE_MR_SIGNER, QE_PROD_ID, QE_SVN, STATUS_SVN
+from dstack.values import Digest32, Register, ReportData
+
+# Real v4 quotes all end in this many zero bytes.
+_PADDING = bytes(70)
+_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
+_QE_ID = hashlib.sha256(b"dstack-simulated-qe").digest()[:16]
+_QE_AUTH_DATA = bytes(range(32))
+_QE_ATTRIBUTES = bytes.fromhex("1500000000000000e700000000000000")
+_SEPT_VE_DISABLE = 1 << 28
+_DEBUG = 1 << 0
+_XFAM = bytes.fromhex("e702060000000000")
+
+
+@dataclass(frozen=True, slots=True)
+class TdRegisters:
+    """What a simulated TD measures; the last three are zero unless the host sets them."""
+
+    mr_td: Register
+    rtmr0: Register
+    rtmr1: Register
+    rtmr2: Register
+    rtmr3: Register
+    mr_config_id: Register = ZERO_REGISTER
+    mr_owner: Register = ZERO_REGISTER
+    mr_owner_config: Register = ZERO_REGISTER
+
+
+def make_quote(
+    pki: SimulatedPki,
+    *,
+    registers: TdRegisters,
+    report_data: ReportData,
+    tcb_status: str = TcbStatus.UP_TO_DATE.value,
+    debug: bool = False,
+    fields_override: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """Sign a quote over *registers* and *report_data*, as *pki*'s platform.
+
+    Args:
+        pki: Who signs.
+        registers: What is quoted.
+        report_data: What the guest chose.
+        tcb_status: The status, in Intel's spelling, that the platform's own collateral gives the quote.
+        debug: Set the DEBUG attribute; every verifier must refuse such a quote.
+        fields_override: TD report fields by name, replacing any of the above: for quotes that must be refused.
+
+    Raises:
+        InputError: An unknown status or field name, or a field of the wrong size.
+    """
+    body = _body(
+        {
+            "tee_tcb_svn": bytes([6, 1, _status_svn(tcb_status)]) + bytes(13),
+            "mr_seam": Register(hashlib.sha384(b"dstack-simulated-tdx-module").digest()),
+            "mr_signer_seam": ZERO_REGISTER,
+            "seam_attributes": bytes(8),
+            "td_attributes": (_SEPT_VE_DISABLE | (_DEBUG if debug else 0)).to_bytes(8, "little"),
+            "xfam": _XFAM,
+            **{field.name: getattr(registers, field.name) for field in fields(TdRegisters)},
+            "report_data": report_data,
+        },
+        fields_override or {},
+    )
+    header = _le(4, 2) + _le(2, 2) + _le(0x81, 4) + bytes(4) + _QE_VENDOR + _QE_ID + bytes(4)
+    signature = _signature_data(pki, header + body)
+    return header + body + _le(len(signature), 4) + signature + _PADDING
+
+
+def _status_svn(status: str) -> int:
+    try:
+        return STATUS_SVN[TcbStatus(status)]
+    except ValueError as exc:
+        wanted = ", ".join(known.value for known in TcbStatus)
+        raise InputError(f"TCB status: want one of {wanted}, got {status[:40]!r}") from exc
+
+
+def _body(values: dict[str, bytes], override: Mapping[str, bytes]) -> bytes:
+    """The TD 1.0 report, in the order in which `TdReport` declares its fields."""
+    for name, value in override.items():
+        if name not in values or len(value) != len(values[name]):
+            raise InputError(f"TD report: no field {name!r} of {len(value)} bytes")
+    body = {**values, **override}
+    return b"".join(body[field.name] for field in fields(TdReport) if field.name in body)
+
+
+def _signature_data(pki: SimulatedPki, signed: bytes) -> bytes:
+    attestation_key = raw_public_key(pki.keys.attestation)
+    qe_report = _qe_report(ReportData(hashlib.sha256(attestation_key + _QE_AUTH_DATA).digest() + bytes(32)))
+    chain = pki.pck_chain_pem + b"\0"
+    certified = (
+        qe_report
+        + raw_signature(pki.keys.pck, qe_report)
+        + _le(len(_QE_AUTH_DATA), 2)
+        + _QE_AUTH_DATA
+        + _le(5, 2)
+        + _le(len(chain), 4)
+        + chain
+    )
+    signature = raw_signature(pki.keys.attestation, signed)
+    return signature + attestation_key + _le(6, 2) + _le(len(certified), 4) + certified
+
+
+def _qe_report(report_data: ReportData) -> bytes:
+    """A 384-byte SGX report body of the simulated quoting enclave."""
+    return (
+        bytes(48)
+        + _QE_ATTRIBUTES
+        + Digest32(hashlib.sha256(b"dstack-simulated-qe-enclave").digest())
+        + bytes(32)
+        + QE_MR_SIGNER
+        + bytes(96)
+        + _le(QE_PROD_ID, 2)
+        + _le(QE_SVN, 2)
+        + bytes(60)
+        + report_data
+    )
+
+
+def _le(number: int, size: int) -> bytes:
+    return number.to_bytes(size, "little")
