@@ -10,7 +10,7 @@ UV_COMPILE = .lock/bin/uv pip compile --universal --python-version 3.11 --genera
 # ape keeps all its state inside the project.
 export APE_DATA_FOLDER := $(CURDIR)/.ape
 export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
-export PATH := $(CURDIR)/$(BIN):$(CURDIR)/node_modules/@foundry-rs/anvil-linux-amd64/bin:$(PATH)
+export PATH := $(CURDIR)/node_modules/@foundry-rs/anvil-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
 .PHONY: help setup demo test lint format vectors bench contracts lock clean
 

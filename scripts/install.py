@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / ".setup"
+# The Python that `.venv` is made from, also when this runs inside an activated `.venv`.
+BASE_PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 OLDEST_PYTHON = (3, 11)
 OLDEST_NODE = 20
 
@@ -76,7 +78,7 @@ def bring_up_to_date(step: Step) -> None:
 
 def fingerprint(step: Step) -> str:
     """What the step's result depends on: this Python, where the checkout lies, and the named files."""
-    digest = hashlib.sha256(f"{sys.version}\0{sys.executable}\0{ROOT}".encode())
+    digest = hashlib.sha256(f"{sys.version}\0{BASE_PYTHON}\0{ROOT}".encode())
     for name in step.inputs:
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     return digest.hexdigest()
@@ -94,7 +96,7 @@ def make_venv() -> None:
     """Create `.venv` anew."""
     shutil.rmtree(VENV, ignore_errors=True)
     try:
-        run(sys.executable, "-m", "venv", VENV)
+        run(BASE_PYTHON, "-m", "venv", VENV)
     except SetupError as exc:
         raise SetupError(f"cannot make .venv; on Debian or Ubuntu install python3-venv.\n{exc}") from exc
 
