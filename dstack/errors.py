@@ -1,30 +1,30 @@
 """Every error this project raises.
 
-    DstackError
-    ├── InputError                  exit 2: what came is not of the form that was wanted
-    │   ├── ComposeMalformedError       a docker-compose or app-compose file
-    │   ├── EventLogMalformedError      an event log
-    │   ├── QuoteMalformedError         a DCAP quote
-    │   ├── CollateralMalformedError    Intel's (or a simulator's) statements
-    │   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
-    │   ├── MeasurementMalformedError   a measurement document, VM config or OS image
-    │   ├── MessageMalformedError       a message on the network
-    │   ├── KeyMalformedError           key material of the wrong size or range
-    │   └── ConfigError                 a setting
-    ├── RefusedError                exit 1: well formed, and the answer is no
-    │   ├── QuoteUntrustedError         a verification step failed; `.step` is its number
-    │   ├── AppraisalError              genuine, but not what was wanted
-    │   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
-    │   ├── SealError                   a sealed box that does not open, or is not for us
-    │   ├── HandoverRefusedError        a handover message that answers nothing we asked
-    │   ├── KeystoreError               root keys exist already, or are damaged
-    │   └── PeerRefusedError            the other side answered with an error
-    └── UnavailableError            exit 3: could not ask; neither yes nor no
-        ├── ChainUnavailableError       no endpoint answered
-        ├── AgentUnavailableError       no guest agent at the socket
-        ├── CollateralUnavailableError  no collateral for this platform
-        ├── PeerUnavailableError        the other side did not answer
-        └── ToolUnavailableError        a program that we start is missing or died
+DstackError
+├── InputError                  exit 2: what came is not of the form that was wanted
+│   ├── ComposeMalformedError       a docker-compose or app-compose file
+│   ├── EventLogMalformedError      an event log
+│   ├── QuoteMalformedError         a DCAP quote
+│   ├── CollateralMalformedError    Intel's (or a simulator's) statements
+│   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
+│   ├── MeasurementMalformedError   a measurement document, VM config or OS image
+│   ├── MessageMalformedError       a message on the network
+│   ├── KeyMalformedError           key material of the wrong size or range
+│   └── ConfigError                 a setting
+├── RefusedError                exit 1: well formed, and the answer is no
+│   ├── QuoteUntrustedError         a verification step failed; `.step` is its number
+│   ├── AppraisalError              genuine, but not what was wanted
+│   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
+│   ├── SealError                   a sealed box that does not open, or is not for us
+│   ├── HandoverRefusedError        a handover message that answers nothing we asked
+│   ├── KeystoreError               root keys exist already, or are damaged
+│   └── PeerRefusedError            the other side answered with an error
+└── UnavailableError            exit 3: could not ask; neither yes nor no
+    ├── ChainUnavailableError       no endpoint answered
+    ├── AgentUnavailableError       no guest agent at the socket
+    ├── CollateralUnavailableError  no collateral for this platform
+    ├── PeerUnavailableError        the other side did not answer
+    └── ToolUnavailableError        a program that we start is missing or died
 """
 
 from __future__ import annotations
@@ -114,6 +114,10 @@ class KeyReleaseDeniedError(RefusedError):
 
 class SealError(RefusedError):
     """A sealed box does not open with this key, or was sealed for another handover."""
+
+
+class SignatureUntrustedError(RefusedError):
+    """A signature is not by the key it should be by."""
 
 
 class HandoverRefusedError(RefusedError):
