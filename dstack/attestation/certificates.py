@@ -47,17 +47,17 @@ def parse_chain(
     return chain
 
 
-def parse_certificate(raw: bytes, *, what: str) -> x509.Certificate:
+def parse_certificate(raw: bytes, *, what: str, error: type[InputError] = CollateralMalformedError) -> x509.Certificate:
     """Read one DER certificate. Establishes no trust.
 
     Raises:
-        CollateralMalformedError: *raw* is not one.
+        CollateralMalformedError: (or *error*) *raw* is not one.
     """
     try:
         certificate = x509.load_der_x509_certificate(raw)
         _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
     except _PARSE_ERRORS as exc:
-        raise CollateralMalformedError(f"{what}: want a DER certificate, got {len(raw)} bytes that are not") from exc
+        raise error(f"{what}: want a DER certificate, got {len(raw)} bytes that are not") from exc
     return certificate
 
 

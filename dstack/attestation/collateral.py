@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 
-from dstack.attestation.strict_json import parse_object
 from dstack.attestation.tcb import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
 from dstack.errors import CollateralMalformedError
+from dstack.measurement.strict_json import Members, parse_json
 
 _SIGNATURE = 64
+_MAX_COLLATERAL = 4 * 1024 * 1024
 # Sent along by some caches; the quote carries its own chain, so it is not used.
 _IGNORED = frozenset({"pck_certificate_chain"})
 
@@ -49,20 +50,19 @@ def parse_collateral(text: str | bytes) -> Collateral:
     Raises:
         CollateralMalformedError: A field is missing, unknown, repeated, or not of its form.
     """
-    document = parse_object(text, what="collateral")
-    unknown = sorted(set(document.fields) - _NAMES - _IGNORED)
-    if unknown:
-        raise CollateralMalformedError(f"collateral: unknown field {unknown[0][:40]!r}")
+    value = parse_json(text, what="collateral", limit=_MAX_COLLATERAL, error=CollateralMalformedError)
+    document = Members.of(value, what="collateral", error=CollateralMalformedError)
+    document.refuse_others(_NAMES | _IGNORED)
     collateral = Collateral(
         pck_crl_issuer_chain=document.text("pck_crl_issuer_chain"),
         root_ca_crl=document.hexadecimal("root_ca_crl"),
         pck_crl=document.hexadecimal("pck_crl"),
         tcb_info_issuer_chain=document.text("tcb_info_issuer_chain"),
         tcb_info=document.text("tcb_info"),
-        tcb_info_signature=document.hexadecimal("tcb_info_signature", _SIGNATURE),
+        tcb_info_signature=_signature(document, "tcb_info_signature"),
         qe_identity_issuer_chain=document.text("qe_identity_issuer_chain"),
         qe_identity=document.text("qe_identity"),
-        qe_identity_signature=document.hexadecimal("qe_identity_signature", _SIGNATURE),
+        qe_identity_signature=_signature(document, "qe_identity_signature"),
     )
     collateral.parsed_tcb_info()
     collateral.parsed_qe_identity()
@@ -73,3 +73,10 @@ def serialise_collateral(collateral: Collateral) -> str:
     """Write collateral as `parse_collateral` reads it."""
     values = {field.name: getattr(collateral, field.name) for field in fields(Collateral)}
     return json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()})
+
+
+def _signature(document: Members, name: str) -> bytes:
+    raw = document.hexadecimal(name)
+    if len(raw) != _SIGNATURE:
+        raise CollateralMalformedError(f"collateral: {name}: want {_SIGNATURE} bytes, got {len(raw)}")
+    return raw

@@ -286,7 +286,7 @@ def _ask_library(
         answer = dcap_qvl.verify_with_root_ca(raw, statements, root.certificate_der, int(at.timestamp()))
         status, advisory_ids = TcbStatus(answer.status), tuple(answer.advisory_ids)
     except (ValueError, TypeError, OverflowError) as exc:
-        raise QuoteUntrustedError(13, f"quote library: {str(exc)[:300]}") from exc
+        raise QuoteUntrustedError(13, f"quote library: {' '.join(str(exc).split())[:300]}") from exc
     if answer.ppid != platform.ppid:
         raise QuoteUntrustedError(13, "quote library: it names another platform")
     return status, advisory_ids

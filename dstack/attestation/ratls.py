@@ -1,0 +1,58 @@
+"""Evidence in and out of X.509 certificates (kms.md 4.1 and 4.3)."""
+
+from __future__ import annotations
+
+from cryptography import x509
+
+from dstack.attestation.certificates import parse_certificate, spki_of
+from dstack.attestation.evidence import Evidence, parse_evidence, serialise_evidence, strip_evidence
+from dstack.attestation.quote import parse_quote
+from dstack.attestation.report_data import ratls_report_data
+from dstack.errors import EvidenceMalformedError
+from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE, Extension, certificate_payload
+from dstack.measurement.event_log import parse_event_log, runtime_events
+from dstack.values import ReportData
+
+
+def evidence_extensions(evidence: Evidence) -> list[Extension]:
+    """The extension that carries *evidence*, stripped to what a certificate has room for.
+
+    Raises:
+        EvidenceMalformedError: An event is of version 2.
+    """
+    return [(OID_ATTESTATION, serialise_evidence(strip_evidence(evidence)))]
+
+
+def evidence_from_certificate(certificate_der: bytes) -> Evidence | None:
+    """Take the evidence out of a certificate; None if it carries none.
+
+    Verifies nothing: neither the quote, nor that it is bound to the certificate's key.
+
+    Raises:
+        EvidenceMalformedError: Not a certificate, a quote without its log, or evidence that cannot be read.
+        InputError: A part of the evidence is not of its form.
+    """
+    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
+    blob = certificate_payload(certificate, OID_ATTESTATION)
+    return _classic_evidence(certificate) if blob is None else parse_evidence(blob)
+
+
+def certificate_report_data(certificate_der: bytes) -> ReportData:
+    """What evidence must be bound to if it speaks for this certificate's key.
+
+    Raises:
+        EvidenceMalformedError: Not a certificate.
+    """
+    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
+    return ratls_report_data(spki_of(certificate))
+
+
+def _classic_evidence(certificate: x509.Certificate) -> Evidence | None:
+    """The form of dstack 0.5.5 and older: a quote and a JSON log, each in its own extension."""
+    quote, log = certificate_payload(certificate, OID_TDX_QUOTE), certificate_payload(certificate, OID_EVENT_LOG)
+    if quote is None:
+        return None
+    if log is None:
+        raise EvidenceMalformedError("RA-TLS certificate: it carries a quote and no event log")
+    events = parse_event_log(log)
+    return Evidence(quote, events, runtime_events(events), parse_quote(quote).report_data, "")
