@@ -208,5 +208,5 @@ def _write_private(path: Path, content: bytes) -> None:
 def _load_key(folder: Path, name: str) -> ec.EllipticCurvePrivateKey:
     key = load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{name}.key: want an EC key")  # noqa: TRY004
+        raise ValueError(f"{name}.key: want an EC key")
     return key

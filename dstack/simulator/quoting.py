@@ -12,14 +12,14 @@ from dstack.errors import InputError
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.simulator.pki import SimulatedPki, raw_public_key, raw_signature
 from dstack.simulator.statements import QE_MR_SIGNER, QE_PROD_ID, QE_SVN, STATUS_SVN
-from dstack.values import Digest32, Register, ReportData
+from dstack.values import Register, ReportData
 
 # Real v4 quotes all end in this many zero bytes.
 _PADDING = bytes(70)
 _QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _QE_ID = hashlib.sha256(b"dstack-simulated-qe").digest()[:16]
+_QE_MR_ENCLAVE = hashlib.sha256(b"dstack-simulated-qe-enclave").digest()
 _QE_AUTH_DATA = bytes(range(32))
-_QE_ATTRIBUTES = bytes.fromhex("1500000000000000e700000000000000")
 _SEPT_VE_DISABLE = 1 << 28
 _DEBUG = 1 << 0
 _XFAM = bytes.fromhex("e702060000000000")
@@ -39,6 +39,18 @@ class TdRegisters:
     mr_owner_config: Register = ZERO_REGISTER
 
 
+@dataclass(frozen=True, slots=True)
+class QuotingEnclave:
+    """What the quoting enclave's own report says; the default is the one that the collateral vouches for."""
+
+    attributes: bytes = bytes.fromhex("1500000000000000e700000000000000")
+    mr_signer: bytes = QE_MR_SIGNER
+    isv_prod_id: int = QE_PROD_ID
+    isv_svn: int = QE_SVN
+    misc_select: bytes = bytes(4)
+    report_data: ReportData | None = None
+
+
 def make_quote(
     pki: SimulatedPki,
     *,
@@ -47,6 +59,7 @@ def make_quote(
     tcb_status: str = TcbStatus.UP_TO_DATE.value,
     debug: bool = False,
     fields_override: Mapping[str, bytes] | None = None,
+    quoting_enclave: QuotingEnclave | None = None,
 ) -> bytes:
     """Sign a quote over *registers* and *report_data*, as *pki*'s platform.
 
@@ -57,6 +70,7 @@ def make_quote(
         tcb_status: The status, in Intel's spelling, that the platform's own collateral gives the quote.
         debug: Set the DEBUG attribute; every verifier must refuse such a quote.
         fields_override: TD report fields by name, replacing any of the above: for quotes that must be refused.
+        quoting_enclave: Another quoting enclave: for quotes that must be refused.
 
     Raises:
         InputError: An unknown status or field name, or a field of the wrong size.
@@ -75,7 +89,7 @@ def make_quote(
         fields_override or {},
     )
     header = _le(4, 2) + _le(2, 2) + _le(0x81, 4) + bytes(4) + _QE_VENDOR + _QE_ID + bytes(4)
-    signature = _signature_data(pki, header + body)
+    signature = _signature_data(pki, header + body, quoting_enclave or QuotingEnclave())
     return header + body + _le(len(signature), 4) + signature + _PADDING
 
 
@@ -96,9 +110,10 @@ def _body(values: dict[str, bytes], override: Mapping[str, bytes]) -> bytes:
     return b"".join(body[field.name] for field in fields(TdReport) if field.name in body)
 
 
-def _signature_data(pki: SimulatedPki, signed: bytes) -> bytes:
+def _signature_data(pki: SimulatedPki, signed: bytes, enclave: QuotingEnclave) -> bytes:
     attestation_key = raw_public_key(pki.keys.attestation)
-    qe_report = _qe_report(ReportData(hashlib.sha256(attestation_key + _QE_AUTH_DATA).digest() + bytes(32)))
+    binding = ReportData(hashlib.sha256(attestation_key + _QE_AUTH_DATA).digest() + bytes(32))
+    qe_report = _qe_report(enclave, enclave.report_data or binding)
     chain = pki.pck_chain_pem + b"\0"
     certified = (
         qe_report
@@ -113,17 +128,19 @@ def _signature_data(pki: SimulatedPki, signed: bytes) -> bytes:
     return signature + attestation_key + _le(6, 2) + _le(len(certified), 4) + certified
 
 
-def _qe_report(report_data: ReportData) -> bytes:
-    """A 384-byte SGX report body of the simulated quoting enclave."""
+def _qe_report(enclave: QuotingEnclave, report_data: ReportData) -> bytes:
+    """The 384-byte SGX report body of the quoting enclave."""
     return (
-        bytes(48)
-        + _QE_ATTRIBUTES
-        + Digest32(hashlib.sha256(b"dstack-simulated-qe-enclave").digest())
+        bytes(16)
+        + enclave.misc_select
+        + bytes(28)
+        + enclave.attributes
+        + _QE_MR_ENCLAVE
         + bytes(32)
-        + QE_MR_SIGNER
+        + enclave.mr_signer
         + bytes(96)
-        + _le(QE_PROD_ID, 2)
-        + _le(QE_SVN, 2)
+        + _le(enclave.isv_prod_id, 2)
+        + _le(enclave.isv_svn, 2)
         + bytes(60)
         + report_data
     )
