@@ -105,11 +105,13 @@ class KeyReleaseDeniedError(RefusedError):
 
     Attributes:
         rule: The name of the rule that decided.
+        block: Number of the block it was decided at; None where the chain did not come to be asked.
     """
 
-    def __init__(self, rule: str, message: str) -> None:
+    def __init__(self, rule: str, message: str, block: int | None = None) -> None:
         super().__init__(message)
         self.rule = rule
+        self.block = block
 
 
 class SealError(RefusedError):
