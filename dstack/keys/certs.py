@@ -62,9 +62,11 @@ _VALIDITY = timedelta(days=3650)
 
 _SERIAL_SIZE = _KEY_ID_SIZE = 20
 
-# RFC 1035, 2.3.1 and 2.3.4, digits allowed in front (RFC 1123, 2.1).
+# RFC 1035, 2.3.1, digits allowed in front (RFC 1123, 2.1).
 _DNS_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_LONGEST_NAME = 253
+
+# What a common name holds (RFC 5280, A.1, ub-common-name); DNS itself would allow 253.
+_LONGEST_NAME = 64
 
 # An OID and its payload.
 Extension = tuple[str, bytes]
@@ -263,8 +265,9 @@ def _general_name(domain: str) -> x509.GeneralName:
 
 
 def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that *text* is; one with a scope names a network card and is no name of a server."""
     try:
-        return ipaddress.ip_address(text)
+        return None if "%" in text else ipaddress.ip_address(text)
     except ValueError:
         return None
 
