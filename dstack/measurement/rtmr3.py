@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -101,6 +101,21 @@ def boot_events(sequence: str, inputs: BootInputs, *, version: int = 1) -> tuple
     return tuple(
         RuntimeEvent(name, payload, version) for name in SEQUENCES[sequence] for payload in _PAYLOADS[name](inputs)
     )
+
+
+def split_at_boot_mr_done(
+    events: Sequence[RuntimeEvent],
+) -> tuple[Sequence[RuntimeEvent], Sequence[RuntimeEvent]]:
+    """Part the events measured when a guest asks for its keys (`boot-mr-done` is the last) from the later ones.
+
+    Raises:
+        MeasurementMalformedError: There is no `boot-mr-done`.
+    """
+    names = [event.name for event in events]
+    if BOOT_MR_DONE not in names:
+        raise MeasurementMalformedError(f"boot events: want {BOOT_MR_DONE}, got none")
+    end = names.index(BOOT_MR_DONE) + 1
+    return events[:end], events[end:]
 
 
 def predict_rtmr3(events: Iterable[RuntimeEvent]) -> Register:
