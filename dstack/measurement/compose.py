@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+
+import rfc8785
 
 from dstack.errors import ComposeMalformedError
 from dstack.measurement.docker_compose import parse_docker_compose
 from dstack.measurement.identities import KEY_PROVIDER_NAMES
-from dstack.measurement.rtmr3 import STORAGE_FILE_SYSTEMS
+from dstack.measurement.rtmr3 import MAX_INIT_SCRIPTS, STORAGE_FILE_SYSTEMS
 from dstack.measurement.strict_json import Members, parse_json
-from dstack.values import AppId, ComposeHash
+from dstack.values import AppId, ComposeHash, Digest32
 
 MAX_APP_COMPOSE = 50 * 1024 * 1024
 MAX_NAME = 256
 RUNNERS = ("docker-compose", "bash", "nerdctl-compose")
 
+_REQUIREMENTS = frozenset({"os_version", "platforms", "tdx_measure_acpi_tables", "launch_token_hash", "gpu_policy"})
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,254}", re.ASCII)
 
 
@@ -37,6 +41,9 @@ class AppCompose:
         key_provider_id: The only provider the app accepts; empty for any.
         storage_fs: None leaves it to the OS image.
         event_log_version: How runtime events are hashed, 1 or 2.
+        requirements: Names of what the app demands of its machine; a guest refuses those it cannot keep.
+        init_scripts: Run before the app, at most five.
+        gpu_policy_hash: SHA-256 of the canonical GPU policy, that of `{}` without one.
     """
 
     raw: bytes
@@ -55,6 +62,9 @@ class AppCompose:
     public_tcbinfo: bool
     allowed_envs: tuple[str, ...]
     secure_time: bool
+    requirements: tuple[str, ...]
+    init_scripts: tuple[str, ...]
+    gpu_policy_hash: Digest32
 
     @property
     def compose_hash(self) -> ComposeHash:
@@ -92,6 +102,7 @@ def parse_app_compose(raw: bytes) -> AppCompose:
     event_log_version = members.integer("event_log_version", 1, maximum=2)
     if event_log_version == 0:
         raise _malformed("event_log_version: want 1 or 2, got 0")
+    requirements = _requirements(members, manifest_version)
     return AppCompose(
         raw=raw,
         manifest_version=manifest_version,
@@ -100,7 +111,7 @@ def parse_app_compose(raw: bytes) -> AppCompose:
         docker_compose_file=_docker_compose_file(members, runner),
         key_provider=_key_provider(members),
         key_provider_id=members.hexadecimal("key_provider_id", ""),
-        gateway_enabled=members.flag("gateway_enabled", False) or members.flag("tproxy_enabled", False),
+        gateway_enabled=_gateway_enabled(members),
         no_instance_id=members.flag("no_instance_id", False),
         storage_fs=_one_of(members, "storage_fs", STORAGE_FILE_SYSTEMS) if members.has("storage_fs") else None,
         event_log_version=event_log_version,
@@ -109,6 +120,9 @@ def parse_app_compose(raw: bytes) -> AppCompose:
         public_tcbinfo=members.flag("public_tcbinfo", True),
         allowed_envs=members.texts("allowed_envs"),
         secure_time=members.flag("secure_time", True),
+        requirements=tuple(sorted(requirements)),
+        init_scripts=_init_scripts(members, manifest_version),
+        gpu_policy_hash=_gpu_policy_hash(requirements),
     )
 
 
@@ -212,3 +226,41 @@ def _key_provider(members: Members) -> str:
     if members.flag("kms_enabled", False) or "kms" in members.texts("features"):
         return "kms"
     return "local" if members.flag("local_key_provider_enabled", False) else "none"
+
+
+def _gateway_enabled(members: Members) -> bool:
+    """Any of the three ways that releases have spelled it turns the gateway on."""
+    flags = members.flag("gateway_enabled", False), members.flag("tproxy_enabled", False)
+    return any(flags) or "tproxy-net" in members.texts("features")
+
+
+def _requirements(members: Members, manifest_version: int) -> Mapping[str, object]:
+    if not members.has("requirements"):
+        return {}
+    if manifest_version < 3:
+        raise _malformed(f"requirements: want manifest_version 3, got {manifest_version}")
+    requirements = Members.of(members.values["requirements"], what="requirements", error=ComposeMalformedError)
+    requirements.refuse_others(_REQUIREMENTS)
+    return requirements.values
+
+
+def _init_scripts(members: Members, manifest_version: int) -> tuple[str, ...]:
+    if not members.has("init_script"):
+        return ()
+    one = isinstance(members.values["init_script"], str)
+    scripts = (members.text("init_script"),) if one else members.texts("init_script")
+    if len(scripts) > MAX_INIT_SCRIPTS:
+        raise _malformed(f"init_script: want at most {MAX_INIT_SCRIPTS}, got {len(scripts)}")
+    if len(scripts) > 1 and manifest_version < 3:
+        raise _malformed(f"init_script: want manifest_version 3 for more than one, got {manifest_version}")
+    return scripts
+
+
+def _gpu_policy_hash(requirements: Mapping[str, object]) -> Digest32:
+    policy = requirements.get("gpu_policy") or {}
+    if not isinstance(policy, dict):
+        raise _malformed("requirements: gpu_policy: want an object")
+    try:
+        return Digest32(sha256(rfc8785.dumps(policy)).digest())
+    except rfc8785.CanonicalizationError as exc:
+        raise _malformed("requirements: gpu_policy: want numbers that RFC 8785 can write") from exc

@@ -67,13 +67,13 @@ class Event:
 
     def __post_init__(self) -> None:
         if not 0 <= self.imr <= RUNTIME_IMR:
-            raise EventLogMalformedError(f"event: want imr 0 to {RUNTIME_IMR}, got {self.imr}")
+            raise EventLogMalformedError(f"imr: want 0 to {RUNTIME_IMR}, got {self.imr}")
         if not 0 <= self.event_type <= _MAX_U32:
-            raise EventLogMalformedError(f"event: want a type of 32 bits, got {self.event_type}")
+            raise EventLogMalformedError(f"event_type: want 32 bits, got {self.event_type}")
         if len(self.digest) > Register.SIZE:
-            raise EventLogMalformedError(f"event: want a digest of at most 48 bytes, got {len(self.digest)}")
+            raise EventLogMalformedError(f"digest: want at most {Register.SIZE} bytes, got {len(self.digest)}")
         if (self.imr == RUNTIME_IMR) != (self.event_type == RUNTIME_EVENT_TYPE):
-            raise EventLogMalformedError(f"event: type {self.event_type:#x} does not belong in RTMR{self.imr}")
+            raise EventLogMalformedError(f"event_type: {self.event_type:#x} does not belong in RTMR{self.imr}")
         if self.imr == RUNTIME_IMR:
             _check_preimage(self)
         elif not self.digest or self.version != 1:
@@ -177,19 +177,17 @@ def _parse_event(value: object, at: int) -> Event:
     members = Members.of(value, what=f"event {at}", error=EventLogMalformedError)
     # An unknown member could change what a digest means, as `version` did.
     members.refuse_others(_MEMBERS)
+    imr = members.integer("imr", maximum=RUNTIME_IMR)
+    event_type = members.integer("event_type", maximum=_MAX_U32)
+    digest = members.hexadecimal("digest")
+    name = members.text("event")
+    payload = members.hexadecimal("event_payload")
+    version = members.integer("version", maximum=2) if members.has("version") else 1
+    preimage = members.hexadecimal("preimage") if members.has("preimage") else None
     try:
-        return Event(
-            imr=members.integer("imr", maximum=RUNTIME_IMR),
-            event_type=members.integer("event_type", maximum=_MAX_U32),
-            digest=members.hexadecimal("digest"),
-            name=members.text("event"),
-            payload=members.hexadecimal("event_payload"),
-            version=members.integer("version", 1, maximum=2) if members.has("version") else 1,
-            preimage=members.hexadecimal("preimage") if members.has("preimage") else None,
-        )
+        return Event(imr, event_type, digest, name, payload, version, preimage)
     except EventLogMalformedError as exc:
-        prefix = "" if str(exc).startswith(members.what) else f"{members.what}: "
-        raise EventLogMalformedError(f"{prefix}{exc}") from exc
+        raise EventLogMalformedError(f"{members.what}: {exc}") from exc
 
 
 def _event_members(event: Event) -> dict[str, object]:
