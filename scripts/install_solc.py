@@ -7,7 +7,9 @@ both builds of one version produce the same bytecode.
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,14 +24,16 @@ PACKAGE = ROOT / "node_modules" / "solc"
 OLDEST_NODE = 20
 FETCH_SECONDS = 90
 
-# %(node)s and %(package)s are absolute paths: the wrapper belongs to this checkout and is made anew elsewhere.
-WRAPPER = """#!%(node)s
+# %(node)s and %(package)s are quoted absolute paths: the wrapper belongs to this checkout and is made anew elsewhere.
+# Its second line is a command to the shell and a string with a comment to Node: paths may be long and hold blanks.
+WRAPPER = """#!/bin/sh
+":" //; exec %(node)s "$0" "$@"
 // Written by scripts/install_solc.py: solc's command line, as far as py-solc-x and ape use it, over the npm build.
 "use strict";
 const fs = require("fs");
 const path = require("path");
-const soljson = require("%(package)s/soljson.js");
-const solc = require("%(package)s/wrapper")(soljson);
+const npmPackage = %(package)s;
+const solc = require(npmPackage + "/wrapper")(require(npmPackage + "/soljson.js"));
 
 const options = { "--base-path": [], "--include-path": [], "--allow-paths": [] };
 const flags = new Set();
@@ -105,7 +109,7 @@ def wrap_npm_build() -> None:
     if not (PACKAGE / "soljson.js").is_file():
         raise InstallError(f"want the npm package solc {VERSION}, got none in node_modules; run npm ci")
     unfinished = SOLC.with_suffix(".new")
-    unfinished.write_text(WRAPPER % {"node": find_node(), "package": PACKAGE})
+    unfinished.write_text(WRAPPER % {"node": shlex.quote(find_node()), "package": json.dumps(str(PACKAGE))})
     unfinished.chmod(unfinished.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     unfinished.replace(SOLC)
     if not runs(SOLC):

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {IAppAuth} from "./IAppAuth.sol";
+import {IGoverned} from "./IGoverned.sol";
+
+/// @title Which KMS, OS images and apps may exist. The role of dstack's DstackKms; also IAppAuth, by delegation.
+/// @dev The owner may change the lists of KMS measurements, KMS devices and OS images, the gateway, the published KMS
+/// info, the implementation for new apps, and the code. It cannot remove an app, nor decide in place of an app's own
+/// contract: both gates must be open. Anybody may register an app, because an app's keys follow from its address.
+interface IKmsAuth is IGoverned, IAppAuth {
+    /// @notice Public facts about the running KMS; nothing in this contract depends on them.
+    struct KmsInfo {
+        bytes k256Pubkey;
+        bytes caPubkey;
+        bytes quote;
+        bytes eventlog;
+    }
+
+    /// @notice `appId` is an app whose contract is asked from now on.
+    event AppRegistered(address appId);
+
+    /// @notice The published KMS info is new; its quote and event log are in storage.
+    event KmsInfoSet(bytes k256Pubkey);
+
+    /// @notice A KMS with this measurement may have the root keys.
+    event KmsAggregatedMrAdded(bytes32 mrAggregated);
+
+    /// @notice A KMS with this measurement may no longer have the root keys.
+    event KmsAggregatedMrRemoved(bytes32 mrAggregated);
+
+    /// @notice A KMS may run on this device.
+    event KmsDeviceAdded(bytes32 deviceId);
+
+    /// @notice A KMS may no longer run on this device.
+    event KmsDeviceRemoved(bytes32 deviceId);
+
+    /// @notice Machines may run this OS image.
+    event OsImageHashAdded(bytes32 osImageHash);
+
+    /// @notice Machines may no longer run this OS image.
+    event OsImageHashRemoved(bytes32 osImageHash);
+
+    /// @notice Apps are told to trust this gateway only.
+    event GatewayAppIdSet(string gatewayAppId);
+
+    /// @notice New apps made by the factory run this code.
+    event AppImplementationSet(address implementation);
+
+    /// @notice The factory made the app `appId` for `deployer`.
+    event AppDeployedViaFactory(address indexed appId, address indexed deployer);
+
+    /// @notice Sets up a new proxy, once.
+    /// @param initialOwner Who governs; not zero.
+    /// @param appImplementation_ Code for new apps; zero leaves the factory closed until the owner sets it.
+    function initialize(address initialOwner, address appImplementation_) external;
+
+    /// @notice Owner: publish facts about the running KMS.
+    function setKmsInfo(KmsInfo calldata info) external;
+
+    /// @notice Owner: publish the KMS's quote.
+    function setKmsQuote(bytes calldata quote) external;
+
+    /// @notice Owner: publish the KMS's event log.
+    function setKmsEventlog(bytes calldata eventlog) external;
+
+    /// @notice Owner: name the gateway.
+    function setGatewayAppId(string calldata gatewayAppId_) external;
+
+    /// @notice Owner: set the code that new apps run; existing apps keep theirs.
+    function setAppImplementation(address implementation) external;
+
+    /// @notice Owner: allow a KMS measurement.
+    function addKmsAggregatedMr(bytes32 mrAggregated) external;
+
+    /// @notice Owner: forbid a KMS measurement.
+    /// @dev Warning: a KMS that has the root keys keeps them.
+    function removeKmsAggregatedMr(bytes32 mrAggregated) external;
+
+    /// @notice Owner: allow a device for a KMS.
+    function addKmsDevice(bytes32 deviceId) external;
+
+    /// @notice Owner: forbid a device for a KMS.
+    function removeKmsDevice(bytes32 deviceId) external;
+
+    /// @notice Owner: allow an OS image, for every app and KMS.
+    function addOsImageHash(bytes32 osImageHash) external;
+
+    /// @notice Owner: forbid an OS image, for every app and KMS.
+    function removeOsImageHash(bytes32 osImageHash) external;
+
+    /// @notice Anybody: have `appId`'s contract asked. Cannot be undone, and grants nothing by itself.
+    function registerApp(address appId) external;
+
+    /// @notice Anybody: make a new app of the current implementation and register it.
+    function deployAndRegisterApp(
+        address initialOwner,
+        bool disableUpgrades,
+        bool requireTcbUpToDate,
+        bool allowAnyDevice,
+        bytes32 deviceId,
+        bytes32 composeHash
+    ) external returns (address appId);
+
+    /// @notice The same, tolerating any TCB status.
+    function deployAndRegisterApp(
+        address initialOwner,
+        bool disableUpgrades,
+        bool allowAnyDevice,
+        bytes32 deviceId,
+        bytes32 composeHash
+    ) external returns (address appId);
+
+    /// @notice Whether a KMS with this boot info may have the root keys, and if not, why.
+    /// @dev Gates, in this order: TCB status `UpToDate`, OS image, aggregated measurement, device.
+    function isKmsAllowed(AppBootInfo calldata bootInfo) external view returns (bool isAllowed, string memory reason);
+
+    /// @notice The published KMS info.
+    function kmsInfo()
+        external
+        view
+        returns (bytes memory k256Pubkey, bytes memory caPubkey, bytes memory quote, bytes memory eventlog);
+
+    /// @notice The gateway that apps trust; empty when none was named.
+    function gatewayAppId() external view returns (string memory);
+
+    /// @notice Whether this app's contract is asked.
+    function registeredApps(address appId) external view returns (bool);
+
+    /// @notice Whether this KMS measurement is allowed.
+    function kmsAllowedAggregatedMrs(bytes32 mrAggregated) external view returns (bool);
+
+    /// @notice Whether a KMS may run on this device.
+    function kmsAllowedDeviceIds(bytes32 deviceId) external view returns (bool);
+
+    /// @notice Whether this OS image is allowed.
+    function allowedOsImages(bytes32 osImageHash) external view returns (bool);
+
+    /// @notice Code of new apps.
+    function appImplementation() external view returns (address);
+}
