@@ -90,7 +90,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
     }
 
     /// @notice Always refuses.
-    function renounceOwnership() public override {
+    function renounceOwnership() public pure override {
         revert RenounceRefused();
     }
 
