@@ -1,0 +1,132 @@
+"""A client of prpc services over HTTPS, HTTP or a unix socket."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from dstack.errors import InputError, PeerRefusedError, PeerUnavailableError
+from dstack.wire.message import from_json, from_protobuf, to_json, to_protobuf
+from dstack.wire.prpc import read_error_json, read_error_protobuf
+
+ANSWER_LIMIT = 10 << 20
+CONNECT_SECONDS = 5.0
+TOTAL_SECONDS = 60.0
+
+_QUOTED = 500
+
+Message = TypeVar("Message")
+
+
+class PrpcClient:
+    """Calls the methods of one service.
+
+    Args:
+        base_url: Where the methods are mounted, such as `https://kms.example/prpc`.
+        tls: The context for HTTPS; without one, the system's authorities.
+        unix_socket: Connect to this socket; the host in *base_url* is then only a name.
+        accept_peer: Judges the server's certificate (DER) on the very connection that carried an answer, before the
+            answer is read; it raises to refuse. Only for HTTPS.
+        timeout: Seconds that any one wait on the network may take.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        unix_socket: Path | None = None,
+        accept_peer: Callable[[bytes], None] | None = None,
+        timeout: float = TOTAL_SECONDS,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._accept_peer = accept_peer
+        self._http = httpx.Client(
+            # Without HTTPS there is nothing to verify, and the system's authorities need not be loaded.
+            transport=httpx.HTTPTransport(
+                verify=tls or base_url.startswith("https:"), uds=str(unix_socket) if unix_socket else None
+            ),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def call(self, method: str, request: Any, answer: type[Message], *, as_json: bool = True) -> Message:
+        """Call *method* with *request* (None: it takes no argument) and read its answer as *answer*.
+
+        Raises:
+            PeerUnavailableError: Nobody answered, or what answered is not such a service.
+            PeerRefusedError: The service answered with an error.
+        """
+        body = self._post(method, request, as_json)
+        try:
+            return from_json(answer, body) if as_json else from_protobuf(answer, body)
+        except InputError as exc:
+            raise PeerUnavailableError(f"{self._base_url}: {method}: want {answer.__name__}, got {exc}") from exc
+
+    def call_empty(self, method: str, request: Any) -> None:
+        """Call *method*, whose answer is empty.
+
+        Raises:
+            PeerUnavailableError: Nobody answered.
+            PeerRefusedError: The service answered with an error.
+        """
+        self._post(method, request, True)
+
+    def _post(self, method: str, request: Any, as_json: bool) -> bytes:
+        url = f"{self._base_url}/{method}" + ("?json" if as_json else "")
+        try:
+            with self._http.stream("POST", url, content=_encode(request, as_json)) as response:
+                self._judge_peer(response)
+                body = _read(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise PeerUnavailableError(f"{self._base_url}: {method}: no answer: {exc or type(exc).__name__}") from exc
+        if response.status_code != httpx.codes.OK:
+            raise PeerRefusedError(_error_text(body, as_json) or f"{method}: status {response.status_code}")
+        return body
+
+    def _judge_peer(self, response: httpx.Response) -> None:
+        if self._accept_peer is None:
+            return
+        tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls else None
+        if not certificate:
+            raise PeerRefusedError(f"{self._base_url}: want a server certificate, got none")
+        self._accept_peer(certificate)
+
+
+def _encode(request: Any, as_json: bool) -> bytes:
+    if request is None:
+        return b"null" if as_json else b""
+    return to_json(request).encode() if as_json else to_protobuf(request)
+
+
+def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > ANSWER_LIMIT:
+            raise PeerUnavailableError(f"answer: want at most {ANSWER_LIMIT} bytes, got more")
+    return bytes(body)
+
+
+def _error_text(body: bytes, as_json: bool) -> str:
+    try:
+        return (read_error_json(body) if as_json else read_error_protobuf(body))[:_QUOTED]
+    except InputError:
+        return ""

@@ -1,0 +1,195 @@
+"""One HTTP listener: TCP, TLS or a unix socket, with limits, stopped from any thread.
+
+Limits: headers 64 KiB and 10 s, 256 connections, 10 s of grace at the end. TLS handshakes end after 60 s (asyncio's
+default). The body's limits are `server`'s. There is no access log: a query may carry arguments of a method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dstack.errors import ConfigError
+
+HEADER_LIMIT = 64 << 10
+HEADER_SECONDS = 10.0
+MAX_CONNECTIONS = 256
+GRACE_SECONDS = 10
+PEER_CERTIFICATE = "peer_certificate_der"
+"""The member of a request's state that holds the client's certificate in DER, or None."""
+
+_START_SECONDS = 30.0
+
+
+class PeerCertificateProtocol(H11Protocol):
+    """HTTP/1.1 that hands the client's certificate to each request and closes connections that send no request."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Put the certificate where uvicorn copies every request's state from."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        self.app_state = {**self.app_state, PEER_CERTIFICATE: tls.getpeercert(binary_form=True) if tls else None}
+        self._watch_header()
+
+    def data_received(self, data: bytes) -> None:
+        """Time the headers of each request, also of the later ones on a connection."""
+        super().data_received(data)
+        self._watch_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        super().connection_lost(exc)
+        self._stop_timer()
+
+    def _watch_header(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+class Listener:
+    """Serves one application at one address; bound when made, so that a taken port is known at once.
+
+    Args:
+        app: What answers.
+        host: Address to listen at; unused with *unix_socket*.
+        port: TCP port, 0 for any free one; `port` then says which.
+        tls: Serve HTTPS with this context.
+        unix_socket: Listen at this path instead of TCP.
+        unix_mode: Permissions of that path.
+
+    Raises:
+        ConfigError: The address cannot be listened at.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        unix_socket: Path | None = None,
+        unix_mode: int = 0o600,
+    ) -> None:
+        self._unix_socket = unix_socket
+        self._socket = _bind_unix(unix_socket, unix_mode) if unix_socket else _bind_tcp(host, port)
+        self._server = uvicorn.Server(_configuration(app, tls))
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 for a unix socket."""
+        return 0 if self._unix_socket else int(self._socket.getsockname()[1])
+
+    def run(self) -> None:
+        """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread."""
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+            if self._unix_socket:
+                self._unix_socket.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Let running requests end, then let `run` return. May be called from any thread."""
+        self._server.should_exit = True
+
+    @contextmanager
+    def running(self) -> Iterator[Listener]:
+        """Serve in a thread of its own for the length of a `with` block."""
+        thread = threading.Thread(target=self.run, name="listener", daemon=True)
+        thread.start()
+        try:
+            self._wait_until_started(thread)
+            yield self
+        finally:
+            self.stop()
+            thread.join()
+
+    def _wait_until_started(self, thread: threading.Thread) -> None:
+        pause = threading.Event()
+        for _ in range(int(_START_SECONDS / 0.01)):
+            if self._server.started or not thread.is_alive():
+                return
+            pause.wait(0.01)
+        raise ConfigError(f"listener: want it to start within {_START_SECONDS:.0f} s, got nothing")
+
+
+def _configuration(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    settings: dict[str, Any] = {"ssl_context_factory": lambda _config, _default: tls} if tls else {}
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=PeerCertificateProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=HEADER_LIMIT,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        **settings,
+    )
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        raise ConfigError(f"want to listen at {host}:{port}, got {exc.strerror or exc}") from exc
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"want to listen at {host}:{port}, got {exc.strerror or exc}") from exc
+    return listener
+
+
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(str(path))
+        path.chmod(mode)
+        listener.listen()
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"want to listen at {path}, got {exc.strerror or exc}") from exc
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens at; anything else that is in the way stays and makes `bind` fail."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()

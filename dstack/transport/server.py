@@ -1,0 +1,163 @@
+"""prpc over HTTP: a table of methods becomes an application (kms.md section 1).
+
+Methods are plain functions and run in a pool of threads. Every `DstackError` of theirs is answered with status 400, as
+clients expect; anything else is a defect of ours, logged by uvicorn and answered with 500 and no details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from dstack.errors import (
+    DstackError,
+    InputError,
+    KeyReleaseDeniedError,
+    MessageMalformedError,
+    QuoteUntrustedError,
+    RefusedError,
+)
+from dstack.transport.listener import PEER_CERTIFICATE, Listener
+from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
+from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
+
+__all__ = ["CallContext", "Listener", "Method", "failure", "prpc_app", "serve"]
+
+BODY_LIMIT = 10 << 20
+BODY_SECONDS = 30.0
+
+_JSON = "application/json"
+_OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What is known of a call besides its message: the client's certificate as presented, and a name for the logs."""
+
+    peer_certificate_der: bytes | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method: the class of its argument (None: it takes none) and the function that answers.
+
+    The function returns a message, or None for an empty answer.
+    """
+
+    request: type[Any] | None
+    call: Callable[[Any, CallContext], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request, completely read."""
+
+    name: str
+    query: str | None
+    body: bytes
+    as_json: bool
+    context: CallContext
+
+
+def prpc_app(
+    service: Mapping[str, Method],
+    *,
+    prefix: str,
+    path: str = "/prpc",
+    headers: Mapping[str, str] | None = None,
+) -> FastAPI:
+    """An application that answers `<path>/<Method>` and `<path>/<prefix><Method>`.
+
+    Args:
+        service: Methods by their bare names.
+        prefix: What is trimmed from the left of a name, such as `KMS.`, as often as it occurs.
+        path: Where the methods are mounted; empty for the root.
+        headers: Sent with every answer.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def answer(method: str, request: Request) -> Response:
+        response = await _answer(service, trim_method(method, prefix), request)
+        response.headers.update(headers or {})
+        return response
+
+    app.add_api_route(path + "/{method}", answer, methods=["GET", "POST"], response_model=None)
+    return app
+
+
+def serve(app: FastAPI, **address: Any) -> None:
+    """Serve *app* until SIGINT or SIGTERM; the arguments are `Listener`'s."""
+    Listener(app, **address).run()
+
+
+def failure(error: DstackError, *, as_json: bool = True) -> Response:
+    """The answer to an error: status 400, and in JSON also which kind of error and which rule decided."""
+    if not as_json:
+        return Response(error_protobuf(str(error)), status_code=400, media_type=_OCTETS)
+    return Response(error_json(str(error), **_details(error)), status_code=400, media_type=_JSON)
+
+
+async def _answer(service: Mapping[str, Method], name: str, request: Request) -> Response:
+    as_json = wants_json(request.method, request.url.query, request.headers.get("content-type"))
+    try:
+        call = _Call(
+            name=name,
+            query=request.url.query if request.method == "GET" else None,
+            body=await _read_body(request),
+            as_json=as_json,
+            context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), secrets.token_hex(8)),
+        )
+        return await run_in_threadpool(_dispatch, service, call)
+    except DstackError as exc:
+        return failure(exc, as_json=as_json)
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise MessageMalformedError(f"body: want at most {BODY_LIMIT} bytes: payload too large")
+    except TimeoutError as exc:
+        raise MessageMalformedError(f"body: want it within {BODY_SECONDS:.0f} s, got a part") from exc
+    return bytes(body)
+
+
+def _dispatch(service: Mapping[str, Method], call: _Call) -> Response:
+    method = service.get(call.name)
+    if method is None:
+        raise MessageMalformedError(f"Service not found: {call.name[:100]}")
+    answer = method.call(_parse(method.request, call), call.context)
+    if call.as_json:
+        return Response("null" if answer is None else to_json(answer), media_type=_JSON)
+    return Response(b"" if answer is None else to_protobuf(answer), media_type=_OCTETS)
+
+
+def _parse(request: type[Any] | None, call: _Call) -> Any:
+    if request is None:
+        return None
+    if call.query is not None:
+        return from_query(request, call.query)
+    if not call.as_json:
+        return from_protobuf(request, call.body)
+    return from_json(request, call.body) if call.body else request()
+
+
+def _details(error: DstackError) -> dict[str, str | int]:
+    if isinstance(error, KeyReleaseDeniedError):
+        block = {} if error.block is None else {"block": error.block}
+        return {"kind": "refused", "rule": error.rule, **block}
+    if isinstance(error, QuoteUntrustedError):
+        return {"kind": "refused", "rule": "quote", "step": error.step}
+    if isinstance(error, RefusedError):
+        return {"kind": "refused"}
+    return {"kind": "input" if isinstance(error, InputError) else "unavailable"}
