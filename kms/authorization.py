@@ -1,0 +1,111 @@
+"""Appraisal to permit: the contracts are asked every time, about callers and about this KMS itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from dstack.attestation.appraise import Appraisal
+from dstack.errors import DstackError, KeyReleaseDeniedError, UnavailableError
+from dstack.policy import BootInfo, Decision, Denied, Granted, boot_info
+from dstack.values import ReportData
+from kms.decisions import Question, record_decision, record_failure, rule_of
+from kms.evidence import EvidenceVerifier, QuoteProvider
+
+# How long evidence about ourselves stands before it is fetched and verified anew.
+_OWN_EVIDENCE_AGE = timedelta(minutes=5)
+_NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
+
+
+class ChainAuthority(Protocol):
+    """The contracts' answers, each at one block, which the decision names."""
+
+    def authorize_app(self, boot: BootInfo) -> Decision:
+        """Whether this app may have its keys.
+
+        Raises:
+            ChainUnavailableError: The chain could not be asked.
+        """
+        ...
+
+    def authorize_kms(self, boot: BootInfo) -> Decision:
+        """Whether this KMS may hold root keys.
+
+        Raises:
+            ChainUnavailableError: The chain could not be asked.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The chain's yes, together with what it was about. Made by `authorize` alone."""
+
+    boot: BootInfo
+    granted: Granted
+
+
+def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callable[[BootInfo], Decision]) -> Permit:
+    """Appraise, ask the chain, write the line of the log; return only for a yes.
+
+    Args:
+        question: Whose trust it is about.
+        appraise: Establishes what asks.
+        ask: The contracts' answer about that.
+
+    Raises:
+        KeyReleaseDeniedError: The chain denies it, or the evidence did not hold; the rule says which.
+        UnavailableError: It could not be asked: neither yes nor no.
+    """
+    appraisal = None
+    try:
+        appraisal = appraise()
+        boot = boot_info(appraisal)
+        decision = ask(boot)
+    except UnavailableError as exc:
+        record_failure(question, exc, appraisal)
+        raise UnavailableError(f"could not ask: {exc}") from exc
+    except DstackError as exc:
+        record_failure(question, exc, appraisal)
+        raise KeyReleaseDeniedError(rule_of(exc), f"{question.subject.refused}: {exc}") from exc
+    record_decision(question, appraisal, boot, decision)
+    if isinstance(decision, Denied):
+        message = f"{question.subject.denied}: {decision.reason}"
+        raise KeyReleaseDeniedError(decision.rule.name, message, decision.block.number)
+    return Permit(boot, decision)
+
+
+class SelfAuthorization:
+    """Whether the chain permits this KMS itself (kms.md 6.4). The decision is never kept, the evidence for minutes."""
+
+    def __init__(self, quotes: QuoteProvider, verifier: EvidenceVerifier, authority: ChainAuthority) -> None:
+        self._quotes = quotes
+        self._verifier = verifier
+        self._authority = authority
+        self._lock = threading.Lock()
+        self._kept: tuple[datetime, Appraisal] | None = None
+
+    def appraisal(self) -> Appraisal:
+        """What this machine is, by its own evidence.
+
+        Raises:
+            DstackError: There is no evidence to be had, or it does not hold.
+        """
+        with self._lock:
+            at = self._verifier.clock()
+            if self._kept is None or not timedelta() <= at - self._kept[0] < _OWN_EVIDENCE_AGE:
+                evidence = self._quotes.evidence(_NO_REPORT_DATA)
+                self._kept = (at, self._verifier.appraise(evidence, bound_to=_NO_REPORT_DATA))
+            return self._kept[1]
+
+    def require(self, question: Question) -> Permit:
+        """Return only if the chain permits this KMS, now.
+
+        Raises:
+            KeyReleaseDeniedError: As `authorize`.
+            UnavailableError: As `authorize`.
+        """
+        return authorize(question, self.appraisal, self._authority.authorize_kms)

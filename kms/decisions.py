@@ -1,0 +1,108 @@
+"""The decision log: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions`.
+
+A line says who, what, by which rule, in the state of which block, on what evidence, and which root ends its chain. It
+never holds a key, and nothing of a message that might be one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from enum import Enum
+
+from dstack.attestation.appraise import Appraisal
+from dstack.errors import (
+    AppraisalError,
+    DstackError,
+    InputError,
+    KeyReleaseDeniedError,
+    QuoteUntrustedError,
+    UnavailableError,
+)
+from dstack.policy import BlockRef, BootInfo, Decision, Denied
+
+EVIDENCE_MISSING = "EVIDENCE_MISSING"
+
+_RULES: tuple[tuple[type[DstackError], str], ...] = (
+    (QuoteUntrustedError, "QUOTE_UNTRUSTED"),
+    (AppraisalError, "APPRAISAL"),
+    (InputError, "EVIDENCE_MALFORMED"),
+    (UnavailableError, "COULD_NOT_ASK"),
+)
+
+_log = logging.getLogger("kms.decisions")
+
+
+class Subject(Enum):
+    """Whose trust is asked about: the name in the log, and upstream's words before a reason (kms.md 2.2)."""
+
+    APP = ("app", "App not allowed", "Boot denied")
+    SELF = ("self", "KMS self authorization failed", "KMS is not allowed")
+    BOOTSTRAP = ("bootstrap", "KMS is not allowed to bootstrap", "boot denied")
+
+    def __init__(self, label: str, refused: str, denied: str) -> None:
+        self.label = label
+        self.refused = refused
+        self.denied = f"{refused}: {denied}"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whose trust was asked about, and in which request."""
+
+    subject: Subject
+    request_id: str
+
+
+def rule_of(error: DstackError) -> str:
+    """The rule by which *error* refuses: the contracts' where they decided, ours where evidence did not get so far."""
+    if isinstance(error, KeyReleaseDeniedError):
+        return error.rule
+    return next((rule for kind, rule in _RULES if isinstance(error, kind)), type(error).__name__)
+
+
+def record_decision(question: Question, appraisal: Appraisal, boot: BootInfo, decision: Decision) -> None:
+    """Write the line of a decision that the chain made."""
+    denied = {}
+    if isinstance(decision, Denied):
+        denied = {"rule": decision.rule.name, "reason": decision.reason, "got": decision.got}
+    outcome = {"decision": "denied" if denied else "granted", **denied, **_block(decision.block), **_who(boot)}
+    _write(question, outcome, appraisal)
+
+
+def record_failure(question: Question, error: DstackError, appraisal: Appraisal | None) -> None:
+    """Write the line of a question that the chain did not decide: refused before it was asked, or not to be asked."""
+    outcome = "unavailable" if isinstance(error, UnavailableError) else "refused"
+    _write(question, {"decision": outcome, "rule": rule_of(error), "reason": str(error)}, appraisal)
+
+
+def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal | None) -> None:
+    evidence = {} if appraisal is None else _evidence(appraisal)
+    _log.info(json.dumps({"subject": question.subject.label, "request": question.request_id, **outcome, **evidence}))
+
+
+def _block(block: BlockRef) -> dict[str, object]:
+    return {"block": block.number, "block_hash": block.hash.hex()}
+
+
+def _who(boot: BootInfo) -> dict[str, object]:
+    return {
+        "app_id": boot.app_id.hex(),
+        "instance_id": boot.instance_id.hex() if boot.instance_id else "",
+        "compose_hash": boot.compose_hash.hex(),
+        "device_id": boot.device_id.hex(),
+        "os_image_hash": boot.os_image_hash.hex(),
+        "mr_aggregated": boot.mr_aggregated.hex(),
+        "tcb_status": boot.tcb_status,
+    }
+
+
+def _evidence(appraisal: Appraisal) -> dict[str, object]:
+    verified = appraisal.verified
+    return {
+        "evidence": hashlib.sha256(verified.quote.signed).hexdigest(),
+        "root": verified.root.fingerprint,
+        "simulated": verified.root.simulated,
+    }

@@ -1,0 +1,78 @@
+"""Evidence to boot info: collateral, verification, appraisal, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from dstack.attestation.appraise import Appraisal, appraise
+from dstack.attestation.evidence import Evidence
+from dstack.attestation.quote import parse_quote
+from dstack.attestation.ratls import certificate_report_data, evidence_from_certificate
+from dstack.attestation.roots import TrustedRoots
+from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verify import verify_quote
+from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
+from dstack.transport.collateral import CollateralSource
+from dstack.values import ReportData
+from kms.decisions import EVIDENCE_MISSING
+
+
+class QuoteProvider(Protocol):
+    """Gives evidence about the machine this service runs in."""
+
+    def evidence(self, report_data: ReportData) -> Evidence:
+        """Evidence that carries *report_data*.
+
+        Raises:
+            AgentUnavailableError: There is none to be had.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceVerifier:
+    """Turns evidence into appraisals, by what this KMS was configured to accept."""
+
+    roots: TrustedRoots
+    policy: VerificationPolicy
+    collateral: CollateralSource
+    clock: Callable[[], datetime]
+
+    def appraise(self, evidence: Evidence, *, bound_to: ReportData, vm_config: str = "") -> Appraisal:
+        """Verify *evidence* now, and compare it with the image it names.
+
+        Args:
+            evidence: As received.
+            bound_to: The report data its quote must carry.
+            vm_config: Replaces the config in *evidence* unless empty.
+
+        Raises:
+            InputError: The evidence is not of its form.
+            RefusedError: It is not genuine, or not what was wanted.
+            CollateralUnavailableError: There is no usable collateral for its platform.
+        """
+        quote = parse_quote(evidence.quote)
+        try:
+            collateral = self.collateral.collateral_for(quote)
+        except CollateralMalformedError as exc:
+            # What is kept on our side says nothing about the caller.
+            raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
+        verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=self.clock(), policy=self.policy)
+        return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config)
+
+    def appraise_caller(self, certificate_der: bytes | None, *, vm_config: str) -> Appraisal:
+        """Appraise the caller by the certificate of its connection, to whose key the evidence must be bound.
+
+        Raises:
+            KeyReleaseDeniedError: It presented no certificate, or one without evidence.
+            InputError: As `appraise`.
+            RefusedError: As `appraise`.
+            CollateralUnavailableError: As `appraise`.
+        """
+        evidence = evidence_from_certificate(certificate_der) if certificate_der else None
+        if certificate_der is None or evidence is None:
+            raise KeyReleaseDeniedError(EVIDENCE_MISSING, "No attestation provided")
+        return self.appraise(evidence, bound_to=certificate_report_data(certificate_der), vm_config=vm_config)
