@@ -87,6 +87,13 @@ def build_temp_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Cert
     return _self_signed(key, "Dstack Client Temp CA", path_length=0, at=at)
 
 
+def build_app_root(
+    key: ec.EllipticCurvePrivateKey, extensions: Iterable[Extension], *, at: datetime
+) -> x509.Certificate:
+    """The root of an app whose machine has no KMS: self-signed, with evidence that is bound to its key."""
+    return _self_signed(key, "App Root Cert", path_length=1, at=at, extensions=extensions)
+
+
 def build_app_ca(
     key: ec.EllipticCurvePrivateKey,
     root_cert: x509.Certificate,
@@ -193,10 +200,16 @@ def require_server_name(name: str) -> str:
 
 
 def _self_signed(
-    key: ec.EllipticCurvePrivateKey, common_name: str, *, path_length: int, at: datetime
+    key: ec.EllipticCurvePrivateKey,
+    common_name: str,
+    *,
+    path_length: int,
+    at: datetime,
+    extensions: Iterable[Extension] = (),
 ) -> x509.Certificate:
     name = _name(common_name, organization="Dstack")
-    return _as_authority(_start(key, name, name, at), key, path_length).sign(key, hashes.SHA256())
+    builder = _as_authority(_start(key, name, name, at), key, path_length)
+    return _with_payloads(builder, extensions).sign(key, hashes.SHA256())
 
 
 def _start(
