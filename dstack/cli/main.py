@@ -52,10 +52,15 @@ def dstack() -> None:
 
 def main() -> NoReturn:
     """Run `dstack` and exit."""
+    run(dstack, prog_name="dstack")
+
+
+def run(command: click.Command, *, prog_name: str) -> NoReturn:
+    """Run *command* on this process's arguments, turn errors into a sentence and an exit code, and exit."""
     arguments = sys.argv[1:]
     try:
-        result = dstack.main(args=arguments, prog_name="dstack", standalone_mode=False)
-    except click.exceptions.Abort:
+        result = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         fail("interrupted", "Interrupted", 130, arguments)
     except click.ClickException as exc:
         fail(exc.format_message(), "UsageError", 2, arguments)
