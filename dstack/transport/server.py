@@ -27,7 +27,7 @@ from dstack.transport.listener import PEER_CERTIFICATE, Listener
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
 
-__all__ = ["CallContext", "Listener", "Method", "failure", "prpc_app", "serve"]
+__all__ = ["CallContext", "Listener", "Method", "failure", "prpc_app", "read_body", "serve"]
 
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
@@ -110,7 +110,7 @@ async def _answer(service: Mapping[str, Method], name: str, request: Request) ->
         call = _Call(
             name=name,
             query=request.url.query if request.method == "GET" else None,
-            body=await _read_body(request),
+            body=await read_body(request),
             as_json=as_json,
             context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), secrets.token_hex(8)),
         )
@@ -119,7 +119,12 @@ async def _answer(service: Mapping[str, Method], name: str, request: Request) ->
         return failure(exc, as_json=as_json)
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        MessageMalformedError: It is larger than `BODY_LIMIT`, or did not come within `BODY_SECONDS`.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
