@@ -1,0 +1,100 @@
+"""The keys a guest has got, who gave them, and the file they are left in for the app (guest.md 5.4, 5.5)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dstack.attestation.ratls import evidence_extensions
+from dstack.attestation.report_data import ratls_report_data
+from dstack.guest.platform import Platform, platform_evidence
+from dstack.keys.certs import build_app_root
+from dstack.keys.derivation import AppKeys, app_keys_from_seed, derive_p256
+from dstack.keys.pem import certificate_pem, private_key_pem, spki_der
+from dstack.keys.scalars import p256_from_scalar
+from dstack.values import OsImageHash
+
+
+@dataclass(frozen=True, slots=True)
+class KmsProvider:
+    """A KMS gave the keys.
+
+    Attributes:
+        root_spki: SubjectPublicKeyInfo (DER) of its root CA: what names it, in measurements too.
+        os_image_hash: The OS image that the KMS says it gave them to.
+    """
+
+    url: str
+    root_spki: bytes
+    temp_ca_cert_pem: str
+    temp_ca_key_pem: str = field(repr=False)
+    os_image_hash: OsImageHash
+
+
+@dataclass(frozen=True, slots=True)
+class NoProvider:
+    """The guest drew the keys itself; they are gone at the next boot."""
+
+    app_key_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidedKeys:
+    """Keys and their origin.
+
+    Attributes:
+        keys: The keys.
+        ca_cert_pem: The root that certifies the app's certificates.
+        gateway_app_id: Of the gateway the app may register at, as the KMS says; empty for none.
+        provider: Who gave them.
+    """
+
+    keys: AppKeys
+    ca_cert_pem: str
+    gateway_app_id: str
+    provider: KmsProvider | NoProvider
+
+
+def draw_keys(seed: bytes, platform: Platform, *, at: datetime) -> ProvidedKeys:
+    """Make the keys of an app without a key provider.
+
+    Args:
+        seed: 32 random bytes, used for this boot only.
+        platform: Quotes the app's own root certificate.
+        at: Now.
+    """
+    key = p256_from_scalar(derive_p256(seed, (b"app-key",)))
+    evidence = platform_evidence(platform, ratls_report_data(spki_der(key)))
+    root = build_app_root(key, evidence_extensions(evidence), at=at)
+    return ProvidedKeys(app_keys_from_seed(seed), certificate_pem(root), "", NoProvider(private_key_pem(key)))
+
+
+def serialise_app_keys(provided: ProvidedKeys) -> bytes:
+    """Write `.appkeys.json`. It holds every secret of the app: store it for its owner only."""
+    keys = provided.keys
+    return json.dumps(
+        {
+            "disk_crypt_key": keys.disk_crypt_key.hex(),
+            "env_crypt_key": keys.env_crypt_key.hex(),
+            "k256_key": keys.k256_key.hex(),
+            "k256_signature": keys.k256_signature.hex(),
+            "gateway_app_id": provided.gateway_app_id,
+            "ca_cert": provided.ca_cert_pem,
+            "key_provider": _provider_members(provided.provider),
+        },
+        indent=2,
+    ).encode()
+
+
+def _provider_members(provider: KmsProvider | NoProvider) -> dict[str, dict[str, str]]:
+    if isinstance(provider, NoProvider):
+        return {"None": {"key": provider.app_key_pem}}
+    return {
+        "Kms": {
+            "url": provider.url,
+            "pubkey": provider.root_spki.hex(),
+            "tmp_ca_key": provider.temp_ca_key_pem,
+            "tmp_ca_cert": provider.temp_ca_cert_pem,
+        }
+    }

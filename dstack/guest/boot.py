@@ -1,0 +1,190 @@
+"""The boot of a guest, in the order in which it is measured: sequence `0.6-pre` of guest.md 3.3.
+
+(1) Measure the app, its id and the instance's. (2) Get keys, showing those measurements. (3) See that the provider is
+the one the app pinned. (4) Measure who gave the keys, and where the data will lie. (5) Leave the keys for the app.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from dstack.errors import AppraisalError, ConfigError, UnavailableError
+from dstack.guest.app_keys import KmsProvider, ProvidedKeys, draw_keys, serialise_app_keys
+from dstack.guest.host_shared import HostShared
+from dstack.guest.platform import Platform
+from dstack.measurement.compose import AppCompose, default_app_id
+from dstack.measurement.event_log import RuntimeEvent
+from dstack.measurement.identities import INSTANCE_ID_SEED_SIZE, derive_instance_id, key_provider_payload
+from dstack.measurement.rtmr3 import BOOT_MR_DONE, OUR_SEQUENCE, BootInputs, boot_events
+from dstack.transport.private_file import replace_private
+from dstack.values import AppId, InstanceId
+
+APP_KEYS = ".appkeys.json"
+DEFAULT_STORAGE_FS = "zfs"
+SEED_SIZE = 32
+
+_log = logging.getLogger(__name__)
+
+
+class KmsCall(Protocol):
+    """Asks one KMS for the keys of this machine."""
+
+    def __call__(self, kms_url: str, platform: Platform, *, at: datetime) -> ProvidedKeys:
+        """As `kms_client.request_app_keys`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a boot acts through.
+
+    Attributes:
+        platform: The machine; nothing has been extended into its RTMR3 yet.
+        request_keys: Asks one KMS.
+        clock: Now, aware.
+        random: So many bytes nobody can predict.
+    """
+
+    platform: Platform
+    request_keys: KmsCall
+    clock: Callable[[], datetime]
+    random: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A guest that is up.
+
+    Attributes:
+        key_provider_info: Payload of the `key-provider` event.
+        instance_id_seed: To be kept for the next boot; None for an app without instance ids.
+    """
+
+    app_compose: AppCompose
+    app_id: AppId
+    instance_id: InstanceId | None
+    instance_id_seed: bytes | None
+    key_provider_info: bytes
+    provided: ProvidedKeys
+
+
+def boot(shared: HostShared, around: Surroundings, *, work_dir: Path) -> Booted:
+    """Boot.
+
+    Args:
+        shared: A private copy of what the host gave.
+        around: What the boot acts through.
+        work_dir: Where `.appkeys.json` is left, mode 0600.
+
+    Raises:
+        InputError: What the host gave cannot be used.
+        KeyReleaseDeniedError: The KMS asked the chain, and the chain forbids it.
+        AppraisalError: The KMS is not the one the app pinned.
+        RefusedError: The KMS refuses otherwise.
+        UnavailableError: No KMS answered.
+    """
+    compose = shared.app_compose
+    inputs, seed = _inputs(shared, around.random)
+    version = compose.event_log_version
+
+    # (1)
+    _extend(around.platform, _until_keys(boot_events(OUR_SEQUENCE, inputs, version=version)))
+
+    # (2)
+    provided = _keys(compose.key_provider, shared.sys_config.kms_urls, around)
+
+    # (3)
+    inputs = _with_provider(inputs, provided)
+    if compose.key_provider_id and compose.key_provider_id != inputs.key_provider_id:
+        raise AppraisalError(f"Unexpected key provider id: {inputs.key_provider_id.hex()}")
+
+    # (4)
+    _extend(around.platform, _after_keys(boot_events(OUR_SEQUENCE, inputs, version=version)))
+
+    # (5)
+    _leave_keys(work_dir / APP_KEYS, provided)
+    return Booted(
+        app_compose=compose,
+        app_id=inputs.app_id,
+        instance_id=inputs.instance_id,
+        instance_id_seed=seed,
+        key_provider_info=key_provider_payload(inputs.key_provider, inputs.key_provider_id),
+        provided=provided,
+    )
+
+
+def _inputs(shared: HostShared, random: Callable[[int], bytes]) -> tuple[BootInputs, bytes | None]:
+    """What is known before there are keys, and the seed of the instance id.
+
+    Without a key provider the disk is new at each boot, and so is the instance.
+    """
+    compose, info = shared.app_compose, shared.instance_info
+    app_id = info.app_id or default_app_id(compose.compose_hash)
+    seed = None
+    if not compose.no_instance_id:
+        kept = info.instance_id_seed if compose.key_provider != "none" else None
+        seed = kept or random(INSTANCE_ID_SEED_SIZE)
+    inputs = BootInputs(
+        app_id=app_id,
+        compose_hash=compose.compose_hash,
+        instance_id=derive_instance_id(seed, app_id) if seed else None,
+        storage_fs=compose.storage_fs or DEFAULT_STORAGE_FS,
+    )
+    return inputs, seed
+
+
+def _keys(key_provider: str, kms_urls: Sequence[str], around: Surroundings) -> ProvidedKeys:
+    if key_provider == "none":
+        return draw_keys(around.random(SEED_SIZE), around.platform, at=around.clock())
+    if key_provider == "kms":
+        return _keys_of_first_kms(kms_urls, around)
+    raise ConfigError(f"key provider: want kms or none, got {key_provider}, which is not supported yet")
+
+
+def _keys_of_first_kms(kms_urls: Sequence[str], around: Surroundings) -> ProvidedKeys:
+    """Ask one KMS after the other until one answers. A refusal is an answer; the first silence is what is reported."""
+    silence: UnavailableError | None = None
+    for url in kms_urls:
+        try:
+            return around.request_keys(url, around.platform, at=around.clock())
+        except UnavailableError as exc:
+            _log.warning("%s", exc)
+            silence = silence or exc
+    raise silence or ConfigError("No KMS URLs are set")
+
+
+def _with_provider(inputs: BootInputs, provided: ProvidedKeys) -> BootInputs:
+    provider = provided.provider
+    if not isinstance(provider, KmsProvider):
+        return inputs
+    return replace(inputs, key_provider="kms", key_provider_id=provider.root_spki, os_image_hash=provider.os_image_hash)
+
+
+def _until_keys(events: Sequence[RuntimeEvent]) -> Sequence[RuntimeEvent]:
+    return events[: _boot_mr_done(events)]
+
+
+def _after_keys(events: Sequence[RuntimeEvent]) -> Sequence[RuntimeEvent]:
+    return events[_boot_mr_done(events) :]
+
+
+def _boot_mr_done(events: Sequence[RuntimeEvent]) -> int:
+    """How many events there are up to `boot-mr-done`, that one included."""
+    return [event.name for event in events].index(BOOT_MR_DONE) + 1
+
+
+def _extend(platform: Platform, events: Sequence[RuntimeEvent]) -> None:
+    for event in events:
+        platform.extend(event)
+
+
+def _leave_keys(path: Path, provided: ProvidedKeys) -> None:
+    try:
+        replace_private(path, serialise_app_keys(provided))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from exc

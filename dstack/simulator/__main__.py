@@ -1,0 +1,173 @@
+"""NOT PRODUCTION. `python -m dstack.simulator`: a platform, an OS image, and machines that boot on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from dstack.attestation.collateral import serialise_collateral
+from dstack.attestation.tcb import TcbStatus
+from dstack.errors import ConfigError, DstackError, InputError, KeyReleaseDeniedError
+from dstack.guest.agent import GuestAgent
+from dstack.guest.app import SOCKET_MODE, agent_app
+from dstack.guest.boot import Booted, Surroundings, boot
+from dstack.guest.host_shared import (
+    INSTANCE_INFO,
+    HostShared,
+    copy_host_shared,
+    load_host_shared,
+    load_instance_info,
+    serialise_instance_info,
+)
+from dstack.guest.kms_client import request_app_keys
+from dstack.simulator.os_image import DEFAULT_NAME, SimulatedImage, make_image
+from dstack.simulator.pki import SimulatedPki
+from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.transport.listener import Listener
+from dstack.transport.private_file import replace_private
+
+_NOTICE = "NOT PRODUCTION: this is a simulator; its quotes come from software, under a root of its own"
+
+_log = logging.getLogger("simulator")
+
+
+def main() -> int:
+    """Do what the command line says; the exit code is that of the error."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    _log.warning(_NOTICE)
+    try:
+        arguments.run(arguments)
+    except DstackError as exc:
+        _say(_refusal(exc))
+        return exc.exit_code
+    except OSError as exc:
+        _say({"error": f"{exc.filename}: {exc.strerror}", "kind": type(exc).__name__})
+        return InputError.exit_code
+    return 0
+
+
+def make_pki(arguments: argparse.Namespace) -> None:
+    """Generate a platform, its maker's keys included, into a folder."""
+    SimulatedPki.generate(datetime.now(UTC)).save(arguments.folder)
+
+
+def make_os_image(arguments: argparse.Namespace) -> None:
+    """Write an OS image of stand-in files into a folder."""
+    image = make_image(arguments.name)
+    image.save(arguments.folder)
+    _say({"os_image_hash": image.os_image_hash.hex()})
+
+
+def make_collateral(arguments: argparse.Namespace) -> None:
+    """Write what a platform's maker says of it now; good for 30 days."""
+    pki = SimulatedPki.load(arguments.pki)
+    arguments.out.write_text(serialise_collateral(pki.collateral(datetime.now(UTC))))
+
+
+def run_cvm(arguments: argparse.Namespace) -> None:
+    """Boot one machine and serve its guest agent until SIGTERM."""
+    pki = SimulatedPki.load(arguments.pki)
+    if arguments.root_out:
+        arguments.root_out.write_bytes(pki.root_der)
+    shared = _take_host_shared(arguments.host_shared, arguments.state)
+    platform = SimulatedPlatform(
+        pki,
+        SimulatedImage.load(arguments.image),
+        shared.sys_config.vm_config,
+        shared.app_compose.compose_hash,
+        Defects(arguments.tcb_status, arguments.debug),
+    )
+    around = Surroundings(
+        platform=platform,
+        request_keys=partial(request_app_keys, trust=None),
+        clock=lambda: datetime.now(UTC),
+        random=secrets.token_bytes,
+    )
+    booted = boot(shared, around, work_dir=arguments.state)
+    _keep_instance_info(booted, arguments.state)
+
+    listener = Listener(agent_app(GuestAgent(platform, booted)), unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
+    _say({"ready": True, **_identity(booted)})
+    listener.run()
+
+
+def _take_host_shared(source: Path, state: Path) -> HostShared:
+    """Copy what the host shares; the seed of the instance id comes from the state of an earlier boot, if any."""
+    copied = state / ".host-shared"
+    copy_host_shared(source, copied)
+    shared = load_host_shared(copied)
+    kept = load_instance_info(state).instance_id_seed
+    if kept is None:
+        return shared
+    return replace(shared, instance_info=replace(shared.instance_info, instance_id_seed=kept))
+
+
+def _keep_instance_info(booted: Booted, state: Path) -> None:
+    text = serialise_instance_info(booted.instance_id_seed, booted.instance_id, booted.app_id)
+    try:
+        replace_private(state / INSTANCE_INFO, text.encode())
+    except OSError as exc:
+        raise ConfigError(f"{INSTANCE_INFO}: cannot be written: {exc.strerror}") from exc
+
+
+def _identity(booted: Booted) -> dict[str, str]:
+    return {
+        "app_id": booted.app_id.hex(),
+        "compose_hash": booted.app_compose.compose_hash.hex(),
+        "instance_id": (booted.instance_id or b"").hex(),
+        "key_provider": booted.app_compose.key_provider,
+    }
+
+
+def _refusal(error: DstackError) -> Mapping[str, object]:
+    refusal: dict[str, object] = {"error": str(error), "kind": type(error).__name__}
+    if isinstance(error, KeyReleaseDeniedError):
+        refusal |= {"rule": error.rule, "block": error.block}
+    return refusal
+
+
+def _say(answer: Mapping[str, object]) -> None:
+    """One line of JSON on standard output, for whoever started this."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dstack.simulator", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    pki = commands.add_parser("pki", help="generate a platform: keys, certificates, collateral")
+    pki.add_argument("folder", type=Path)
+    pki.set_defaults(run=make_pki)
+
+    image = commands.add_parser("image", help="write an OS image of stand-in files")
+    image.add_argument("folder", type=Path)
+    image.add_argument("--name", default=DEFAULT_NAME)
+    image.set_defaults(run=make_os_image)
+
+    collateral = commands.add_parser("collateral", help="write fresh collateral of a platform")
+    collateral.add_argument("--pki", type=Path, required=True)
+    collateral.add_argument("--out", type=Path, required=True)
+    collateral.set_defaults(run=make_collateral)
+
+    cvm = commands.add_parser("cvm", help="boot a machine and serve its guest agent")
+    for name in ("--pki", "--image", "--host-shared", "--state", "--socket"):
+        cvm.add_argument(name, type=Path, required=True)
+    cvm.add_argument("--tcb-status", default=TcbStatus.UP_TO_DATE.value, choices=[each.value for each in TcbStatus])
+    cvm.add_argument("--debug", action="store_true", help="set the DEBUG attribute; verifiers must refuse the quotes")
+    cvm.add_argument("--root-out", type=Path, help="write the platform's root certificate (DER) here")
+    cvm.set_defaults(run=run_cvm)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
