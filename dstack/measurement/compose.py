@@ -185,7 +185,10 @@ def app_compose_from_docker_compose(
         members["storage_fs"] = storage_fs
     if event_log_version != 1:
         members["event_log_version"] = event_log_version
-    raw = json.dumps(members, ensure_ascii=False, indent=4).encode()
+    try:
+        raw = json.dumps(members, ensure_ascii=False, indent=4).encode()
+    except UnicodeEncodeError as exc:
+        raise _malformed("name: want Unicode text, got a lone surrogate") from exc
     # What is written is what can be read: the same rules decide.
     return parse_app_compose(raw).raw
 
