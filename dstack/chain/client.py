@@ -1,0 +1,184 @@
+"""JSON-RPC to one endpoint: the state of one block, and nothing between yes and no.
+
+Whoever runs the endpoint can withhold, delay and lie; nothing here notices a lie. Its URL may hold a credential, so
+errors name only its host.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from requests.exceptions import RequestException
+from web3 import HTTPProvider, Web3
+from web3.types import RPCEndpoint
+
+from dstack.errors import ChainUnavailableError, ConfigError, InputError
+from dstack.policy.decision import BlockRef
+from dstack.values import Digest32, bytes_from_hex
+
+BLOCK_TAGS = ("finalized", "safe", "latest")
+DEFAULT_TIMEOUT = 3.0
+ADDRESS_SIZE = 20
+# What geth, anvil and others answer when the contract itself refused (EIP-1474 leaves it open; 3 is geth's).
+_REVERTED_CODE = 3
+_REVERTED_WORDS = "execution reverted"
+
+
+class CallRevertedError(Exception):
+    """The contract refused the call; an answer for whoever asked, so it never leaves this package."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("the contract reverted")
+        self.data = data
+
+
+class ChainClient:
+    """Asks one endpoint.
+
+    Attributes:
+        block_tag: Which block answers rest on: "finalized", "safe" or "latest".
+    """
+
+    def __init__(self, rpc_url: str, *, timeout: float = DEFAULT_TIMEOUT, block_tag: str = "finalized") -> None:
+        """Take the settings; the endpoint is not asked yet.
+
+        Args:
+            rpc_url: http or https.
+            timeout: Seconds that one request may wait for an answer.
+            block_tag: See above.
+
+        Raises:
+            ConfigError: The URL or the tag is not of its form.
+        """
+        if block_tag not in BLOCK_TAGS:
+            raise ConfigError(f"block tag: want one of {', '.join(BLOCK_TAGS)}, got {block_tag!r}")
+        self.block_tag = block_tag
+        self._endpoint = _shown_url(rpc_url)
+        # No retries: how long an answer may take is the caller's decision, and the timeout states it.
+        self._provider = HTTPProvider(rpc_url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
+
+    def __repr__(self) -> str:
+        return f"ChainClient({self._endpoint!r}, block_tag={self.block_tag!r})"
+
+    @property
+    def chain_id(self) -> int:
+        """The chain that the endpoint says it is on.
+
+        Raises:
+            ChainUnavailableError: It does not answer.
+        """
+        return self._integer(self._ask("eth_chainId"), "chain id")
+
+    def block(self) -> BlockRef:
+        """The block that `block_tag` means now.
+
+        Raises:
+            ChainUnavailableError: The endpoint does not answer, or has no such block.
+        """
+        answer = self._ask("eth_getBlockByNumber", self.block_tag, False)
+        if not isinstance(answer, dict):
+            raise ChainUnavailableError(f"{self._endpoint}: has no {self.block_tag} block")
+        return BlockRef(
+            number=self._integer(answer.get("number"), "block number"),
+            hash=self._block_hash(answer.get("hash")),
+            timestamp=self._integer(answer.get("timestamp"), "block time"),
+        )
+
+    def call(self, address: str, data: bytes, block: BlockRef) -> bytes:
+        """What the contract at *address* returns to *data* in the state of *block*, addressed by its hash (EIP-1898).
+
+        Raises:
+            CallRevertedError: The contract refused.
+            ChainUnavailableError: The endpoint does not answer, or no longer has that block.
+        """
+        transaction = {"to": address, "data": "0x" + data.hex()}
+        return self._bytes(self._ask("eth_call", transaction, _in(block)), "call")
+
+    def code(self, address: str, block: BlockRef) -> bytes:
+        """The code at *address* in the state of *block*; empty where there is no contract.
+
+        Raises:
+            ChainUnavailableError: As `call`.
+        """
+        return self._bytes(self._ask("eth_getCode", address, _in(block)), "code")
+
+    def logs(self, address: str, topics: list[str | None], until: BlockRef) -> list[dict[str, Any]]:
+        """Events of the contract at *address* from the first block to *until*, in order, as JSON-RPC gives them.
+
+        Raises:
+            ChainUnavailableError: The endpoint does not answer, or not with a list.
+        """
+        wanted = {"address": address, "topics": topics, "fromBlock": "0x0", "toBlock": hex(until.number)}
+        answer = self._ask("eth_getLogs", wanted)
+        if not isinstance(answer, list):
+            raise ChainUnavailableError(f"{self._endpoint}: want a list of events, got {type(answer).__name__}")
+        return answer
+
+    def _ask(self, method: str, *parameters: object) -> object:
+        try:
+            answer = cast("dict[str, Any]", self._provider.make_request(RPCEndpoint(method), list(parameters)))
+        except (RequestException, ValueError) as exc:
+            raise ChainUnavailableError(f"{self._endpoint}: {method}: {type(exc).__name__}") from exc
+        if isinstance(answer, dict) and answer.get("error") is None and "result" in answer:
+            return answer["result"]
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if not isinstance(error, dict):
+            raise ChainUnavailableError(f"{self._endpoint}: {method}: want a JSON-RPC answer, got something else")
+        message, data = str(error.get("message")), error.get("data")
+        if method == "eth_call" and (error.get("code") == _REVERTED_CODE or _REVERTED_WORDS in message):
+            raise CallRevertedError(self._bytes(data, "revert data") if isinstance(data, str) else b"")
+        raise ChainUnavailableError(f"{self._endpoint}: {method}: {printable(message)}")
+
+    def _integer(self, value: object, what: str) -> int:
+        try:
+            return int(cast("str", value), 16)
+        except (TypeError, ValueError) as exc:
+            raise ChainUnavailableError(f"{self._endpoint}: {what}: want a hexadecimal number, got {value!r}") from exc
+
+    def _bytes(self, value: object, what: str) -> bytes:
+        try:
+            return bytes_from_hex(cast("str", value), what=what)
+        except (TypeError, InputError) as exc:
+            raise ChainUnavailableError(f"{self._endpoint}: {what}: want hexadecimal") from exc
+
+    def _block_hash(self, value: object) -> Digest32:
+        raw = self._bytes(value, "block hash")
+        if len(raw) != Digest32.SIZE:
+            raise ChainUnavailableError(f"{self._endpoint}: block hash: want {Digest32.SIZE} bytes, got {len(raw)}")
+        return Digest32(raw)
+
+
+def parse_address(text: str, *, what: str) -> str:
+    """An address with its checksum, from 0x and 40 digits in either case.
+
+    Raises:
+        ConfigError: *text* is not an address, or is the zero address.
+    """
+    digits = text.removeprefix("0x")
+    if len(digits) != 2 * ADDRESS_SIZE or digits == text or not set(digits) <= set(string.hexdigits):
+        raise ConfigError(f"{what}: want 0x and 40 hexadecimal digits, got {text[:80]!r}")
+    if int(digits, 16) == 0:
+        raise ConfigError(f"{what}: want an address, got the zero address")
+    return Web3.to_checksum_address(text)
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Foreign text in a form that is safe to log: bounded, on one line, without control characters."""
+    return "".join(char if char.isprintable() else "?" for char in text[:limit])
+
+
+def _in(block: BlockRef) -> dict[str, object]:
+    return {"blockHash": "0x" + block.hash.hex(), "requireCanonical": True}
+
+
+def _shown_url(rpc_url: str) -> str:
+    try:
+        parts = urlsplit(rpc_url)
+        shown, port = f"{parts.scheme}://{parts.hostname}", parts.port
+    except ValueError as exc:
+        raise ConfigError("RPC URL: want http or https and a host") from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("RPC URL: want http or https and a host")
+    return shown if port is None else f"{shown}:{port}"
