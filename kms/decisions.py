@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
 from dstack.attestation.appraise import Appraisal
@@ -79,8 +80,12 @@ def record_failure(question: Question, error: DstackError, appraisal: Appraisal 
 
 
 def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal | None) -> None:
-    evidence = {} if appraisal is None else _evidence(appraisal)
-    _log.info(json.dumps({"subject": question.subject.label, "request": question.request_id, **outcome, **evidence}))
+    asked = {
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "subject": question.subject.label,
+        "request": question.request_id,
+    }
+    _log.info(json.dumps({**asked, **outcome, **({} if appraisal is None else _evidence(appraisal))}))
 
 
 def _block(block: BlockRef) -> dict[str, object]:

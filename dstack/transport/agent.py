@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import parse_quote
-from dstack.errors import AgentUnavailableError, InputError, PeerRefusedError, PeerUnavailableError
+from dstack.errors import AgentUnavailableError, InputError, RefusedError, UnavailableError
 from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.transport.client import PrpcClient
 from dstack.values import ReportData
@@ -53,7 +53,7 @@ class AgentClient:
         with self._client() as client:
             try:
                 client.call_empty("EmitEvent", EmitEventRequest(event=name, payload=payload))
-            except (PeerUnavailableError, PeerRefusedError) as exc:
+            except (UnavailableError, RefusedError) as exc:
                 raise AgentUnavailableError(f"guest agent at {self._socket}: {exc}") from exc
 
     def info(self) -> InfoResponse:
@@ -68,7 +68,7 @@ class AgentClient:
         with self._client() as client:
             try:
                 return client.call(method, request, answer)
-            except (PeerUnavailableError, PeerRefusedError) as exc:
+            except (UnavailableError, RefusedError) as exc:
                 raise AgentUnavailableError(f"guest agent at {self._socket}: {exc}") from exc
 
     def _client(self) -> PrpcClient:

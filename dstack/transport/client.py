@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from dstack.errors import InputError, PeerRefusedError, PeerUnavailableError
+from dstack.errors import DstackError, InputError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
+from dstack.wire.fields import string, uint64
 from dstack.wire.message import from_json, from_protobuf, to_json, to_protobuf
-from dstack.wire.prpc import read_error_json, read_error_protobuf
+from dstack.wire.prpc import read_error_protobuf
 
 ANSWER_LIMIT = 10 << 20
 CONNECT_SECONDS = 5.0
@@ -21,6 +23,16 @@ TOTAL_SECONDS = 60.0
 _QUOTED = 500
 
 Message = TypeVar("Message")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error's JSON body; all but the text is this project's addition."""
+
+    error: str = string(1)
+    kind: str = string(2)
+    rule: str = string(3)
+    block: int | None = uint64(4, optional=True)
 
 
 class PrpcClient:
@@ -70,8 +82,9 @@ class PrpcClient:
         """Call *method* with *request* (None: it takes no argument) and read its answer as *answer*.
 
         Raises:
-            PeerUnavailableError: Nobody answered, or what answered is not such a service.
-            PeerRefusedError: The service answered with an error.
+            PeerUnavailableError: Nobody answered, what answered is not such a service, or it could not find out.
+            KeyReleaseDeniedError: The service refused and named the rule.
+            PeerRefusedError: The service answered with another error.
         """
         body = self._post(method, request, as_json)
         try:
@@ -83,8 +96,9 @@ class PrpcClient:
         """Call *method*, whose answer is empty.
 
         Raises:
-            PeerUnavailableError: Nobody answered.
-            PeerRefusedError: The service answered with an error.
+            PeerUnavailableError: As `call`.
+            KeyReleaseDeniedError: As `call`.
+            PeerRefusedError: As `call`.
         """
         self._post(method, request, True)
 
@@ -97,7 +111,7 @@ class PrpcClient:
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise PeerUnavailableError(f"{self._base_url}: {method}: no answer: {exc or type(exc).__name__}") from exc
         if response.status_code != httpx.codes.OK:
-            raise PeerRefusedError(_error_text(body, as_json) or f"{method}: status {response.status_code}")
+            raise _told(body, as_json, otherwise=f"{method}: status {response.status_code}")
         return body
 
     def _judge_peer(self, response: httpx.Response) -> None:
@@ -125,8 +139,15 @@ def _read(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _error_text(body: bytes, as_json: bool) -> str:
+def _told(body: bytes, as_json: bool, *, otherwise: str) -> DstackError:
+    """The error that a service told us of."""
     try:
-        return (read_error_json(body) if as_json else read_error_protobuf(body))[:_QUOTED]
+        failure = from_json(_Failure, body) if as_json else _Failure(read_error_protobuf(body))
     except InputError:
-        return ""
+        failure = _Failure()
+    text = failure.error[:_QUOTED] or otherwise
+    if failure.kind == "unavailable":
+        return PeerUnavailableError(text)
+    if failure.rule and failure.kind == "refused":
+        return KeyReleaseDeniedError(failure.rule[:_QUOTED], text, failure.block)
+    return PeerRefusedError(text)

@@ -162,7 +162,7 @@ def _details(error: DstackError) -> dict[str, str | int]:
         block = {} if error.block is None else {"block": error.block}
         return {"kind": "refused", "rule": error.rule, **block}
     if isinstance(error, QuoteUntrustedError):
-        return {"kind": "refused", "rule": "quote", "step": error.step}
+        return {"kind": "refused", "step": error.step}
     if isinstance(error, RefusedError):
         return {"kind": "refused"}
     return {"kind": "input" if isinstance(error, InputError) else "unavailable"}

@@ -1,0 +1,204 @@
+"""`python -m kms -c kms.toml`: the only place where real things are made and joined.
+
+Standard output carries the decision log, one JSON object per line; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from dstack.attestation.certificates import der_of
+from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
+from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.chain.client import ChainClient
+from dstack.chain.kms_auth import KmsAuthReader
+from dstack.errors import ConfigError, DstackError
+from dstack.keys.pem import load_certificate
+from dstack.transport.agent import AgentClient
+from dstack.transport.collateral import DirectoryCollateral
+from dstack.transport.listener import Listener
+from dstack.transport.tls import server_context
+from kms.app import KmsService, OnboardService, kms_app, onboard_app
+from kms.authorization import SelfAuthorization
+from kms.config import Settings, load_settings
+from kms.evidence import EvidenceVerifier
+from kms.generation import reissue_rpc_certificate
+from kms.keystore import KeySet, Keystore, open_keystore
+from kms.onboard import Onboarding
+from kms.release import KeyRelease
+
+_ROOT_LIMIT = 64 << 10
+
+_log = logging.getLogger("kms")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that both phases of the service are made of."""
+
+    settings: Settings
+    keystore: Keystore
+    quotes: AgentClient
+    verifier: EvidenceVerifier
+    chain: KmsAuthReader
+    own: SelfAuthorization
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a root of trust is configured that is not Intel's."""
+        return any(root.simulated for root in self.verifier.roots.roots)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service; the exit code is that of the error which ended it."""
+    parser = argparse.ArgumentParser(
+        prog="kms", description="Key management service: releases keys as the chain permits."
+    )
+    parser.add_argument(
+        "-c", "--config", type=Path, default=Path("/etc/kms/kms.toml"), help="settings (docs/settings-kms.md)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        run(load_settings(arguments.config))
+    except DstackError as exc:
+        sys.stderr.write(f"kms: {exc}\n")
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; first the onboarding, where there are no keys.
+
+    Raises:
+        DstackError: It cannot start.
+    """
+    _configure_logging(settings.log_level)
+    signal.signal(signal.SIGTERM, _exit)
+    with open_keystore(settings.core.cert_dir) as keystore:
+        parts = _parts(settings, keystore)
+        _introduce(parts)
+        if not keystore.exists():
+            _onboard(parts)
+        _serve(parts)
+
+
+def _parts(settings: Settings, keystore: Keystore) -> Parts:
+    core, chain = settings.core, settings.core.auth_api.chain
+    quotes = AgentClient(core.agent_socket)
+    verifier = EvidenceVerifier(
+        roots=_roots(core.attestation.root_ca.tdx),
+        policy=VerificationPolicy(
+            accepted_statuses=core.accepted_tcb_statuses,
+            min_evaluation_number=core.attestation.min_evaluation_number,
+        ),
+        collateral=DirectoryCollateral(core.attestation.urls.collateral_dir),
+        clock=lambda: datetime.now(UTC),
+    )
+    reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), chain.kms_contract)
+    return Parts(settings, keystore, quotes, verifier, reader, SelfAuthorization(quotes, verifier, reader))
+
+
+def _roots(path: Path | None) -> TrustedRoots:
+    if path is None:
+        return INTEL_ROOTS
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_ROOT_LIMIT)
+    except OSError as exc:
+        raise ConfigError(f"core.attestation.root_ca.tdx: {path}: {exc.strerror or exc}") from exc
+    return TrustedRoots((simulated_root(der_of(load_certificate(raw)) if raw.startswith(b"-----") else raw),))
+
+
+def _introduce(parts: Parts) -> None:
+    """Say which roots are trusted, and what the contracts must allow for this KMS."""
+    for root in parts.verifier.roots.roots:
+        if root.simulated:
+            _log.warning("NOT PRODUCTION: quotes of the simulated root %s are trusted; no CPU is", root.fingerprint)
+        else:
+            _log.info("root of trust: Intel's, %s", root.fingerprint)
+    if parts.settings.core.auth_api.chain.block_tag != "finalized":
+        _log.warning("decisions rest on a block that may be undone: core.auth_api.chain.block_tag is not finalized")
+    try:
+        own = parts.own.appraisal()
+    except DstackError as exc:
+        _log.warning("this machine's own evidence does not hold now: %s", exc)
+        return
+    _log.info(
+        "this KMS: mr_aggregated %s, device %s, OS image %s",
+        own.mr_aggregated.hex(),
+        own.device_id.hex(),
+        own.os_image_hash.hex(),
+    )
+
+
+def _onboard(parts: Parts) -> None:
+    """Return when there are keys."""
+    settings = parts.settings.core.onboard
+    onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own)
+    if settings.auto_bootstrap_domain:
+        onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
+        return
+    if not settings.enabled:
+        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
+    service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
+    listener = Listener(onboard_app(service), host=settings.address, port=settings.port)
+    _log.info("no keys yet: waiting for Bootstrap at http://%s:%d", settings.address, listener.port)
+    listener.run()
+    onboarding.require_keys()
+
+
+def _serve(parts: Parts) -> None:
+    keys = _keys_with_fresh_certificate(parts)
+    service = KmsService(
+        keys=keys,
+        release=KeyRelease(keys.root, parts.own, parts.verifier, parts.chain),
+        chain=parts.chain,
+        kms_contract=parts.settings.core.auth_api.chain.kms_contract,
+        bootstrap_info=parts.keystore.bootstrap_info(),
+        simulated=parts.simulated,
+    )
+    rpc = parts.settings.rpc
+    tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
+    listener = Listener(kms_app(service), host=rpc.address, port=rpc.port, tls=tls)
+    _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
+    listener.run()
+
+
+def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
+    keys = parts.keystore.load()
+    domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
+    if not domain:
+        raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")
+    keys = reissue_rpc_certificate(replace(keys, domain=domain), parts.quotes, at=parts.verifier.clock())
+    parts.keystore.replace_rpc_certificate(keys.rpc.certificate_pem)
+    return keys
+
+
+def _configure_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    decisions = logging.StreamHandler(sys.stdout)
+    decisions.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("kms.decisions")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(decisions)
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """What SIGTERM does: the listener has stopped gracefully by then, for uvicorn passes the signal on at its end."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
