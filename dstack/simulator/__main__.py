@@ -102,6 +102,7 @@ def run_cvm(arguments: argparse.Namespace) -> None:
 
 def _take_host_shared(source: Path, state: Path) -> HostShared:
     """Copy what the host shares; the seed of the instance id comes from the state of an earlier boot, if any."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     copied = state / ".host-shared"
     copy_host_shared(source, copied)
     shared = load_host_shared(copied)

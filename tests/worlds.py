@@ -1,0 +1,219 @@
+"""Small worlds for tests: a simulated platform, machines that booted on it, a chain in memory, replicators.
+
+Nothing here replaces code of ours: the platform is the simulator's, the chain and the clock implement the same
+protocols as the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dstack.attestation.collateral import Collateral
+from dstack.attestation.evidence import Evidence
+from dstack.attestation.quote import Quote
+from dstack.attestation.roots import TrustedRoots, simulated_root
+from dstack.attestation.verification_policy import STRICT
+from dstack.errors import ChainUnavailableError, PeerUnavailableError
+from dstack.guest.app_keys import ProvidedKeys
+from dstack.guest.boot import Booted, Surroundings, boot
+from dstack.guest.host_shared import HostShared, InstanceInfo, SysConfig
+from dstack.guest.platform import Platform, platform_evidence
+from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, parse_app_compose
+from dstack.measurement.vm_config import serialise_vm_config
+from dstack.policy import BlockRef, BootInfo, Decision, Denied, Granted, Rule
+from dstack.simulator.os_image import SimulatedImage, make_image
+from dstack.simulator.pki import SimulatedPki
+from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.values import AppId, ComposeHash, Digest32, ReportData
+from replicator import node
+from replicator.config import ChainSettings
+from replicator.documents import Address
+from replicator.node import Replicator
+from replicator.peers import EvidenceVerifier
+from replicator.storage import ReceiptFolder, SecureFile
+
+NOW = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+APP_ID = AppId(b"\xa1" * 20)
+CONTRACT = Address(b"\xc1" * 20)
+CHAIN_ID = 31337
+BLOCK = BlockRef(1234, Digest32(b"\xb1" * 32), int(NOW.timestamp()))
+SECRET = b"the secure file of this app"
+
+
+def app_compose(image: str = "notes:1", *, key_provider: str = "none", no_instance_id: bool = False) -> bytes:
+    """An app-compose.json; another *image* is another version of the app."""
+    docker_compose = f"services:\n  app:\n    image: {image}\n".encode()
+    return app_compose_from_docker_compose(
+        docker_compose, name="notes", key_provider=key_provider, no_instance_id=no_instance_id
+    )
+
+
+def no_kms(kms_url: str, platform: Platform, *, at: datetime) -> ProvidedKeys:
+    """A place where no KMS answers."""
+    raise PeerUnavailableError(f"{kms_url}: no answer")
+
+
+@dataclass(slots=True)
+class CountingRandom:
+    """Bytes that differ at every call and are the same in every run."""
+
+    calls: int = 0
+
+    def __call__(self, size: int) -> bytes:
+        self.calls += 1
+        return self.calls.to_bytes(4, "big").rjust(size, b"\x5a")[:size]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A booted machine; it quotes as its guest agent would."""
+
+    platform: SimulatedPlatform
+    booted: Booted
+
+    def evidence(self, report_data: ReportData) -> Evidence:
+        """Evidence that carries *report_data*."""
+        return platform_evidence(self.platform, report_data)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One simulated platform and one OS image."""
+
+    pki: SimulatedPki
+    image: SimulatedImage
+
+    @classmethod
+    def make(cls, seed: bytes = b"tests") -> Site:
+        """A site; another *seed* is another maker with another root."""
+        return cls(SimulatedPki.generate(NOW, seed=seed), make_image())
+
+    @property
+    def roots(self) -> TrustedRoots:
+        """Trust in this site's maker alone."""
+        return TrustedRoots((simulated_root(self.pki.root_der),))
+
+    @property
+    def verifier(self) -> EvidenceVerifier:
+        """Verifies quotes of this site."""
+        return EvidenceVerifier(self.roots, STRICT, self)
+
+    def collateral_for(self, quote: Quote) -> Collateral:
+        """What this site's maker says of any of its platforms."""
+        return self.pki.collateral()
+
+    def platform(self, compose: bytes, defects: Defects | None = None) -> SimulatedPlatform:
+        """A machine just powered on."""
+        config = serialise_vm_config(self.image.vm_config())
+        return SimulatedPlatform(self.pki, self.image, config, compose_hash(compose), defects)
+
+    def shared(self, compose: bytes, info: InstanceInfo, kms_urls: tuple[str, ...] = ()) -> HostShared:
+        """What a host here gives its guest."""
+        config = SysConfig(kms_urls, serialise_vm_config(self.image.vm_config()))
+        return HostShared(parse_app_compose(compose), config, info)
+
+    def machine(
+        self, folder: Path, compose: bytes | None = None, *, app_id: AppId = APP_ID, defects: Defects | None = None
+    ) -> Machine:
+        """A machine that booted *compose* without a key provider, with *app_id* pinned."""
+        raw = app_compose() if compose is None else compose
+        platform = self.platform(raw, defects)
+        around = Surroundings(platform, no_kms, lambda: NOW, CountingRandom())
+        folder.mkdir(parents=True, exist_ok=True)
+        return Machine(platform, boot(self.shared(raw, InstanceInfo(app_id=app_id)), around, work_dir=folder))
+
+
+@dataclass(slots=True)
+class MemoryChain:
+    """The chain, as far as a replicator asks it: which compose hashes are allowed."""
+
+    allowed: set[ComposeHash] = field(default_factory=set)
+    chain_id: int = CHAIN_ID
+    reachable: bool = True
+    asked: list[BootInfo] = field(default_factory=list)
+
+    def authorize_app(self, boot: BootInfo) -> Decision:
+        """As `KmsAuth.isAppAllowed`."""
+        if not self.reachable:
+            raise ChainUnavailableError("no endpoint answers")
+        self.asked.append(boot)
+        if boot.compose_hash in self.allowed:
+            return Granted(BLOCK)
+        return Denied(Rule.COMPOSE_HASH, boot.compose_hash.hex(), Rule.COMPOSE_HASH.value, BLOCK)
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass."""
+        self.now += by
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """An old node that holds the secure file, a new node of the next version, and the chain between them."""
+
+    folder: Path
+    site: Site
+    chain: MemoryChain
+    clock: Clock
+    old: Replicator
+    new: Replicator
+    old_machine: Machine
+    new_machine: Machine
+
+    @property
+    def new_secure_file(self) -> Path:
+        """Where the new node stores what it receives."""
+        return self.folder / "new" / "secure-file"
+
+    def receipts(self, name: str) -> list[dict[str, object]]:
+        """The receipts that node *name* keeps."""
+        return [json.loads(path.read_text()) for path in sorted((self.folder / name / "receipts").glob("*.json"))]
+
+
+SETTINGS = ChainSettings("http://127.0.0.1:8545", CONTRACT, "latest")
+
+
+def make_node(
+    folder: Path,
+    machine: Machine,
+    site: Site,
+    chain: MemoryChain,
+    clock: Callable[[], datetime],
+    settings: ChainSettings | None = SETTINGS,
+) -> Replicator:
+    """A replicator on *machine*, keeping its files in *folder*."""
+    receipts = ReceiptFolder(folder / "receipts")
+    receipts.prepare()
+    around = node.Surroundings(
+        quotes=machine,
+        verifier=site.verifier,
+        connect=lambda _: chain,
+        secure_file=SecureFile(folder / "secure-file"),
+        receipts=receipts,
+        clock=clock,
+        random=CountingRandom(),
+    )
+    return Replicator(around, settings)
+
+
+def make_handover(folder: Path, site: Site) -> Handover:
+    """Both nodes up and allowed, nothing handed over yet."""
+    machines = {name: site.machine(folder / name, app_compose(f"notes:{name}")) for name in ("old", "new")}
+    chain = MemoryChain({machine.booted.app_compose.compose_hash for machine in machines.values()})
+    clock = Clock()
+    old, new = (make_node(folder / name, machine, site, chain, clock) for name, machine in machines.items())
+    SecureFile(folder / "old" / "secure-file").create(SECRET)
+    return Handover(folder, site, chain, clock, old, new, machines["old"], machines["new"])
