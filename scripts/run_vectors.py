@@ -1,0 +1,46 @@
+"""Runs golden data through our public functions: `run_vectors.py [FOLDER] [--json]`.
+
+A kind is a folder and a file name without its ending, such as `kms/kdf`. Exit 1 when something is not as expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_FOLDER = ROOT.parent / "shared" / "vectors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print, and say by the exit code whether everything was as expected."""
+    parser = argparse.ArgumentParser(description="Golden data through our public functions.")
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        print(f"no golden data at {options.folder}: nothing to run")
+        return 0
+    return _run(options.folder, as_json=options.json)
+
+
+def _run(folder: Path, *, as_json: bool) -> int:
+    # Slow to import, and the folder of scripts must stay quick to list.
+    from vectors import guest, guest_keys, kms, report
+    from vectors.compare import run_kind
+
+    supported = {**kms.KINDS, **guest.KINDS, **guest_keys.KINDS}
+    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
+    tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
+    unsupported = [kind for kind in found if kind not in supported]
+    unsupported += [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder.glob("*/*/expect.json"))]
+    unsupported += [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder.glob("*/*/cases.json"))]
+    print(report.as_json(tallies, unsupported) if as_json else "\n".join(report.table(tallies, unsupported)))
+    return int(any(tally.failed for tally in tallies))
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+    sys.exit(main())
