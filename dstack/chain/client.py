@@ -7,9 +7,11 @@ errors name only its host.
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from eth_typing import ChecksumAddress
 from requests.exceptions import RequestException
 from web3 import HTTPProvider, Web3
 from web3.types import RPCEndpoint
@@ -32,6 +34,14 @@ class CallRevertedError(Exception):
     def __init__(self, data: bytes) -> None:
         super().__init__("the contract reverted")
         self.data = data
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event as it stands in a block; the first topic is its kind."""
+
+    topics: tuple[bytes, ...]
+    data: bytes
 
 
 class ChainClient:
@@ -104,17 +114,29 @@ class ChainClient:
         """
         return self._bytes(self._ask("eth_getCode", address, _in(block)), "code")
 
-    def logs(self, address: str, topics: list[str | None], until: BlockRef) -> list[dict[str, Any]]:
-        """Events of the contract at *address* from the first block to *until*, in order, as JSON-RPC gives them.
+    def logs(self, address: str, topic: bytes, *, since: int, until: BlockRef) -> list[Log]:
+        """Events of one kind of the contract at *address*, in order.
+
+        Args:
+            address: The contract.
+            topic: keccak256 of the event's signature.
+            since: Number of the first block to look at.
+            until: The last one.
 
         Raises:
             ChainUnavailableError: The endpoint does not answer, or not with a list.
         """
-        wanted = {"address": address, "topics": topics, "fromBlock": "0x0", "toBlock": hex(until.number)}
-        answer = self._ask("eth_getLogs", wanted)
+        blocks = {"fromBlock": hex(since), "toBlock": hex(until.number)}
+        answer = self._ask("eth_getLogs", {"address": address, "topics": ["0x" + topic.hex()], **blocks})
         if not isinstance(answer, list):
-            raise ChainUnavailableError(f"{self._endpoint}: want a list of events, got {type(answer).__name__}")
-        return answer
+            raise ChainUnavailableError(f"{self._endpoint}: events: want a list, got {type(answer).__name__}")
+        return [self._log(entry) for entry in answer]
+
+    def _log(self, entry: object) -> Log:
+        if not isinstance(entry, dict) or not isinstance(entry.get("topics"), list):
+            raise ChainUnavailableError(f"{self._endpoint}: events: want topics and data")
+        topics = tuple(self._bytes(topic, "event topic") for topic in entry["topics"])
+        return Log(topics, self._bytes(entry.get("data"), "event data"))
 
     def _ask(self, method: str, *parameters: object) -> object:
         try:
@@ -150,7 +172,7 @@ class ChainClient:
         return Digest32(raw)
 
 
-def parse_address(text: str, *, what: str) -> str:
+def parse_address(text: str, *, what: str) -> ChecksumAddress:
     """An address with its checksum, from 0x and 40 digits in either case.
 
     Raises:

@@ -1,0 +1,104 @@
+"""Why a contract refused, as a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from eth_utils.abi import abi_to_signature, collapse_if_tuple
+from eth_utils.crypto import keccak
+
+from dstack.chain.artifacts import ARTIFACT_NAMES, load_artifact
+from dstack.chain.client import printable
+
+_TEXT = keccak(text="Error(string)")[:4]
+_PANIC = keccak(text="Panic(uint256)")[:4]
+
+# How enum values are called; a test holds these to the sources.
+_ENUMS = {
+    "enum IUpgradeOperator.State": ("Unset", "Waiting", "Ready", "Executed", "Cancelled", "Expired"),
+    "enum IUpgradeOperator.Kind": (
+        "ComposeHash",
+        "Device",
+        "AnyDevice",
+        "OutdatedTcb",
+        "OsImage",
+        "KmsAggregatedMr",
+        "KmsDevice",
+        "GatewayAppId",
+        "AppImplementation",
+        "Guardian",
+        "ContractUpgrades",
+    ),
+}
+
+_SENTENCES = {
+    "UnexpectedState": "proposal {id}: want it {want}, it is {got}",
+    "NotPending": "proposal {id}: want it Waiting or Ready, it is {got}",
+    "ContentMismatch": "proposal {id}: the actions given are not those that were proposed (they make {got})",
+    "DeniedSince": "{kind} {value} of {target}: denied at {deniedAt}, after or when it was proposed",
+    "NeitherOwnerNorGuardian": "{caller}: want the owner or the guardian",
+    "OwnableUnauthorizedAccount": "{account}: want the owner",
+    "OwnableInvalidOwner": "owner: want an account, got {owner}",
+    "GuardianMissing": "guardian: want an account, got the zero address",
+    "DelayOutOfRange": "delay: want {shortest} to {longest} seconds, got {got}",
+    "ActionCountOutOfRange": "actions: want 1 to {most}, got {got}",
+    "UriTooLong": "uri: want at most {most} bytes, got {got}",
+    "TargetNotGoverned": "{kind}: want a contract that this operator owns, got {target}",
+    "ValueMalformed": "{kind}: the value {value} is zero or not of the form wanted",
+    "NotGrantable": "{kind} can only be denied",
+    "NotDeniable": "{kind} cannot be denied",
+    "RenounceRefused": "ownership cannot be renounced",
+    "ZeroRefused": "want a hash, device or contract, got zero",
+    "InvalidInitialization": "the contract is initialised already",
+}
+
+
+def explain_revert(data: bytes) -> str:
+    """One sentence for the data that a refused call returned."""
+    if not data:
+        return "the contract refused without a reason"
+    selector, arguments = data[:4], data[4:]
+    try:
+        if selector == _TEXT:
+            return printable(decode(["bytes"], arguments)[0].decode("utf-8", "replace"))
+        if selector == _PANIC:
+            return f"the contract failed with panic 0x{decode(['uint256'], arguments)[0]:02x}"
+        error = _errors().get(selector)
+        if error is None:
+            return f"the contract refused with unknown error 0x{data[:36].hex()}"
+        return _sentence(error, arguments)
+    except DecodingError:
+        return f"the contract refused with malformed error 0x{data[:36].hex()}"
+
+
+def _sentence(error: dict[str, Any], arguments: bytes) -> str:
+    inputs = error["inputs"]
+    values = decode([collapse_if_tuple(entry) for entry in inputs], arguments)
+    shown = {entry["name"]: _show(entry, value) for entry, value in zip(inputs, values, strict=True)}
+    template = _SENTENCES.get(error["name"])
+    if template is not None:
+        return template.format(**shown)
+    return f"{error['name']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def _show(entry: dict[str, Any], value: object) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    names = _ENUMS.get(entry.get("internalType", ""))
+    if names is not None and isinstance(value, int) and value < len(names):
+        return names[value]
+    return str(value)
+
+
+@cache
+def _errors() -> dict[bytes, dict[str, Any]]:
+    return {keccak(text=abi_to_signature(entry))[:4]: entry for entry in _error_entries()}
+
+
+def _error_entries() -> Iterator[Any]:
+    for name in ARTIFACT_NAMES:
+        yield from (entry for entry in load_artifact(name).abi if entry["type"] == "error")
