@@ -10,7 +10,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from dstack.errors import CollateralMalformedError, InputError, QuoteUntrustedError
 
@@ -82,11 +82,6 @@ def der_of(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-def spki_of(certificate: x509.Certificate) -> bytes:
-    """The DER SubjectPublicKeyInfo of the certificate's key."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def common_name(name: x509.Name) -> str:
     """The one CN of *name*, or the empty string when there is none or there are several."""
     values = [attribute.value for attribute in name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
@@ -127,7 +122,7 @@ def require_current_crl(
     if crl.issuer != issuer.subject or not crl.is_signature_valid(p256_key(issuer, step=step)):
         raise QuoteUntrustedError(step, f"{name}: not signed by it")
     next_update = crl.next_update_utc
-    if next_update is None or not crl.last_update_utc <= at <= next_update:
+    if next_update is None or not crl.last_update_utc <= at < next_update:
         raise QuoteUntrustedError(step, f"{name}: in force {crl.last_update_utc} to {next_update}, not at {at}")
     if any(extension.critical for extension in crl.extensions):
         raise QuoteUntrustedError(step, f"{name}: want a full CRL, got one with a critical extension")
@@ -154,7 +149,7 @@ def p256_key(certificate: x509.Certificate, *, step: int) -> ec.EllipticCurvePub
 def _profile(certificate: x509.Certificate, at: datetime, step: int) -> tuple[x509.BasicConstraints, x509.KeyUsage]:
     p256_key(certificate, step=step)
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not first <= at <= last:
+    if not first <= at < last:
         raise QuoteUntrustedError(step, f"{_named(certificate)}: valid {first} to {last}, not at {at}")
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)

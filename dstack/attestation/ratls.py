@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from dstack.attestation.certificates import parse_certificate, spki_of
+from dstack.attestation.certificates import parse_certificate
 from dstack.attestation.evidence import Evidence, parse_evidence, serialise_evidence, strip_evidence
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.report_data import ratls_report_data
 from dstack.errors import EvidenceMalformedError
-from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE, Extension, certificate_payload
+from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE, Extension, certificate_payload, spki_der
 from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.values import ReportData
 
@@ -44,7 +44,7 @@ def certificate_report_data(certificate_der: bytes) -> ReportData:
         EvidenceMalformedError: Not a certificate.
     """
     certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
-    return ratls_report_data(spki_of(certificate))
+    return ratls_report_data(spki_der(certificate))
 
 
 def _classic_evidence(certificate: x509.Certificate) -> Evidence | None:

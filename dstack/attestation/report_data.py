@@ -14,6 +14,7 @@ APP_DATA = "app-data"
 RATLS_CERT = "ratls-cert"
 KMS_ROOT_CA = "kms-root-ca"
 RAW = "raw"
+_DEFAULT_HASH = "sha512"
 
 # Upstream's spelling; the misspelling is part of the format.
 _BOOTSTRAP_PREFIX = b"dstack-kms-genereted-keys-v1:"
@@ -40,19 +41,21 @@ _HASHES: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
-def report_data(tag: str, content: bytes, hash_name: str = "sha512") -> ReportData:
+def report_data(tag: str, content: bytes, hash_name: str = _DEFAULT_HASH) -> ReportData:
     """Bind *content* under *tag*: hash(tag ":" content), zero-padded to 64 bytes.
 
     Args:
         tag: The purpose, such as `app-data`; not used when *hash_name* is `raw`.
         content: What is bound. For `raw` it is the report data itself and must be 64 bytes.
-        hash_name: sha256, sha384, sha512, sha3-*, keccak256/384/512, or raw.
+        hash_name: sha256, sha384, sha512, sha3-*, keccak256/384/512, or raw; empty for the default.
 
     Raises:
         InputError: An unknown hash name, or raw content that is not 64 bytes.
     """
     if hash_name == RAW:
         return ReportData(content)
+    # Requests leave the name empty for the default (guest.md 6.4).
+    hash_name = hash_name or _DEFAULT_HASH
     if hash_name not in _HASHES:
         raise InputError(f"report data: want one of {', '.join(_HASHES)} or raw, got {hash_name[:40]!r}")
     return padded_report_data(_HASHES[hash_name](tag.encode() + b":" + content))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from dstack.attestation.certificates import common_name, der_of, parse_certificate, spki_of
+from dstack.attestation.certificates import common_name, der_of, parse_certificate
 from dstack.errors import CollateralMalformedError, ConfigError
+from dstack.keys.pem import spki_der
 
 _ROOT_SUFFIX = " SGX Root CA"
 _INTEL = "Intel"
@@ -102,6 +103,6 @@ def simulated_root(der: bytes) -> TrustedRoot:
     if not prefix or prefix == name:
         raise CollateralMalformedError(f"simulated root: want a CN ending in {_ROOT_SUFFIX!r}, got {name[:80]!r}")
     intel = parse_certificate(_INTEL_SGX_ROOT_DER, what="Intel's root")
-    if prefix.casefold() == _INTEL.casefold() or spki_of(certificate) == spki_of(intel):
+    if prefix.casefold() == _INTEL.casefold() or spki_der(certificate) == spki_der(intel):
         raise ConfigError("simulated root: Intel's root cannot be taken as a simulated one")
     return TrustedRoot(der, RoleNames.of(prefix), simulated=True)

@@ -23,7 +23,6 @@ from dstack.attestation.certificates import (
     require_end_entity,
     require_issued,
     require_not_revoked,
-    spki_of,
 )
 from dstack.attestation.collateral import Collateral, serialise_collateral
 from dstack.attestation.pck import PckExtension, parse_pck_extension
@@ -34,6 +33,7 @@ from dstack.attestation.tcb import QeIdentity, TcbInfo, TcbStatus
 from dstack.attestation.td import check_attributes, check_enclave, check_module
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.errors import InputError, QuoteMalformedError, QuoteUntrustedError
+from dstack.keys.pem import spki_der
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class VerifiedQuote:
         evaluation_number: The lower of both documents' TCB evaluation data numbers.
         root_crl_number: Number of the root's CRL.
         pck_crl_number: Number of the PCK CA's CRL.
-        expires_at: When the first of all certificates, CRLs and documents used runs out.
+        expires_at: When the first certificate, CRL or document used runs out: from then on it is refused.
     """
 
     quote: Quote
@@ -202,7 +202,7 @@ def _check_crls(m: _Materials, root: TrustedRoot, at: datetime, policy: Verifica
     require_authority(m.root, path_length=1, at=at, step=4)
     root_number = require_current_crl(m.root_crl, m.root, minimum=policy.min_root_crl_number, at=at, step=4)
     require_not_revoked(m.root, m.root_crl, step=3)
-    if m.crl_authority.subject != m.pck.issuer or spki_of(m.crl_authority) != spki_of(m.authority):
+    if m.crl_authority.subject != m.pck.issuer or spki_der(m.crl_authority) != spki_der(m.authority):
         raise QuoteUntrustedError(4, "PCK CRL issuer chain: want the CA that issued the PCK certificate")
     _check_pck_authority(m.crl_authority, m, root, at, step=4)
     pck_number = require_current_crl(m.pck_crl, m.crl_authority, minimum=policy.min_pck_crl_number, at=at, step=4)
@@ -219,7 +219,7 @@ def _check_documents(m: _Materials, collateral: Collateral, root: TrustedRoot, a
         require_issued(signer, m.root, step=5)
         require_not_revoked(signer, m.root_crl, step=5)
         require_signature(p256_key(signer, step=5), signature, text.encode(), step=5, what=name)
-        if not document.issue_date <= at <= document.next_update:
+        if not document.issue_date <= at < document.next_update:
             raise QuoteUntrustedError(5, f"{name}: good {document.issue_date} to {document.next_update}, not at {at}")
 
 
@@ -249,7 +249,7 @@ def _check_chain(m: _Materials, root: TrustedRoot, at: datetime) -> None:
     require_end_entity(m.pck, at=at, step=7)
     require_issued(m.pck, m.authority, step=7)
     require_not_revoked(m.pck, m.pck_crl, step=7)
-    keys = {spki_of(certificate) for certificate in (m.root, m.authority, m.pck, m.tcb_signer)}
+    keys = {spki_der(certificate) for certificate in (m.root, m.authority, m.pck, m.tcb_signer)}
     if len(keys) != 4:
         raise QuoteUntrustedError(7, "chains: want one key per role, got a key in two roles")
 

@@ -42,15 +42,18 @@ STRICT_ACCEPTS = {"mr-seam-unknown", "tcb-eval-number-low"}
 
 @cache
 def sim_base() -> dict[str, str]:
+    """The collateral that the cases change."""
     return json.loads((QUOTES / "sim" / "collateral.json").read_text())
 
 
 @cache
 def sim_roots() -> TrustedRoots:
+    """Trust in the cases' maker."""
     return TrustedRoots((simulated_root((QUOTES / "sim" / "root.der").read_bytes()),))
 
 
 def sim_quote(case: dict[str, Any]) -> bytes:
+    """The quote of a case, its mutation applied."""
     raw = bytearray(b64decode(SIM["quotes_base64"][case.get("quote", "good")]))
     mutation = case.get("mutate", {})
     for offset, mask in mutation.get("xor", {}).items():
@@ -59,6 +62,7 @@ def sim_quote(case: dict[str, Any]) -> bytes:
 
 
 def verify_sim(name: str, policy: VerificationPolicy) -> VerifiedQuote:
+    """Verify a case."""
     case = CASES[name]
     collateral = json.dumps({**sim_base(), **case.get("collateral_override", {})})
     return verify_quote(
@@ -115,6 +119,7 @@ def test_a_malleated_signature_is_the_same_statement():
 
 
 def intel(name: str, policy: VerificationPolicy) -> VerifiedQuote:
+    """Verify one of Intel's quotes at its time."""
     folder = QUOTES / name
     expectation = json.loads((folder / "expect.json").read_text())
     return verify_quote(
