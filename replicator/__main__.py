@@ -59,7 +59,9 @@ def serve(settings: Settings) -> None:
     """Answer until SIGTERM.
 
     Raises:
-        ConfigError: The address cannot be listened at, or the receipts folder cannot be made.
+        ConfigError: The address cannot be listened at, the receipts folder cannot be made, or the chain settings do
+            not lead to a KmsAuth.
+        ChainUnavailableError: The chain does not answer.
     """
     receipts = ReceiptFolder(settings.receipts_dir)
     receipts.prepare()
@@ -79,7 +81,10 @@ def serve(settings: Settings) -> None:
 
 
 def _connect(chain: ChainSettings) -> KmsAuthReader:
-    return KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), f"0x{chain.kms_auth.hex()}")
+    """A reader of a chain that answers and a contract that is one: a wrong setting shows at once."""
+    reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), f"0x{chain.kms_auth.hex()}")
+    reader.check()
+    return reader
 
 
 def _parser() -> argparse.ArgumentParser:

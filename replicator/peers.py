@@ -12,7 +12,7 @@ from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import verify_quote
-from dstack.errors import KeyReleaseDeniedError
+from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
 from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule
 from dstack.values import ReportData
 from replicator.documents import Party
@@ -54,13 +54,17 @@ class EvidenceVerifier:
         """Verify and appraise evidence that must carry *expected*. Does not ask the chain.
 
         Raises:
-            InputError: The evidence or the collateral is malformed.
+            InputError: The evidence is malformed.
             QuoteUntrustedError: A verification step failed.
             AppraisalError: It is genuine, but not for *expected*, or not what the OS image measures.
-            CollateralUnavailableError: There is no collateral for its platform.
+            CollateralUnavailableError: There is no usable collateral for its platform.
         """
         quote = parse_quote(evidence.quote)
-        collateral = self.collateral.collateral_for(quote)
+        try:
+            collateral = self.collateral.collateral_for(quote)
+        except CollateralMalformedError as exc:
+            # What lies on our side says nothing about the peer.
+            raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
         verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=at, policy=self.policy)
         return appraise(evidence, verified, expected_report_data=expected)
 

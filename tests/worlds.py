@@ -129,7 +129,7 @@ class Site:
 
 @dataclass(slots=True)
 class MemoryChain:
-    """The chain, as far as a replicator asks it: which compose hashes are allowed."""
+    """The chain, as far as our services ask it: which compose hashes are allowed, for an app or for a KMS."""
 
     allowed: set[ComposeHash] = field(default_factory=set)
     chain_id: int = CHAIN_ID
@@ -144,6 +144,14 @@ class MemoryChain:
         if boot.compose_hash in self.allowed:
             return Granted(BLOCK)
         return Denied(Rule.COMPOSE_HASH, boot.compose_hash.hex(), Rule.COMPOSE_HASH.value, BLOCK)
+
+    def authorize_kms(self, boot: BootInfo) -> Decision:
+        """As `KmsAuth.isKmsAllowed`."""
+        return self.authorize_app(boot)
+
+    def gateway_app_id(self) -> str:
+        """No gateway."""
+        return ""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ def test_replayed_answer_is_refused(tmp_path: Path, site: Site) -> None:
     answer = world.old.onboard(world.new.request_key().encode()).encode()
     world.new.receive_key(answer)
 
-    with pytest.raises(HandoverRefusedError, match="no request [0-9a-f]{64} waits here"):
+    with pytest.raises(HandoverRefusedError, match=r"no request [0-9a-f]{64} waits here"):
         world.new.receive_key(answer)
 
     assert world.new_secure_file.read_bytes() == SECRET

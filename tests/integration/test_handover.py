@@ -126,7 +126,7 @@ def test_an_answer_after_expiry_is_refused(tmp_path: Path, site: Site) -> None:
     answer = world.old.onboard(world.new.request_key().encode())
     world.clock.advance(timedelta(minutes=10))
 
-    with pytest.raises(HandoverRefusedError, match="no request [0-9a-f]{64} waits here"):
+    with pytest.raises(HandoverRefusedError, match=r"no request [0-9a-f]{64} waits here"):
         world.new.receive_key(answer.encode())
 
 
