@@ -71,7 +71,7 @@ def command(
     """
     raw = read_input(file, limit=MAX_APP_COMPOSE)
     options = _Options(**typed)
-    expected = None if expect is None else Register.from_hex(expect)
+    expected = _sized(expect, Register, "--expect")
     if sequence == LEGACY:
         events: tuple[RuntimeEvent, ...] = ()
         register = _legacy(raw, options)

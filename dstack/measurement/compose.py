@@ -260,7 +260,9 @@ def _init_scripts(members: Members, manifest_version: int) -> tuple[str, ...]:
 
 
 def _gpu_policy_hash(requirements: Mapping[str, object]) -> Digest32:
-    policy = requirements.get("gpu_policy") or {}
+    policy = requirements.get("gpu_policy")
+    if policy is None:
+        policy = {}
     if not isinstance(policy, dict):
         raise _malformed("requirements: gpu_policy: want an object")
     try:
