@@ -87,6 +87,7 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, _exit)
     with open_keystore(settings.core.cert_dir) as keystore:
         parts = _parts(settings, keystore)
+        parts.chain.check(chain_id=settings.core.auth_api.chain.chain_id)
         _introduce(parts)
         if not keystore.exists():
             _onboard(parts)

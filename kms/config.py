@@ -114,6 +114,7 @@ class Chain(Section):
 
     rpc_url: str
     kms_contract: str
+    chain_id: Annotated[int, Field(gt=0)] | None = None
     block_tag: Literal["finalized", "safe", "latest"] = "finalized"
 
     @field_validator("rpc_url")

@@ -118,7 +118,7 @@ class PrpcClient:
         if self._accept_peer is None:
             return
         tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls else None
+        certificate = tls.getpeercert(True) if tls else None
         if not certificate:
             raise PeerRefusedError(f"{self._base_url}: want a server certificate, got none")
         self._accept_peer(certificate)

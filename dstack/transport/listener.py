@@ -95,12 +95,13 @@ class Listener:
     ) -> None:
         self._unix_socket = unix_socket
         self._socket = _bind_unix(unix_socket, unix_mode) if unix_socket else _bind_tcp(host, port)
+        self._port = 0 if unix_socket else int(self._socket.getsockname()[1])
         self._server = uvicorn.Server(_configuration(app, tls))
 
     @property
     def port(self) -> int:
         """The TCP port; 0 for a unix socket."""
-        return 0 if self._unix_socket else int(self._socket.getsockname()[1])
+        return self._port
 
     def run(self) -> None:
         """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread."""

@@ -1,0 +1,246 @@
+"""Root keys at rest: complete or absent, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dstack.errors import KeyMalformedError, KeystoreError
+from kms.generation import generate_keys
+from kms.keystore import KeySet, open_keystore
+from tests.unit.kms.conftest import AT, kms_machine
+
+INFO = '{"ca_pubkey":"00"}'
+FILES = {
+    "root-ca.crt",
+    "root-ca.key",
+    "tmp-ca.crt",
+    "tmp-ca.key",
+    "rpc.crt",
+    "rpc.key",
+    "root-k256.key",
+    "rpc-domain",
+    "bootstrap-info.json",
+}
+
+
+@pytest.fixture(scope="module")
+def keys() -> KeySet:
+    """Fresh keys."""
+    return generate_keys("kms.example", kms_machine(), at=AT)
+
+
+def test_created_keys_are_loaded_again(tmp_path: Path, keys: KeySet) -> None:
+    """What was created is what is loaded, by another process too."""
+    with open_keystore(tmp_path) as store:
+        assert store.exists() is False
+        store.create(keys, INFO)
+
+    with open_keystore(tmp_path) as store:
+        assert (store.exists(), store.load(), store.bootstrap_info()) == (True, keys, INFO.encode())
+
+
+def test_files_are_upstreams_and_private(tmp_path: Path, keys: KeySet) -> None:
+    """The files have upstream's names and forms, and nobody else may read them."""
+    with open_keystore(tmp_path / "certs") as store:
+        store.create(keys, INFO)
+
+    folder = tmp_path / "certs"
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "root-k256.key").read_bytes() == keys.root.k256
+    assert (folder / "root-ca.key").read_text().startswith("-----BEGIN PRIVATE KEY-----")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_any_file_that_is_there_prevents_creation(tmp_path: Path, keys: KeySet, name: str) -> None:
+    """Nothing is ever overwritten: a single file of an earlier KMS is enough to refuse."""
+    (tmp_path / name).write_text("precious")
+
+    with open_keystore(tmp_path) as store, pytest.raises(KeystoreError, match="KMS has already been bootstrapped"):
+        store.create(keys, INFO)
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "precious"}
+
+
+def test_missing_files_are_named(tmp_path: Path, keys: KeySet) -> None:
+    """A store with some of its files is neither empty nor usable."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        (tmp_path / "root-k256.key").unlink()
+        (tmp_path / "tmp-ca.crt").unlink()
+
+        with pytest.raises(KeystoreError, match=r"missing tmp-ca\.crt, root-k256\.key"):
+            store.exists()
+
+
+def test_directory_has_one_user(tmp_path: Path) -> None:
+    """A second process cannot open the store while the first has it."""
+    with (
+        open_keystore(tmp_path),
+        pytest.raises(KeystoreError, match="another process holds these keys"),
+        open_keystore(tmp_path),
+    ):
+        pass
+
+
+def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """A path that cannot be a directory is named."""
+    (tmp_path / "certs").write_text("")
+
+    with pytest.raises(KeystoreError, match="certs: cannot be used: File exists"), open_keystore(tmp_path / "certs"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("root-ca.key", b"not a key"),
+        ("root-k256.key", bytes(31)),
+        ("root-k256.key", bytes(32)),
+        ("tmp-ca.crt", b"not a certificate"),
+        ("rpc.key", b"\xff"),
+    ],
+)
+def test_damaged_file_is_refused(tmp_path: Path, keys: KeySet, name: str, content: bytes) -> None:
+    """A file that is not of its form stops the load, and its content is not told."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        (tmp_path / name).write_bytes(content)
+
+        with pytest.raises(KeystoreError, match="keys are damaged: ") as damaged:
+            store.load()
+
+    assert "not a" not in str(damaged.value)
+
+
+def test_certificate_of_another_key_is_refused(tmp_path: Path, keys: KeySet) -> None:
+    """A root certificate that is not the root key's is damage."""
+    other = generate_keys("kms.example", kms_machine(), at=AT)
+
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        (tmp_path / "root-ca.crt").write_text(other.root_ca_pem)
+        with pytest.raises(KeystoreError, match="its public key is not that of the private key beside it"):
+            store.load()
+
+    with pytest.raises(KeyMalformedError, match="its public key is not that of the private key beside it"):
+        replace(keys, temp_ca=replace(keys.temp_ca, key_pem=other.temp_ca.key_pem))
+
+
+def test_server_certificate_is_replaced(tmp_path: Path, keys: KeySet) -> None:
+    """Only the server certificate changes at a start."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        store.replace_rpc_certificate("new")
+
+    assert (tmp_path / "rpc.crt").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_optional_files_may_be_absent(tmp_path: Path, keys: KeySet) -> None:
+    """Keys that came by onboarding have no bootstrap info, and perhaps no domain."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        (tmp_path / "bootstrap-info.json").unlink()
+        (tmp_path / "rpc-domain").unlink()
+
+        assert (store.exists(), store.bootstrap_info(), store.load()) == (True, None, replace(keys, domain=""))
+
+
+def test_secrets_do_not_show(keys: KeySet) -> None:
+    """Keys can be printed without giving anything away."""
+    assert "PRIVATE" not in repr(keys)
+    assert keys.root.ca.hex() not in repr(keys)
+
+
+def test_failed_write_can_be_repeated(tmp_path: Path, keys: KeySet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves no keys behind, and does not stand in the way of the next attempt."""
+    with open_keystore(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _disk_full)
+            with pytest.raises(KeystoreError, match="keys not written: No space left on device"):
+                store.create(keys, INFO)
+        assert store.exists() is False
+
+        store.create(keys, INFO)
+        assert store.load() == keys
+
+
+def _disk_full(_descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_keys_survive_a_crash_or_never_were(tmp_path: Path, keys: KeySet) -> None:
+    """The process is killed at each of its file operations in turn; the next one finds all keys, or none at all."""
+    found = []
+    for operation in range(1, 200):
+        folder = tmp_path / str(operation)
+        survived = _run_and_die(lambda folder=folder: _create(folder, keys), at=operation)  # type: ignore[misc]
+        with open_keystore(folder) as store:
+            found.append(store.exists())
+            assert not store.exists() or store.load() == keys
+            assert {path.name for path in folder.iterdir()} in (FILES, set())
+        if survived:
+            break
+
+    # It did run to its end at last; and once the keys existed, they existed for good.
+    assert survived
+    assert len(found) > len(FILES) * 3
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (False, True)
+
+
+def test_everything_is_synced_before_it_counts(tmp_path: Path, keys: KeySet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file and its folder are on the disk before the renaming that makes them the keys."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with open_keystore(tmp_path) as store:
+        synced.clear()
+        store.create(keys, INFO)
+
+    commit = max(at for at, name in enumerate(synced) if name == ".bootstrap.new")
+    assert {name.split(".", 1)[1].rsplit(".", 1)[0] for name in synced[:commit] if name[0] == "."} >= FILES - {"rpc"}
+    assert tmp_path.name in synced[commit:]
+
+
+def _create(folder: Path, keys: KeySet) -> None:
+    with open_keystore(folder) as store:
+        store.create(keys, INFO)
+
+
+def _run_and_die(act: Callable[[], None], *, at: int) -> bool:
+    """Run *act* in a process that is killed before its file operation number *at*; whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        _die_at(at)
+        act()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _die_at(operation: int) -> None:
+    """Arrange that this process dies, without any clean-up, before the file operation of that number."""
+    count = 0
+
+    def audit(event: str, _arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in ("open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "shutil.rmtree"):
+            count += 1
+            if count == operation:
+                os._exit(9)
+
+    sys.addaudithook(audit)

@@ -1,0 +1,155 @@
+"""Listening: addresses, limits, stopping."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from dstack.errors import ConfigError
+from dstack.transport import listener as listener_module
+from dstack.transport.listener import Listener
+
+
+def app() -> FastAPI:
+    """An application that answers `/` with `true`."""
+    application = FastAPI()
+    application.add_api_route("/", lambda: True)
+    return application
+
+
+def test_free_port_is_found_and_given_back() -> None:
+    """Port 0 takes a free port, and after the end nobody listens there."""
+    with Listener(app()).running() as listener:
+        assert httpx.get(f"http://127.0.0.1:{listener.port}/").json() is True
+
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{listener.port}/")
+
+
+def test_taken_port_is_named() -> None:
+    """A port that somebody has is a setting at fault, found before anything is served."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(ConfigError, match=f"want to listen at 127.0.0.1:{port}, got Address already in use"):
+            Listener(app(), port=port)
+
+
+def test_unknown_host_is_named() -> None:
+    """A host that does not exist is a setting at fault."""
+    with pytest.raises(ConfigError, match="want to listen at no such host:0"):
+        Listener(app(), host="no such host")
+
+
+def test_unix_socket_has_the_mode_and_goes_away(tmp_path: Path) -> None:
+    """The socket has the permissions asked for, answers, and is removed at the end."""
+    path = tmp_path / "agent.sock"
+
+    with Listener(app(), unix_socket=path, unix_mode=0o620).running():
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            assert client.get("http://agent/").json() is True
+        assert stat.S_IMODE(path.stat().st_mode) == 0o620
+
+    assert not path.exists()
+
+
+def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    """A socket left behind by a program that died is in nobody's way."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    with Listener(app(), unix_socket=path).running():
+        assert path.is_socket()
+
+
+def test_unix_socket_in_use_is_left_alone(tmp_path: Path) -> None:
+    """A second listener at the same path is refused, and the first goes on."""
+    path = tmp_path / "agent.sock"
+
+    with Listener(app(), unix_socket=path).running():
+        with pytest.raises(ConfigError, match=r"agent\.sock, got Address already in use"):
+            Listener(app(), unix_socket=path)
+        assert path.is_socket()
+
+
+def test_file_at_the_path_of_a_unix_socket_is_kept(tmp_path: Path) -> None:
+    """A file that is no socket is never removed."""
+    path = tmp_path / "agent.sock"
+    path.write_text("precious")
+
+    with pytest.raises(ConfigError, match="Address already in use"):
+        Listener(app(), unix_socket=path)
+
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_headers_that_do_not_come_end_the_connection(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a header closes the connection after a while: the first on it, and a later one too."""
+    monkeypatch.setattr(listener_module, "HEADER_SECONDS", 0.3)
+
+    with (
+        Listener(app()).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection,
+    ):
+        connection.sendall(first + b"GET / HTTP/1.1\r\nHost:")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert answer[:15] == (b"HTTP/1.1 200 OK" if first else b"")
+
+
+def test_too_large_headers_are_refused() -> None:
+    """Headers that go beyond the limit without an end answer 400 and end the connection."""
+    with (
+        Listener(app()).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nX-Long: " + b"x" * listener_module.HEADER_LIMIT)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_connections_beyond_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the limit is reached, a further connection is answered 503."""
+    monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 2)
+
+    with (
+        Listener(app()).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port)),
+        socket.create_connection(("127.0.0.1", listener.port)),
+    ):
+        assert httpx.get(f"http://127.0.0.1:{listener.port}/").status_code == 503
+
+
+def test_stop_lets_a_running_request_end() -> None:
+    """What was asked before the stop is still answered."""
+    entered, leave = threading.Event(), threading.Event()
+    application = FastAPI()
+
+    def slow() -> bool:
+        entered.set()
+        return leave.wait(10)
+
+    application.add_api_route("/", slow)
+    answers: list[httpx.Response] = []
+
+    with Listener(application).running() as listener:
+        url = f"http://127.0.0.1:{listener.port}/"
+        caller = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=20)))
+        caller.start()
+        assert entered.wait(10)
+        listener.stop()
+        leave.set()
+        caller.join()
+
+    assert [answer.json() for answer in answers] == [True]
