@@ -110,7 +110,7 @@ def require_issued(certificate: x509.Certificate, issuer: x509.Certificate, *, s
     """Require that *issuer*, by name and by key, signed *certificate*."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature) as exc:
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as exc:
         raise QuoteUntrustedError(step, f"{_named(certificate)}: not signed by {_named(issuer)}") from exc
 
 
@@ -119,7 +119,7 @@ def require_current_crl(
 ) -> int:
     """Require a full CRL signed by *issuer*, in force at *at*, numbered *minimum* or more; returns its number."""
     name = f"CRL of {_named(issuer)}"
-    if crl.issuer != issuer.subject or not crl.is_signature_valid(p256_key(issuer, step=step)):
+    if crl.issuer != issuer.subject or not _is_signed_with(crl, p256_key(issuer, step=step)):
         raise QuoteUntrustedError(step, f"{name}: not signed by it")
     next_update = crl.next_update_utc
     if next_update is None or not crl.last_update_utc <= at < next_update:
@@ -159,6 +159,14 @@ def _profile(certificate: x509.Certificate, at: datetime, step: int) -> tuple[x5
     if not (basic.critical and usage.critical):
         raise QuoteUntrustedError(step, f"{_named(certificate)}: want critical basic constraints and key usage")
     return basic.value, usage.value
+
+
+def _is_signed_with(crl: x509.CertificateRevocationList, key: ec.EllipticCurvePublicKey) -> bool:
+    try:
+        return crl.is_signature_valid(key)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Its signature is of another algorithm than the key.
+        return False
 
 
 def _crl_number(crl: x509.CertificateRevocationList) -> int | None:

@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.qe import check_quoting_enclave
@@ -20,7 +22,14 @@ from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
-from dstack.errors import CollateralMalformedError, ConfigError, InputError, QuoteMalformedError, QuoteUntrustedError
+from dstack.errors import (
+    CollateralMalformedError,
+    ConfigError,
+    DstackError,
+    InputError,
+    QuoteMalformedError,
+    QuoteUntrustedError,
+)
 from dstack.simulator.certificates import PCK_AUTHORITY, ROOT, TCB_SIGNER, Issuer, issue_certificate, subject_name
 from dstack.simulator.pki import SimulatedPki, raw_signature
 from dstack.simulator.quoting import QuotingEnclave, make_quote
@@ -447,3 +456,56 @@ def test_step_13_revoked_is_refused_by_every_policy(good, pki, registers):
     refused(good.but(quote=quote, policy=every), 13, "quote library: .*Revoked")
     with pytest.raises(ConfigError, match="Revoked cannot be accepted"):
         VerificationPolicy(accepted_statuses=frozenset({TcbStatus.REVOKED}))
+
+
+@given(data=st.data())
+def test_a_changed_byte_changes_no_answer(good, data):
+    """Any byte of a quote changed: it is refused by our error, or (outside what is signed) the answer is the same."""
+    quote = bytearray(good.quote)
+    offset = data.draw(st.integers(0, len(quote) - 1))
+    quote[offset] ^= data.draw(st.integers(1, 255))
+    try:
+        verified = good.but(quote=bytes(quote)).verify()
+    except DstackError:
+        return
+    unchanged = replace(verified, quote=good.verify().quote)
+    assert (unchanged, verified.quote.signed) == (good.verify(), parse_quote(good.quote).signed)
+
+
+@given(data=st.data())
+def test_a_changed_byte_of_collateral_is_refused(good, data):
+    """Any byte changed in a CRL, a document or its signature is refused by our error, however it breaks the parsing."""
+    names = ("root_ca_crl", "pck_crl", "tcb_info", "tcb_info_signature", "qe_identity", "qe_identity_signature")
+    name = data.draw(st.sampled_from(names))
+    value = getattr(good.collateral, name)
+    content = bytearray(value.encode() if isinstance(value, str) else value)
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 127))
+    changed = content.decode() if isinstance(value, str) else bytes(content)
+    with pytest.raises(DstackError, match=r"."):
+        good.but(collateral=replace(good.collateral, **{name: changed})).verify()
+
+
+@given(data=st.data())
+def test_a_changed_byte_of_a_chain_raises_our_errors_only(good, data):
+    """Any byte changed in an issuer chain: refused by our error, or the certificate is still the same."""
+    name = data.draw(st.sampled_from(("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain")))
+    content = bytearray(getattr(good.collateral, name).encode())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 127))
+    try:
+        verified = good.but(collateral=replace(good.collateral, **{name: content.decode()})).verify()
+    except DstackError:
+        return
+    assert verified == good.verify()
+
+
+def test_step_4_a_crl_of_another_algorithm_is_refused(good, pki, at):
+    """A CRL in the root's name but signed with RSA or Ed25519 is refused, not a crash."""
+    builder = x509.CertificateRevocationListBuilder(subject_name(ROOT), at, at + timedelta(days=1))
+    builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+    signed = (
+        builder.sign(rsa.generate_private_key(65537, 2048), hashes.SHA256()),
+        builder.sign(ed25519.Ed25519PrivateKey.generate(), None),
+    )
+    for revocation_list in signed:
+        changed = replace(good.collateral, root_ca_crl=revocation_list.public_bytes(Encoding.DER))
+        refused(good.but(collateral=changed), 4, "CRL of certificate 'Simulated SGX Root CA': not signed by it")
