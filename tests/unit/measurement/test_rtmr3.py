@@ -10,7 +10,7 @@ import pytest
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement import BootInputs, RuntimeEvent, boot_events, predict_legacy_rtmr3, predict_rtmr3
-from dstack.measurement.rtmr3 import OUR_SEQUENCE, SEQUENCES
+from dstack.measurement.rtmr3 import OUR_SEQUENCE, SEQUENCES, split_at_boot_mr_done
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash
 
 Load = Callable[[str], Any]
@@ -124,3 +124,19 @@ def test_only_a_kms_names_the_image_and_itself() -> None:
     names = {event.name for event in boot_events("0.5.7", inputs)}
 
     assert names.isdisjoint({"os-image-hash", "mr-kms"})
+
+
+def test_a_boot_is_parted_where_keys_are_asked_for() -> None:
+    """`boot-mr-done` is the last event before, and nothing is lost."""
+    events = boot_events(OUR_SEQUENCE, INPUTS)
+
+    before, after = split_at_boot_mr_done(events)
+
+    assert [event.name for event in before][-2:] == ["instance-id", "boot-mr-done"]
+    assert (*before, *after) == events
+
+
+def test_a_boot_without_that_event_is_not_parted() -> None:
+    """Releases before dev-0.4.0 do not have it."""
+    with pytest.raises(MeasurementMalformedError, match="boot events: want boot-mr-done, got none"):
+        split_at_boot_mr_done([RuntimeEvent("app-id", b"")])
