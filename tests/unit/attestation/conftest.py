@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.quoting import TdRegisters
 from dstack.values import Register
+
+# A verification takes milliseconds, but not on every busy machine.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
