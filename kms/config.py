@@ -21,6 +21,8 @@ from dstack.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 ReadPath = Annotated[Path, Field(strict=False)]
+Status = Annotated[TcbStatus, Field(strict=False)]
+ReadStatus = Annotated[TcbStatus, Field(strict=False)]
 
 _LIMIT = 1 << 20
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -161,7 +163,7 @@ class Core(Section):
     agent_socket: ReadPath = Path("/var/run/dstack.sock")
     site_name: str = ""
     enforce_self_authorization: Literal[True] = True
-    accepted_tcb_statuses: Annotated[frozenset[TcbStatus], Field(strict=False, min_length=1)] = frozenset(
+    accepted_tcb_statuses: Annotated[frozenset[ReadStatus], Field(strict=False, min_length=1)] = frozenset(
         {TcbStatus.UP_TO_DATE}
     )
     attestation: Attestation
@@ -246,4 +248,4 @@ def _about_unknown(name: str) -> str:
     if name in _REFUSED:
         return f"{name}: not a setting of this KMS: {_REFUSED[name]}"
     close = difflib.get_close_matches(name, list(setting_names()), n=1)
-    return f"{name}: unknown setting" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else "")

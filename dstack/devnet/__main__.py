@@ -1,0 +1,62 @@
+"""`python -m dstack.devnet`, which is `dstack demo`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from dstack.cli.files import read_input
+from dstack.cli.main import run
+from dstack.devnet.programs import Programs
+from dstack.devnet.story import tell
+from dstack.devnet.transcript import Transcript, fresh_results_folder
+from dstack.devnet.world import World
+from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE, parse_docker_compose
+
+
+@click.command(
+    name="demo",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: dstack demo --compose docker-compose.yaml --results out --json",
+)
+@click.option("--compose", metavar="FILE", help="Your docker-compose file; without it, one that comes with dstack.")
+@click.option("--results", metavar="FOLDER", default="demo-results", show_default=True, help="Where artifacts go.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+def demo(compose: str | None, results: str, as_json: bool) -> None:
+    """Chain-gated key release and key hand-over on your own docker-compose file.
+
+    Everything runs on this machine: a local chain, a KMS, simulated machines, replicators. Takes about half a minute.
+    """
+    raw = read_input(compose, limit=MAX_DOCKER_COMPOSE) if compose else _default_compose()
+    parse_docker_compose(raw)
+    began = time.monotonic()
+    say = Transcript(sys.stdout, as_json, fresh_results_folder(Path(results)))
+    with ExitStack() as cleanup:
+        secret = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-demo-")))
+        programs = cleanup.enter_context(Programs(say.folder / "logs"))
+        try:
+            tell(World.create(say, programs, secret), raw, cleanup)
+            say.did(f"took {time.monotonic() - began:.0f} s", seconds=round(time.monotonic() - began))
+        finally:
+            say.keep("transcript.json", list(say.entries))
+
+
+def _default_compose() -> bytes:
+    return files("dstack.devnet").joinpath("docker-compose.yaml").read_bytes()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    # A polite `kill` ends the programs too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    run(demo, prog_name="dstack demo")

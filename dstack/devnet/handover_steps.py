@@ -1,0 +1,182 @@
+"""Step 7: an old node hands its secure file to a new one. No KMS, only the chain between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dstack.attestation.evidence import serialise_evidence
+from dstack.attestation.report_data import report_data
+from dstack.chain.operator import Proposal
+from dstack.devnet.app_steps import appraised
+from dstack.devnet.governance import Governance
+from dstack.devnet.http import HttpAnswer, call, wait_for
+from dstack.devnet.programs import free_port
+from dstack.devnet.transcript import demand
+from dstack.devnet.world import Machine, World, boot_answer
+from dstack.errors import ToolUnavailableError
+from dstack.keys.sealing import seal
+from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash
+from dstack.policy import boot_info
+from dstack.transport.agent import AgentClient
+from dstack.values import AppId, ComposeHash, Digest32
+from replicator.documents import Answer, Receipt, parse_answer, parse_request, serialise_answer
+from replicator.peers import party
+
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverPlan:
+    """Two versions of an app that keeps a secure file: the old node runs one, the new node the next."""
+
+    app_id: AppId
+    old: bytes
+    new: bytes
+
+    @property
+    def old_hash(self) -> ComposeHash:
+        """What the owners allow first."""
+        return compose_hash(self.old)
+
+    @property
+    def new_hash(self) -> ComposeHash:
+        """What they allow later."""
+        return compose_hash(self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine and the replicator on it."""
+
+    machine: Machine
+    url: str
+    folder: Path
+
+    @property
+    def secure_file(self) -> Path:
+        """Where it keeps the secure file."""
+        return self.folder / "secure-file"
+
+    def receipts(self) -> list[Path]:
+        """The receipts it keeps."""
+        return sorted((self.folder / "receipts").glob("*.json"))
+
+
+def plan_handover(docker_compose: bytes, app_id: AppId) -> HandoverPlan:
+    """Two versions of the reader's compose file, one comment apart; neither needs a KMS."""
+    new = docker_compose.rstrip(b"\n") + b"\n# version 2\n"
+    return HandoverPlan(
+        app_id,
+        *(app_compose_from_docker_compose(raw, name="handover", key_provider="none") for raw in (docker_compose, new)),
+    )
+
+
+def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending: Proposal) -> None:
+    """Refused while *pending* waits, then handed over; a stranger's answer is refused in between."""
+    say = world.say
+    machines = tuple(
+        Machine(name, app_compose, app_id=plan.app_id) for name, app_compose in (("old", plan.old), ("new", plan.new))
+    )
+    booting = [machine.start(world) for machine in (*machines, stranger_machine(plan))]
+    demand(all(boot_answer(program).get("ready") is True for program in booting), "a machine did not boot")
+    old, new = (_start_replicator(world, governance, machine) for machine in machines)
+    say.did(f"old node {old.url} holds the secure file; new node {new.url} runs version 2 of the app")
+
+    request = call(f"{new.url}/requestKey", {})
+    demand(request.ok, f"the new node made no request: {request.text[:300]}")
+    say.keep("handover/request.json", json.dumps(request.body, indent=2) + "\n")
+    refused = call(f"{old.url}/onboard", request.text)
+    _must_refuse(refused, "COMPOSE_HASH", "the old node answered a node that the chain does not allow")
+    say.refused("a node whose configuration still waits", by="the old node", **_words(refused))
+
+    governance.execute_when_ready(pending, world)
+    answer = call(f"{old.url}/onboard", request.text)
+    demand(answer.ok, f"the old node refused an allowed node: {answer.text[:300]}")
+    say.keep("handover/answer.json", json.dumps(answer.body, indent=2) + "\n")
+    say.did("the old node verified the new node's quote, asked the chain, and sealed the secure file to its key")
+
+    forged = call(f"{new.url}/receiveKey", strangers_answer(world, plan, request.text, answer.text))
+    _must_refuse(forged, "COMPOSE_HASH", "the new node took a stranger's answer")
+    say.refused("a stranger's sealed answer to the same request", by="the new node", **_words(forged))
+    received = call(f"{new.url}/receiveKey", answer.text)
+    demand(received.ok, f"the new node refused the answer: {received.text[:300]}")
+    _compare(world, old, new)
+
+
+def _start_replicator(world: World, governance: Governance, machine: Machine) -> Node:
+    folder = world.secret / f"replicator-{machine.name}"
+    folder.mkdir(mode=0o700)
+    port = free_port()
+    config = folder / "replicator.toml"
+    config.write_text(f"""\
+[http]
+host = "127.0.0.1"
+port = {port}
+
+[files]
+secure_file = "{folder / "secure-file"}"
+receipts_dir = "{folder / "receipts"}"
+
+[agent]
+socket = "{machine.socket(world)}"
+
+[chain]
+rpc_url = "{governance.rpc_url}"
+kms_auth = "{governance.kms_auth}"
+block_tag = "latest"  # a development chain finalizes nothing in time
+
+[attestation]
+# NOT PRODUCTION: trusts the simulator's root.
+insecure_allow_external_trust_anchors = true
+root_ca = "{world.platform / "root.der"}"
+collateral_dir = "{world.platform}"
+""")
+    if machine.name == "old":
+        first = world.programs.start("replicator-bootstrap", "replicator", "bootstrap", "-c", str(config))
+        if first.process.wait(_START_SECONDS):
+            raise ToolUnavailableError(f"replicator bootstrap failed; its log is {first.log}")
+    program = world.programs.start(f"replicator-{machine.name}", "replicator", "-c", str(config))
+    node = Node(machine, f"http://127.0.0.1:{port}", folder)
+    wait_for(f"{node.url}/status", program, seconds=_START_SECONDS)
+    return node
+
+
+def stranger_machine(plan: HandoverPlan) -> Machine:
+    """A genuine machine with an allowed image, whose app nobody allowed."""
+    return Machine("stranger", plan.new.replace(b'"handover"', b'"stranger"', 1), app_id=plan.app_id)
+
+
+def strangers_answer(world: World, plan: HandoverPlan, request: str, genuine: str) -> str:
+    """A well-formed answer by a stranger that saw the genuine one, and seals a secret of its own to the same key."""
+    public_key = parse_request(request.encode()).request.public_key
+    agent = AgentClient(stranger_machine(plan).socket(world))
+    stranger = party(boot_info(appraised(world, agent.evidence(report_data("app-data", b"who am I")))))
+    terms = replace(parse_answer(genuine.encode()).receipt.terms, sender=stranger)
+    sealed = seal(public_key, b"a secret that the stranger knows", terms.seal_info())
+    receipt = Receipt(terms, Digest32(hashlib.sha256(sealed).digest()))
+    evidence = agent.evidence(receipt.report_data())
+    return serialise_answer(Answer(sealed, receipt, serialise_evidence(evidence)))
+
+
+def _must_refuse(answer: HttpAnswer, rule: str, otherwise: str) -> None:
+    demand(not answer.ok, otherwise)
+    demand(answer.body.get("rule") == rule, f"want a refusal by {rule}, got {answer.text[:300]}")
+
+
+def _words(answer: HttpAnswer) -> dict[str, str]:
+    return {"rule": str(answer.body.get("rule")), "reason": str(answer.body.get("error"))}
+
+
+def _compare(world: World, old: Node, new: Node) -> None:
+    say = world.say
+    demand(old.secure_file.read_bytes() == new.secure_file.read_bytes(), "the two nodes hold different secure files")
+    say.proved("both nodes hold the same secure file; it travelled sealed")
+    for node in (old, new):
+        receipts = node.receipts()
+        demand(len(receipts) == 1, f"want one receipt at the {node.machine.name} node, got {len(receipts)}")
+        document = json.loads(receipts[0].read_text())
+        say.keep(f"handover/receipt-{document['role']}.json", json.dumps(document, indent=2) + "\n")
+    say.proved("both sides keep a receipt, bound by the old node's quote")
