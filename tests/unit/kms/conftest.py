@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -25,7 +25,6 @@ from dstack.simulator.platform import Defects, SimulatedPlatform
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, ReportData
 from kms.authorization import SelfAuthorization
 from kms.evidence import EvidenceVerifier
-from kms.release import KeyRelease
 
 AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 PKI = SimulatedPki.generate(AT, seed=b"tests")
@@ -64,9 +63,7 @@ class Machine:
         return platform_evidence(self.platform, report_data)
 
 
-def app_machine(
-    *, pki: SimulatedPki = PKI, image: SimulatedImage = IMAGE, defects: Defects | None = None
-) -> Machine:
+def app_machine(*, pki: SimulatedPki = PKI, image: SimulatedImage = IMAGE, defects: Defects | None = None) -> Machine:
     """A machine that runs the app."""
     return Machine(COMPOSE_HASH, APP_ID, INSTANCE_ID, pki=pki, image=image, defects=defects)
 

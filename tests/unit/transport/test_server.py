@@ -13,7 +13,7 @@ from dstack.wire.message import from_protobuf, to_protobuf
 from dstack.wire.prpc import read_error_protobuf
 
 APP_ID = bytes(range(20))
-ECHO_JSON = '{"public_key":"%s","signature":"","timestamp":7,"signature_v1":""}' % APP_ID.hex()
+ECHO_JSON = f'{{"public_key":"{APP_ID.hex()}","signature":"","timestamp":7,"signature_v1":""}}'
 
 
 def test_post_with_json_query_needs_no_content_type(plain_url: str) -> None:
@@ -60,7 +60,7 @@ def test_unknown_method_is_named_in_the_error(plain_url: str, name: str) -> None
     answer = httpx.get(f"{plain_url}/{name}")
 
     assert answer.status_code == 400
-    assert answer.text.startswith('{\n  "error": "Service not found: %s",\n' % name.removeprefix("KMS."))
+    assert answer.text.startswith(f'{{\n  "error": "Service not found: {name.removeprefix("KMS.")}",\n')
 
 
 def test_empty_body_is_the_default_request(plain_url: str) -> None:
