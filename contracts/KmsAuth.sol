@@ -16,8 +16,11 @@ contract KmsAuth is IKmsAuth, Governed {
     bytes32 private constant KMS_DEVICE = keccak256("kms-device");
     bytes32 private constant OS_IMAGE = keccak256("os-image");
 
-    /// @dev What an app's contract may use to answer. It also bounds how much it can answer: memory costs gas.
+    /// @dev What an app's contract may use to answer; it bounds the memory that the answer can take, too.
     uint256 private constant APP_GAS = 1_000_000;
+
+    /// @dev A longer answer is none.
+    uint256 private constant MAX_ANSWER = 1024;
 
     /// @dev The three words before the text in an ABI-encoded (bool, string).
     uint256 private constant ANSWER_HEAD = 96;
@@ -229,9 +232,9 @@ contract KmsAuth is IKmsAuth, Governed {
         emit AppDeployedViaFactory(appId, msg.sender);
     }
 
-    /// @dev Whether decoding `answer` as (bool, string) in the usual layout cannot fail.
+    /// @dev Whether `answer` is short and cannot fail to decode as (bool, string) in the usual layout.
     function _isAnswer(bytes memory answer) private pure returns (bool) {
-        if (answer.length < ANSWER_HEAD) return false;
+        if (answer.length < ANSWER_HEAD || answer.length > MAX_ANSWER) return false;
         (uint256 isAllowed, uint256 offset, uint256 length) = abi.decode(answer, (uint256, uint256, uint256));
         return isAllowed <= 1 && offset == 64 && length <= answer.length - ANSWER_HEAD;
     }

@@ -9,6 +9,7 @@ from typing import Any
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_utils.abi import abi_to_signature, collapse_if_tuple
+from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 from dstack.chain.artifacts import ARTIFACT_NAMES, load_artifact
@@ -88,6 +89,8 @@ def _sentence(error: dict[str, Any], arguments: bytes) -> str:
 def _show(entry: dict[str, Any], value: object) -> str:
     if isinstance(value, bytes):
         return "0x" + value.hex()
+    if entry["type"] == "address":
+        return to_checksum_address(str(value))
     names = _ENUMS.get(entry.get("internalType", ""))
     if names is not None and isinstance(value, int) and value < len(names):
         return names[value]
