@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from eth_account.signers.local import LocalAccount
@@ -14,7 +15,7 @@ from web3.types import RPCEndpoint, TxReceipt
 
 from dstack.chain.deploy import MIN_DELAY, AppPolicy, Deployment, deploy_app, deploy_system
 from dstack.chain.operator import Action, Kind, Proposal, deny_call, execute_call, proposal_in, propose_call
-from dstack.chain.safe import Safe, deploy_safe, sign_safe_transaction
+from dstack.chain.safe import ARTIFACTS, Safe, deploy_safe, sign_safe_transaction
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
 from dstack.devnet.transcript import demand
@@ -23,6 +24,8 @@ from dstack.errors import RefusedError
 from dstack.measurement.identities import device_id
 from dstack.values import AppId, ComposeHash, Digest32
 
+# Safe's compiled contracts are fetched into the checkout by `make setup`.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _OWNERS = 3
 _THRESHOLD = 2
 
@@ -60,7 +63,8 @@ class Governance:
         anybody, guardian = chain.funded_account(), chain.funded_account()
         w3 = chain.web3
         say.did(f"anvil, a local chain, at {chain.rpc_url}")
-        safe = deploy_safe(w3, anybody, [owner.address for owner in owners], threshold=_THRESHOLD)
+        addresses = [owner.address for owner in owners]
+        safe = deploy_safe(w3, anybody, addresses, threshold=_THRESHOLD, artifacts=_CHECKOUT / ARTIFACTS)
         deployment = deploy_system(w3, anybody, owner=safe.address, guardian=guardian.address)
         device = device_id(world.pki.platform.ppid)
         app, handover_app = (deploy_app(w3, anybody, deployment, AppPolicy(device_id=device)) for _ in range(2))
