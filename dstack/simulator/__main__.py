@@ -6,11 +6,12 @@ import argparse
 import json
 import logging
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from dstack.attestation.collateral import serialise_collateral
@@ -74,7 +75,7 @@ def make_collateral(arguments: argparse.Namespace) -> None:
 
 
 def run_cvm(arguments: argparse.Namespace) -> None:
-    """Boot one machine and serve its guest agent until SIGTERM."""
+    """Boot one machine and serve its guest agent until SIGTERM or SIGINT."""
     pki = SimulatedPki.load(arguments.pki)
     if arguments.root_out:
         arguments.root_out.write_bytes(pki.root_der)
@@ -88,7 +89,7 @@ def run_cvm(arguments: argparse.Namespace) -> None:
     )
     around = Surroundings(
         platform=platform,
-        request_keys=partial(request_app_keys, trust=None),
+        request_keys=request_app_keys,
         clock=lambda: datetime.now(UTC),
         random=secrets.token_bytes,
     )
@@ -96,8 +97,17 @@ def run_cvm(arguments: argparse.Namespace) -> None:
     _keep_instance_info(booted, arguments.state)
 
     listener = Listener(agent_app(GuestAgent(platform, booted)), unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
-    _say({"ready": True, **_identity(booted)})
-    listener.run()
+    _serve(listener, {"ready": True, **_identity(booted)})
+
+
+def _serve(listener: Listener, ready: Mapping[str, object]) -> None:
+    """Say *ready* once the listener answers; return after SIGTERM or SIGINT, with the socket removed."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    with listener.running():
+        _say(ready)
+        stopped.wait()
 
 
 def _take_host_shared(source: Path, state: Path) -> HostShared:

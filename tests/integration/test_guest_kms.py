@@ -42,6 +42,7 @@ from kms.release import KeyRelease
 from tests.worlds import APP_ID, BLOCK, CONTRACT, NOW, CountingRandom, Machine, MemoryChain, Site, app_compose
 
 HOST = "127.0.0.1"
+NOBODY = f"https://{HOST}:1"
 APP = app_compose(key_provider="kms")
 
 
@@ -216,14 +217,19 @@ def test_certificate_for_another_usage_is_refused(site: Site, kms_machine: Machi
     assert not (tmp_path / APP_KEYS).exists()
 
 
-def test_silence_is_reported_as_silence(site: Site, kms: Kms, tmp_path: Path) -> None:
-    """Where no KMS answers the guest says so; where the second of two answers, it boots."""
-    platform = site.platform(APP)
-    around = Surroundings(platform, request_app_keys, lambda: NOW, CountingRandom())
-    nobody = f"https://{HOST}:1"
+def test_next_kms_is_asked_where_one_is_silent(site: Site, kms: Kms, tmp_path: Path) -> None:
+    """A guest that finds nobody at its first URL gets its keys at the second."""
+    around = Surroundings(site.platform(APP), request_app_keys, lambda: NOW, CountingRandom())
+    shared = site.shared(APP, InstanceInfo(app_id=APP_ID), (NOBODY, kms.url))
 
-    booted = boot(site.shared(APP, InstanceInfo(app_id=APP_ID), (nobody, kms.url)), around, work_dir=tmp_path)
+    booted = boot(shared, around, work_dir=tmp_path)
 
     assert booted.provided.keys == derive_app_keys(kms.keys.root, APP_ID, booted.instance_id)
-    with pytest.raises(PeerUnavailableError, match=f"{nobody}/prpc: GetTempCaCert: no answer"):
-        start(site, kms, tmp_path, url=nobody)
+
+
+def test_silence_is_reported_as_silence(site: Site, kms: Kms, tmp_path: Path) -> None:
+    """Where no KMS answers the guest says who did not, and boots on no keys."""
+    with pytest.raises(PeerUnavailableError, match=f"{NOBODY}/prpc: GetTempCaCert: no answer"):
+        start(site, kms, tmp_path, url=NOBODY)
+
+    assert not (tmp_path / APP_KEYS).exists()
