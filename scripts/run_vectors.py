@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_CASE_FILES = ("cases.json", "expect.json")
 DEFAULT_FOLDER = ROOT.parent / "shared" / "vectors"
 
 
@@ -35,10 +36,14 @@ def _run(folder: Path, *, as_json: bool) -> int:
     found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
     tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
     unsupported = [kind for kind in found if kind not in supported]
-    unsupported += [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder.glob("*/*/expect.json"))]
-    unsupported += [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder.glob("*/*/cases.json"))]
+    unsupported += [str(each.relative_to(folder)) for each in _case_folders(folder)]
     print(report.as_json(tallies, unsupported) if as_json else "\n".join(report.table(tallies, unsupported)))
     return int(any(tally.failed for tally in tallies))
+
+
+def _case_folders(folder: Path) -> list[Path]:
+    """Kinds that are a folder of their own, as those of quotes are."""
+    return sorted({path.parent for path in folder.glob("*/*/*.json") if path.name in _CASE_FILES})
 
 
 if __name__ == "__main__":

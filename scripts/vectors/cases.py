@@ -30,6 +30,11 @@ class Case:
     file: Tree
     folder: Path
 
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether this is the file itself, whose members are only partly a case."""
+        return self.members is self.file
+
     def value(self, path: str) -> Any:
         """The member at *path*.
 
@@ -72,7 +77,7 @@ def read_file(path: Path) -> Tree:
     """
     try:
         tree = json.loads(path.read_bytes())
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ShapeError(f"not JSON: {exc}") from exc
     if not isinstance(tree, dict):
         raise ShapeError(f"want an object, got {type(tree).__name__}")

@@ -106,33 +106,26 @@ def run_kind(kind: str, path: Path, sections: Sections) -> Tally:
         return tally
     used = {section_name(name) for name in sections}
     for case, computations in cases:
-        _run_case(tally, case, computations, used)
+        touched = _run_case(tally, case, computations)
+        used |= {name.removeprefix("/") for name in touched if case.is_whole_file or name.startswith("/")}
     if not any(name in tree for name in used):
         tally.add([Failure("file", "", "a file of a known shape", f"members {', '.join(tree)}")])
     tally.not_compared |= _left_over(tree, used)
     return tally
 
 
-def _run_case(tally: Tally, case: Case, computations: tuple[Computation, ...], used: set[str]) -> None:
-    """Count one case; add to *used* the members of the file that it touched."""
-    touched = {name for each in computations for name in each.names()}
-    failures: list[Failure] = []
-    compared = 0
-    for computation in computations:
-        if not computation.applies_to(case):
-            continue
-        for member, failure in _results(case, computation):
-            touched.add(member)
-            compared += 1
-            failures += [failure] if failure is not None else []
-    whole_file = case.members is case.file
-    if compared:
-        tally.add(failures)
-    elif not whole_file:
+def _run_case(tally: Tally, case: Case, computations: tuple[Computation, ...]) -> set[str]:
+    """Count one case; returns the members that were given or compared."""
+    applied = [each for each in computations if each.applies_to(case)]
+    results = [result for each in applied for result in _results(case, each)]
+    touched = {name for each in computations for name in each.names()} | {member for member, _ in results}
+    if results:
+        tally.add(failure for _, failure in results if failure is not None)
+    elif not case.is_whole_file:
         tally.add([Failure(case.name, "", "a case of a known shape", f"members {', '.join(case.members)}")])
-    used |= {name.removeprefix("/") for name in touched if whole_file or name.startswith("/")}
-    if not whole_file:
+    if not case.is_whole_file:
         tally.not_compared |= _left_over(case.members, touched)
+    return touched
 
 
 def _optional(case: Case, each: str | Part) -> object:
@@ -186,4 +179,4 @@ def _leaves(tree: Tree, prefix: str) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """One text for each JSON value, so that 1 is neither 1.0 nor true."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return json.dumps(value, sort_keys=True)

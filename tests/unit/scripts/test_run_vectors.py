@@ -1,0 +1,199 @@
+"""The runner of golden data: it must see what is wrong, and must not let an answer reach a question."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., tuple[int, Any]]
+
+GOLDEN_CASES = {
+    "kms/env_encrypt": 8,
+    "kms/env_pubkey": 3,
+    "kms/kdf": 10,
+    "kms/prpc": 5,
+    "kms/report_data": 13,
+    "kms/signature_chain": 5,
+}
+
+
+@pytest.fixture
+def run(project_root: Path) -> Run:
+    """Runs the program with --json; gives its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, Any]:
+        command = [sys.executable, project_root / "scripts" / "run_vectors.py", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def golden(project_root: Path, tmp_path: Path) -> Path:
+    """A copy of the golden data that may be spoiled."""
+    shutil.copytree(project_root / "tests" / "vectors" / "kms", tmp_path / "kms")
+    return tmp_path
+
+
+def _spoil(path: Path, change: Callable[[Any], object]) -> None:
+    tree = json.loads(path.read_bytes())
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+def _kind(report: Any, kind: str) -> Any:
+    return next(each for each in report["kinds"] if each["kind"] == kind)
+
+
+def test_golden_data_pass_and_are_counted(run: Run, golden: Path) -> None:
+    """Every case of every supported kind runs; a kind that is not supported is named and counted nowhere."""
+    code, report = run(golden)
+
+    assert code == 0
+    assert {each["kind"]: each["passed"] for each in report["kinds"]} == GOLDEN_CASES
+    assert report["totals"] == {"cases": 44, "passed": 44, "failed": 0}
+    assert report["unsupported"] == ["kms/certs"]
+
+
+def test_no_folder_is_nothing_to_run(project_root: Path, tmp_path: Path) -> None:
+    """An absent folder gives one line and exit code 0."""
+    command = [sys.executable, project_root / "scripts" / "run_vectors.py", tmp_path / "none"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, f"no golden data at {tmp_path / 'none'}: nothing to run\n")
+
+
+def test_a_wrong_expectation_is_a_failure(run: Run, golden: Path) -> None:
+    """The case, the member, what was expected and what came are told; the other cases still pass."""
+    right = json.loads((golden / "kms" / "kdf.json").read_bytes())["cases"][4]["disk"]["disk_crypt_key"]
+    _spoil(golden / "kms" / "kdf.json", lambda tree: tree["cases"][4]["disk"].update(disk_crypt_key="00"))
+
+    code, report = run(golden)
+
+    kind = _kind(report, "kms/kdf")
+    failure = {"case": "cases[4]", "member": "disk.disk_crypt_key", "expected": '"00"', "got": f'"{right}"'}
+    assert (code, kind["passed"], kind["failed"]) == (1, 9, 1)
+    assert kind["failures"] == [failure, failure]
+
+
+def test_a_changed_input_changes_the_result(run: Run, golden: Path) -> None:
+    """What comes out follows from what goes in, and from nothing else in the file."""
+    _spoil(golden / "kms" / "kdf.json", lambda tree: tree.update(root_ca_scalar="11" * 32))
+
+    _, report = run(golden)
+
+    assert _kind(report, "kms/kdf")["failed"] == 10
+
+
+def test_what_is_absent_is_no_failure(run: Run, golden: Path) -> None:
+    """Fewer cases, sections, and members of a case leave the rest to pass."""
+    _spoil(golden / "kms" / "kdf.json", lambda tree: [tree["cases"].__delitem__(slice(1, None)), tree.pop("root_k256")])
+    _spoil(golden / "kms" / "report_data.json", lambda tree: tree.pop("bootstrap"))
+    _spoil(golden / "kms" / "prpc.json", lambda tree: tree["cases"][1].pop("response_protobuf"))
+
+    code, report = run(golden)
+
+    assert code == 0
+    passed = {each["kind"]: each["passed"] for each in report["kinds"]}
+    assert passed == {**GOLDEN_CASES, "kms/kdf": 2, "kms/report_data": 12}
+
+
+@pytest.mark.parametrize("case", [{}, {"what": "else"}, {"app_id": "00"}, {"app_id": 1, "instance_id": None}])
+def test_an_unknown_case_is_a_failure(run: Run, golden: Path, case: dict[str, object]) -> None:
+    """A case without what is known, or with members that cannot be read, fails by itself."""
+    _spoil(golden / "kms" / "kdf.json", lambda tree: tree["cases"].append(case))
+
+    code, report = run(golden)
+
+    kind = _kind(report, "kms/kdf")
+    assert (code, kind["passed"], kind["failed"]) == (1, 10, 1)
+    assert {each["case"] for each in kind["failures"]} == {"cases[9]"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"other": []}', '{"cases": [1]}', "[" * 100_000])
+def test_an_unknown_file_is_a_failure(run: Run, golden: Path, content: str) -> None:
+    """A file that cannot be read, or has none of the known members, counts as one failed case."""
+    (golden / "kms" / "kdf.json").write_text(content)
+
+    code, report = run(golden)
+
+    kind = _kind(report, "kms/kdf")
+    assert (code, kind["cases"], kind["failed"]) == (1, 1, 1)
+    assert kind["failures"][0]["expected"] == "a file of a known shape"
+
+
+def test_a_refusal_that_does_not_come_is_a_failure(run: Run, golden: Path) -> None:
+    """A negative case that can be computed after all is told with its result."""
+    _spoil(golden / "kms" / "env_encrypt.json", lambda tree: tree["negative"].append(tree["cases"][2]))
+
+    code, report = run(golden)
+
+    assert code == 1
+    assert [each["case"] for each in _kind(report, "kms/env_encrypt")["failures"]] == ["negative[2]"]
+
+
+def test_members_that_nothing_uses_are_named(run: Run, golden: Path) -> None:
+    """What was not compared is not hidden."""
+    _spoil(golden / "kms" / "kdf.json", lambda tree: tree["cases"][0]["disk"].update(new="00"))
+
+    _, report = run(golden)
+
+    assert _kind(report, "kms/kdf")["not_compared"] == ["disk.new"]
+
+
+def test_one_is_neither_true_nor_a_fraction(run: Run, golden: Path) -> None:
+    """Values are compared with their types."""
+    _spoil(golden / "kms" / "prpc.json", lambda tree: tree["cases"][0]["request_json"].update(api_version=True))
+
+    code, report = run(golden)
+
+    assert (code, _kind(report, "kms/prpc")["failed"]) == (1, 1)
+
+
+def test_files_outside_the_folder_are_not_read(run: Run, tmp_path: Path) -> None:
+    """A case that names a file elsewhere fails, though the file exists and has that hash."""
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "outside.json").write_text("{}")
+    case = {
+        "file": "../outside.json",
+        "compose_hash": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    }
+    (tmp_path / "guest" / "compose_hash.json").write_text(json.dumps({"cases": [case]}))
+
+    code, report = run(tmp_path)
+
+    assert code == 1
+    assert "want a file below" in _kind(report, "guest/compose_hash")["failures"][0]["got"]
+
+
+def test_the_table_tells_the_same(project_root: Path, golden: Path) -> None:
+    """Counts per kind and in all, failures with both values, and what is not supported."""
+    _spoil(golden / "kms" / "prpc.json", lambda tree: tree["cases"][3].update(error_text="Other"))
+    command = [sys.executable, project_root / "scripts" / "run_vectors.py", golden]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert lines[0].split() == ["kind", "cases", "passed", "failed"]
+    assert ["kms/prpc", "5", "4", "1"] in [line.split() for line in lines]
+    assert ["all", "44", "43", "1"] in [line.split() for line in lines]
+    assert "FAILED kms/prpc cases[3] error_text" in lines
+    assert lines[-1] == "kinds not supported yet, none of their cases counted: kms/certs"
+
+
+def test_everything_beside_the_checkout_passes(run: Run, shared_vectors: Path) -> None:
+    """All golden data that are there, where they are there."""
+    code, report = run(shared_vectors)
+
+    assert [failure for each in report["kinds"] for failure in each["failures"]] == []
+    assert code == 0
