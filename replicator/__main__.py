@@ -83,7 +83,7 @@ def serve(settings: Settings) -> None:
 def _connect(chain: ChainSettings) -> KmsAuthReader:
     """A reader of a chain that answers and a contract that is one: a wrong setting shows at once."""
     reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), f"0x{chain.kms_auth.hex()}")
-    reader.check()
+    reader.check(chain_id=chain.chain_id)
     return reader
 
 

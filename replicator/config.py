@@ -13,9 +13,9 @@ from typing import Any
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import VerificationPolicy
-from dstack.errors import ConfigError, InputError
+from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members, parse_json
-from replicator.documents import Address
+from replicator.documents import MAX_INTEGER, Address
 
 _MAX_FILE = 64 << 10
 _MAX_TEXT = 2048
@@ -25,7 +25,7 @@ _KNOWN = {
     "http": frozenset({"host", "port"}),
     "files": frozenset({"secure_file", "receipts_dir"}),
     "agent": frozenset({"socket"}),
-    "chain": frozenset({"rpc_url", "kms_auth", "block_tag"}),
+    "chain": frozenset({"rpc_url", "kms_auth", "chain_id", "block_tag"}),
     "attestation": frozenset(
         {"collateral_dir", "accepted_tcb_statuses", "root_ca", "insecure_allow_external_trust_anchors"}
     ),
@@ -34,11 +34,12 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class ChainSettings:
-    """Where the decisions come from."""
+    """Where the decisions come from; `chain_id` is None where any chain will do."""
 
     rpc_url: str
     kms_auth: Address
     block_tag: str = "finalized"
+    chain_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,12 @@ def _chain(members: Members) -> ChainSettings:
         raise ConfigError(f"rpc_url: want an http or https URL of at most {_MAX_TEXT} characters")
     if block_tag not in _BLOCK_TAGS:
         raise ConfigError(f"block_tag: want one of {', '.join(_BLOCK_TAGS)}, got {block_tag[:40]!r}")
-    try:
-        return ChainSettings(rpc_url, Address.from_hex(members.text("kms_auth")), block_tag)
-    except ConfigError:
-        raise
-    except InputError as exc:
-        raise ConfigError(f"kms_auth: {exc}") from exc
+    return ChainSettings(
+        rpc_url=rpc_url,
+        kms_auth=members.sized("kms_auth", Address),
+        block_tag=block_tag,
+        chain_id=members.integer("chain_id", maximum=MAX_INTEGER) if members.has("chain_id") else None,
+    )
 
 
 def _roots(members: Members) -> TrustedRoots:

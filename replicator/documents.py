@@ -26,8 +26,8 @@ MAX_EVIDENCE = 2 << 20
 _SEAL_OVERHEAD = 4096
 _MAX_REQUEST = 2 * MAX_EVIDENCE + 4096
 _MAX_ANSWER = 2 * (MAX_SECURE_FILE + _SEAL_OVERHEAD + MAX_EVIDENCE) + 8192
-# The largest integer that every JSON reader agrees on (RFC 8785, 3.2.2.3).
-_MAX_INTEGER = 2**53 - 1
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader agrees on (RFC 8785, 3.2.2.3)."""
 
 _REQUEST_TAG = "handover-request"
 _ANSWER_TAG = "handover-answer"
@@ -196,7 +196,7 @@ def parse_request(raw: bytes) -> QuotedRequest:
         nonce=members.sized("nonce", Digest32),
         app_id=members.sized("app_id", AppId),
         law=_law(members),
-        expires_at=members.integer("expires_at", maximum=_MAX_INTEGER),
+        expires_at=members.integer("expires_at", maximum=MAX_INTEGER),
     )
     members.refuse_others(frozenset({*request.members(), "evidence"}))
     return QuotedRequest(request, _bounded(members, "evidence", MAX_EVIDENCE))
@@ -244,9 +244,9 @@ def _receipt(members: Members) -> Receipt:
         request_hash=members.sized("request_hash", Digest32),
         app_id=members.sized("app_id", AppId),
         law=_law(members),
-        block_number=members.integer("block_number", maximum=_MAX_INTEGER),
+        block_number=members.integer("block_number", maximum=MAX_INTEGER),
         block_hash=members.sized("block_hash", Digest32),
-        at=members.integer("at", maximum=_MAX_INTEGER),
+        at=members.integer("at", maximum=MAX_INTEGER),
         sender=_party(_object(members, "sender")),
         receiver=_party(_object(members, "receiver")),
         simulated_root=members.flag("simulated_root"),
@@ -266,7 +266,7 @@ def _party(members: Members) -> Party:
 
 
 def _law(members: Members) -> Law:
-    return Law(members.integer("chain_id", maximum=_MAX_INTEGER), members.sized("contract", Address))
+    return Law(members.integer("chain_id", maximum=MAX_INTEGER), members.sized("contract", Address))
 
 
 def _members(raw: bytes, *, what: str, limit: int) -> Members:
@@ -282,7 +282,7 @@ def _object(members: Members, name: str) -> Members:
 
 
 def _require_version(members: Members) -> None:
-    version = members.integer("version", maximum=_MAX_INTEGER)
+    version = members.integer("version", maximum=MAX_INTEGER)
     if version != VERSION:
         raise MessageMalformedError(f"{members.what}: version: want {VERSION}, got {version}")
 

@@ -41,7 +41,14 @@ def test_chain_is_read_at_finalized_blocks() -> None:
     """A chain table without a block tag asks at finalized blocks."""
     settings = parse_settings((MINIMAL + CHAIN).encode())
 
-    assert settings.chain == ChainSettings("https://rpc.example", Address(b"\xc1" * 20), "finalized")
+    assert settings.chain == ChainSettings("https://rpc.example", Address(b"\xc1" * 20), "finalized", None)
+
+
+def test_chain_can_be_pinned_by_its_number() -> None:
+    """A chain id in the settings is kept, for the start to compare."""
+    settings = parse_settings((MINIMAL + CHAIN + "chain_id = 8453\n").encode())
+
+    assert settings.chain == ChainSettings("https://rpc.example", Address(b"\xc1" * 20), "finalized", 8453)
 
 
 @pytest.mark.parametrize(
