@@ -30,7 +30,7 @@ from dstack.errors import (
     QuoteMalformedError,
     QuoteUntrustedError,
 )
-from dstack.simulator.certificates import PCK_AUTHORITY, ROOT, TCB_SIGNER, Issuer, issue_certificate, subject_name
+from dstack.simulator.certificates import PCK, PCK_AUTHORITY, ROOT, TCB_SIGNER, Issuer, issue_certificate, subject_name
 from dstack.simulator.pki import SimulatedPki, raw_signature
 from dstack.simulator.quoting import QuotingEnclave, make_quote
 from dstack.simulator.statements import VALIDITY
@@ -207,6 +207,39 @@ def test_step_4_the_crl_issuer_is_the_leafs_issuer(good, pki, at):
         refused(good.but(collateral=changed), 4, "PCK CRL issuer chain: want the CA that issued")
 
 
+def test_step_4_a_root_of_another_path_length_is_refused(good, pki, registers, at):
+    """A root that may end longer chains is refused."""
+    role = replace(ROOT, path_length=2)
+    longer = replace(pki, root=issue_certificate(role, pki.keys.root.public_key(), root_issuer(pki), at=at))
+    refused(attempt(longer, good, registers), 4, "certificate 'Simulated SGX Root CA': want a CA of path length 1")
+
+
+def test_step_4_a_ca_in_another_role_is_refused(good, pki, registers, at):
+    """A CA under the root whose CN is not that of a PCK CA issues no platforms."""
+    role = replace(PCK_AUTHORITY, name="Simulated SGX Other CA")
+    authority = issue_certificate(role, pki.keys.pck_authority.public_key(), root_issuer(pki), at=at)
+    issuer = Issuer(subject_name(role), pki.keys.pck_authority)
+    pck = issue_certificate(PCK, pki.keys.pck.public_key(), issuer, at=at, platform=pki.platform)
+    other = replace(pki, pck_authority=authority, pck=pck)
+    refused(attempt(other, good, registers), 4, "certificate: want the role Simulated SGX PCK Platform CA or ")
+
+
+def test_step_4_a_ca_that_the_root_did_not_issue_is_refused(good, pki, registers, at):
+    """A PCK CA with the right name and key, but not signed by the root, is refused."""
+    stranger = Issuer(subject_name(ROOT), pki.keys.attestation)
+    authority = issue_certificate(PCK_AUTHORITY, pki.keys.pck_authority.public_key(), stranger, at=at)
+    forged = replace(pki, pck_authority=authority)
+    message = "certificate 'Simulated SGX PCK Platform CA': not signed by certificate 'Simulated SGX Root CA'"
+    refused(attempt(forged, good, registers), 4, message)
+    refused(attempt(forged, good, registers, collateral=good.collateral), 7, message)
+
+
+def test_step_4_a_revoked_ca_is_refused(good, pki):
+    """A PCK CA that the root's CRL lists is refused."""
+    revoked = pki.collateral(revoked=(pki.pck_authority.serial_number,))
+    refused(good.but(collateral=revoked), 4, "certificate 'Simulated SGX PCK Platform CA': revoked, serial 2")
+
+
 @pytest.mark.parametrize("name", ["pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain"])
 def test_step_4_and_5_issuer_chains_have_two_certificates(good, pki, name):
     """An issuer chain of one, three, or ending in another certificate is refused."""
@@ -235,6 +268,14 @@ def test_step_5_a_revoked_tcb_signer_is_refused(good, pki):
     """A signer of documents that the root's CRL lists is refused."""
     revoked = pki.collateral(revoked=(pki.tcb_signer.serial_number,))
     refused(good.but(collateral=revoked), 5, "certificate 'Simulated SGX TCB Signing': revoked")
+
+
+def test_step_5_a_signer_in_another_role_is_refused(good, pki, registers, at):
+    """An end entity of another name signs no documents, though the root issued it."""
+    role = replace(TCB_SIGNER, name="Simulated SGX Other Signing")
+    signer = issue_certificate(role, pki.keys.tcb_signer.public_key(), root_issuer(pki), at=at)
+    message = "certificate: want the role Simulated SGX TCB Signing, got 'Simulated SGX Other Signing'"
+    refused(attempt(replace(pki, tcb_signer=signer), good, registers), 5, message)
 
 
 def test_step_5_a_signer_that_is_a_ca_is_refused(good, pki, registers, at):
@@ -293,10 +334,9 @@ def test_step_7_a_key_in_two_roles_is_refused(good, pki, registers, at):
 
 def test_step_7_a_leaf_on_another_curve_is_refused(good, pki, registers, at):
     """A PCK certificate over a P-384 key is refused."""
-    role = replace(ROOT, name="Simulated SGX PCK Certificate", path_length=None)
     issuer = Issuer(subject_name(PCK_AUTHORITY), pki.keys.pck_authority)
     key = ec.generate_private_key(ec.SECP384R1())
-    leaf = issue_certificate(role, key.public_key(), issuer, at=at, platform=pki.platform)
+    leaf = issue_certificate(PCK, key.public_key(), issuer, at=at, platform=pki.platform)
     refused(attempt(replace(pki, pck=leaf), good, registers, collateral=good.collateral), 7, ".*want a P-256 key")
 
 
@@ -312,8 +352,7 @@ def test_step_7_a_ca_of_another_path_length_is_refused(good, pki, registers, at)
 def test_step_7_a_leaf_that_its_ca_did_not_sign_is_refused(good, pki, registers, at):
     """A leaf with the right names and another CA's signature is refused."""
     issuer = Issuer(subject_name(PCK_AUTHORITY), pki.keys.attestation)
-    role = replace(TCB_SIGNER, name="Simulated SGX PCK Certificate")
-    leaf = issue_certificate(role, pki.keys.pck.public_key(), issuer, at=at, platform=pki.platform)
+    leaf = issue_certificate(PCK, pki.keys.pck.public_key(), issuer, at=at, platform=pki.platform)
     refused(attempt(replace(pki, pck=leaf), good, registers), 7, ".*not signed by certificate 'Simulated SGX PCK Plat")
 
 
@@ -327,8 +366,7 @@ def test_step_7_a_leaf_in_another_role_is_refused(good, pki, registers, at):
 def test_step_8_a_leaf_without_a_platform_is_refused(good, pki, registers, at):
     """A leaf that does not say which platform it is for is refused."""
     issuer = Issuer(subject_name(PCK_AUTHORITY), pki.keys.pck_authority)
-    role = replace(TCB_SIGNER, name="Simulated SGX PCK Certificate")
-    leaf = issue_certificate(role, pki.keys.pck.public_key(), issuer, at=at)
+    leaf = issue_certificate(PCK, pki.keys.pck.public_key(), issuer, at=at)
     with pytest.raises(CollateralMalformedError, match="want exactly one readable SGX extension"):
         attempt(replace(pki, pck=leaf), good, registers, collateral=good.collateral).verify()
 
