@@ -77,7 +77,7 @@ def test_text_that_is_not_utf8_is_a_no(world: ChainWorld) -> None:
 
 def test_a_long_text_is_cut(world: ChainWorld) -> None:
     """What goes into logs is bounded, however much an app's contract says."""
-    answer = ask(world, answering(encode(["bool", "string"], [False, "x" * 900])))
+    answer = ask(world, answering(encode(["bool", "string"], [False, "x" * 928])))
 
     assert isinstance(answer, Denied)
     assert answer.reason == "x" * 200

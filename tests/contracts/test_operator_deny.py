@@ -1,0 +1,174 @@
+"""UpgradeOperator's deny path: at once, by owner or guardian, from a closed list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from eth_account.signers.local import LocalAccount
+
+from dstack.chain.operator import Action, Kind, deny_call, execute_call
+from dstack.errors import RefusedError
+from dstack.policy import Denied, Granted, Rule
+from tests.chain_world import COMPOSE, DELAY, DEVICE, KMS_MR, OS_IMAGE, ChainWorld, events_of
+
+ON = (1).to_bytes(32, "big")
+
+
+def deniable(world: ChainWorld) -> dict[Kind, tuple[Action, Any, bool]]:
+    """For each kind that can be denied and granted: the action, its getter, and the getter's value when granted."""
+    app, kms = world.app_auth.functions, world.kms_auth.functions
+    return {
+        Kind.COMPOSE_HASH: (world.on_app(Kind.COMPOSE_HASH, COMPOSE), app.allowedComposeHashes(COMPOSE), True),
+        Kind.DEVICE: (world.on_app(Kind.DEVICE, DEVICE), app.allowedDeviceIds(DEVICE), True),
+        Kind.ANY_DEVICE: (world.on_app(Kind.ANY_DEVICE, ON), app.allowAnyDevice(), True),
+        Kind.OUTDATED_TCB: (world.on_app(Kind.OUTDATED_TCB, ON), app.requireTcbUpToDate(), False),
+        Kind.OS_IMAGE: (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), kms.allowedOsImages(OS_IMAGE), True),
+        Kind.KMS_AGGREGATED_MR: (
+            world.on_kms(Kind.KMS_AGGREGATED_MR, KMS_MR),
+            kms.kmsAllowedAggregatedMrs(KMS_MR),
+            True,
+        ),
+        Kind.KMS_DEVICE: (world.on_kms(Kind.KMS_DEVICE, DEVICE), kms.kmsAllowedDeviceIds(DEVICE), True),
+    }
+
+
+DENIABLE = [
+    Kind.COMPOSE_HASH,
+    Kind.DEVICE,
+    Kind.ANY_DEVICE,
+    Kind.OUTDATED_TCB,
+    Kind.OS_IMAGE,
+    Kind.KMS_AGGREGATED_MR,
+    Kind.KMS_DEVICE,
+]
+
+
+def deny(world: ChainWorld, *actions: Action, by: LocalAccount | None = None) -> Any:
+    """The guardian, or *by*, takes back."""
+    return world.call(deny_call(world.deployment.operator, actions), by or world.guardian)
+
+
+@pytest.mark.parametrize("kind", DENIABLE, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("who", ["owner", "guardian"])
+def test_each_kind_of_grant_is_taken_back_at_once(world: ChainWorld, kind: Kind, who: str) -> None:
+    """Owner or guardian undo it in one transaction, and the event says who and what."""
+    action, getter, granted = deniable(world)[kind]
+    world.grant(action)
+    before = getter.call()
+
+    receipt = deny(world, action, by=getattr(world, who))
+
+    assert (before, getter.call()) == (granted, not granted)
+    by = getattr(world, who).address
+    assert events_of(world.operator, receipt) == [
+        ("ActionDenied", {"by": by, "target": action.target, "value": action.value, "kind": kind})
+    ]
+
+
+@pytest.mark.parametrize("kind", DENIABLE, ids=lambda kind: kind.name)
+def test_a_denial_stops_what_was_proposed_of_it(world: ChainWorld, kind: Kind) -> None:
+    """Nobody can execute a grant back into force that was proposed before the denial; a new proposal can."""
+    action, getter, granted = deniable(world)[kind]
+    stale = world.propose(action)
+    deny(world, action)
+    world.warp(DELAY)
+
+    with pytest.raises(RefusedError, match=r"denied at [0-9]+, after or when it was proposed"):
+        world.call(execute_call(stale))
+
+    world.grant(action)
+    assert getter.call() == granted
+
+
+def test_a_denial_stops_the_whole_batch(world: ChainWorld) -> None:
+    """A proposal with one denied action is not executed in part."""
+    stale = world.propose(world.on_kms(Kind.OS_IMAGE, OS_IMAGE), world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    deny(world, world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    world.warp(DELAY)
+
+    with pytest.raises(RefusedError, match=f"ComposeHash 0x{COMPOSE.hex()} of {world.app_auth.address}: denied at"):
+        world.call(execute_call(stale))
+
+    assert not world.kms_auth.functions.allowedOsImages(OS_IMAGE).call()
+
+
+def test_a_denial_concerns_exactly_its_value_and_target(world: ChainWorld) -> None:
+    """Another value, and the same value of another kind, go their way."""
+    other = world.propose(
+        world.on_app(Kind.COMPOSE_HASH, b"\x01" * 32),
+        world.on_app(Kind.DEVICE, COMPOSE),
+        world.on_kms(Kind.OS_IMAGE, COMPOSE),
+    )
+    deny(world, world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    world.warp(DELAY)
+
+    world.call(execute_call(other))
+
+    assert world.app_auth.functions.allowedComposeHashes(b"\x01" * 32).call()
+
+
+def test_a_denial_in_the_block_of_the_proposal_wins(world: ChainWorld) -> None:
+    """Inside one block deny beats allow, whichever came first."""
+    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
+    denied_at = world.w3.eth.get_block(deny(world, action)["blockNumber"])["timestamp"]
+    world.w3.provider.make_request("evm_setNextBlockTimestamp", [denied_at])
+    proposal = world.propose(action)
+    world.warp(DELAY)
+
+    assert world.operator.functions.deniedAt((action.kind, action.target, action.value)).call() == denied_at
+    assert world.operator.functions.proposal(proposal.id).call()[1] == denied_at
+    with pytest.raises(RefusedError, match=f"denied at {denied_at}"):
+        world.call(execute_call(proposal))
+
+
+def test_a_denied_app_gets_no_keys(world: ChainWorld) -> None:
+    """Through KmsAuth: allowed, then denied by the guardian, by the rule that the denial is about."""
+    world.grant(
+        world.on_kms(Kind.OS_IMAGE, OS_IMAGE),
+        world.on_app(Kind.COMPOSE_HASH, COMPOSE),
+        world.on_app(Kind.DEVICE, DEVICE),
+    )
+    before = world.reader().authorize_app(world.boot())
+
+    deny(world, world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+
+    after = world.reader().authorize_app(world.boot())
+    assert isinstance(before, Granted)
+    assert after == Denied(Rule.COMPOSE_HASH, COMPOSE.hex(), "Compose hash not allowed", after.block)
+
+
+def test_several_grants_are_taken_back_together(world: ChainWorld) -> None:
+    """One transaction, one event each, in order."""
+    actions = [action for action, _, _ in deniable(world).values()]
+    world.grant(*actions)
+
+    receipt = deny(world, *actions)
+
+    assert [arguments["kind"] for _, arguments in events_of(world.operator, receipt)] == DENIABLE
+    assert [getter.call() for _, getter, _ in deniable(world).values()] == [
+        not granted for _, _, granted in deniable(world).values()
+    ]
+
+
+def test_contract_upgrades_are_given_up_for_good(world: ChainWorld) -> None:
+    """The guardian can end code changes of an app; the operator itself then cannot make one."""
+    receipt = deny(world, world.on_app(Kind.CONTRACT_UPGRADES, ON))
+
+    assert [name for name, _ in events_of(world.app_auth, receipt)] == ["UpgradesDisabled", "PolicyChanged"]
+
+
+@pytest.mark.parametrize("kind", [Kind.GATEWAY_APP_ID, Kind.APP_IMPLEMENTATION, Kind.GUARDIAN])
+def test_what_has_no_opposite_cannot_be_denied(world: ChainWorld, kind: Kind) -> None:
+    """Gateway, implementation and guardian are only ever replaced, by the grant path."""
+    value = bytes.fromhex(world.own_app_auth.address[2:])
+    target = world.operator.address if kind is Kind.GUARDIAN else world.kms_auth.address
+
+    with pytest.raises(RefusedError, match="cannot be denied"):
+        deny(world, Action.of(kind, target, value))
+
+
+def test_a_stranger_cannot_deny(world: ChainWorld) -> None:
+    """Only owner and guardian take back."""
+    with pytest.raises(RefusedError, match=f"{world.stranger.address}: want the owner or the guardian"):
+        deny(world, world.on_app(Kind.COMPOSE_HASH, COMPOSE), by=world.stranger)

@@ -1,0 +1,472 @@
+"""UpgradeOperator's grant path: propose, wait, execute once, inside the window."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from web3 import Web3
+
+from dstack.chain.bindings import encode_call
+from dstack.chain.client import ChainClient
+from dstack.chain.deploy import deploy_contract, deploy_system
+from dstack.chain.operator import (
+    Action,
+    Kind,
+    Proposal,
+    State,
+    cancel_call,
+    deny_call,
+    execute_call,
+    proposal_id,
+    proposal_in,
+    propose_call,
+)
+from dstack.chain.operator_reader import OperatorReader
+from dstack.chain.tx import Call
+from dstack.errors import RefusedError
+from dstack.policy import Denied, Granted, Rule
+from dstack.values import Digest32
+from tests.chain_world import COMPOSE, DELAY, DEVICE, KMS_MR, OS_IMAGE, URI, WINDOW, ChainWorld, events_of
+
+ON = (1).to_bytes(32, "big")
+GATEWAY = bytes.fromhex("9a7e" * 10)
+
+
+def reader(world: ChainWorld) -> OperatorReader:
+    """Asks UpgradeOperator at the newest block."""
+    return OperatorReader(ChainClient(world.chain.rpc_url, block_tag="latest"), world.deployment.operator)
+
+
+def state(world: ChainWorld, proposal: Proposal) -> State:
+    """Where it stands now."""
+    return reader(world).state(proposal.id)
+
+
+def test_nothing_is_allowed_before_48_hours_and_a_public_event(world: ChainWorld) -> None:
+    """The whole way of one app: denied at first, denied one second early, allowed after execution."""
+    answers = [world.reader().authorize_app(world.boot())]
+    proposal = world.propose(
+        world.on_kms(Kind.OS_IMAGE, OS_IMAGE),
+        world.on_app(Kind.COMPOSE_HASH, COMPOSE),
+        world.on_app(Kind.DEVICE, DEVICE),
+    )
+    world.warp_to(int(proposal.ready_at.timestamp()) - 1)
+    answers.append(world.reader().authorize_app(world.boot()))
+    world.warp_to(int(proposal.ready_at.timestamp()))
+    answers.append(world.reader().authorize_app(world.boot()))
+    world.call(execute_call(proposal), world.stranger)
+    answers.append(world.reader().authorize_app(world.boot()))
+
+    assert [answer.rule if isinstance(answer, Denied) else Granted for answer in answers] == [
+        Rule.OS_IMAGE,
+        Rule.OS_IMAGE,
+        Rule.OS_IMAGE,
+        Granted,
+    ]
+
+
+def test_a_proposal_announces_its_whole_content(world: ChainWorld) -> None:
+    """The event holds who, what, where to read more, and both times; its id is the digest of it."""
+    actions = (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+
+    receipt = world.call(propose_call(world.deployment.operator, actions, URI))
+
+    proposed_at = datetime.fromtimestamp(world.w3.eth.get_block(receipt["blockNumber"])["timestamp"], UTC)
+    assert proposal_in(receipt, chain_id=31337, operator=world.deployment.operator) == Proposal(
+        operator=world.deployment.operator,
+        id=proposal_id(31337, world.deployment.operator, 0, actions, URI),
+        by=world.owner.address,
+        nonce=0,
+        actions=actions,
+        uri=URI,
+        ready_at=proposed_at + DELAY,
+        expires_at=proposed_at + DELAY + WINDOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("offset", "want"),
+    [
+        (timedelta(), State.WAITING),
+        (DELAY - timedelta(seconds=1), State.WAITING),
+        (DELAY, State.READY),
+        (DELAY + WINDOW - timedelta(seconds=1), State.READY),
+        (DELAY + WINDOW, State.EXPIRED),
+    ],
+)
+def test_states_change_at_the_exact_second(world: ChainWorld, offset: timedelta, want: State) -> None:
+    """Waiting until one second before 48 hours, Ready from then on, Expired from 14 days later on."""
+    proposal = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    proposed_at = proposal.ready_at - DELAY
+
+    if offset:
+        world.warp_to(int((proposed_at + offset).timestamp()))
+
+    assert state(world, proposal) is want
+
+
+def test_an_unknown_proposal_is_unset(world: ChainWorld) -> None:
+    """An id that nobody proposed has no state and cannot be executed."""
+    assert reader(world).state(Digest32(b"\x01" * 32)) is State.UNSET
+
+
+def test_waiting_expired_and_executed_proposals_cannot_be_executed(world: ChainWorld) -> None:
+    """Only Ready ones can; the refusal says where they stand."""
+    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
+    executed, first = world.grant(action), world.propose(action)
+
+    with pytest.raises(RefusedError, match="want it Ready, it is Executed"):
+        world.call(execute_call(executed))
+    with pytest.raises(RefusedError, match="want it Ready, it is Waiting"):
+        world.call(execute_call(first))
+    world.warp(DELAY + WINDOW)
+    with pytest.raises(RefusedError, match="want it Ready, it is Expired"):
+        world.call(execute_call(first))
+
+
+def test_execution_is_open_to_everybody_and_names_the_sender(world: ChainWorld) -> None:
+    """The delay protects, not the caller."""
+    proposal = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    world.warp(DELAY)
+
+    receipt = world.call(execute_call(proposal), world.stranger)
+
+    assert events_of(world.operator, receipt) == [
+        ("ProposalExecuted", {"id": proposal.id, "by": world.stranger.address})
+    ]
+    assert state(world, proposal) is State.EXECUTED
+
+
+@pytest.mark.parametrize("other", ["actions", "uri", "order"])
+def test_other_content_than_proposed_is_refused(world: ChainWorld, other: str) -> None:
+    """A proposal cannot be edited, not even the order of its actions or its uri."""
+    actions = (world.on_app(Kind.COMPOSE_HASH, COMPOSE), world.on_app(Kind.DEVICE, DEVICE))
+    proposal = world.propose(*actions)
+    world.warp(DELAY)
+    content: dict[str, tuple[tuple[Action, ...], str]] = {
+        "actions": ((actions[0], world.on_app(Kind.DEVICE, COMPOSE)), URI),
+        "uri": (actions, URI + "/other"),
+        "order": (actions[::-1], URI),
+    }
+    changed, uri = content[other]
+    listed = [(action.kind, action.target, action.value) for action in changed]
+
+    with pytest.raises(RefusedError, match="the actions given are not those that were proposed"):
+        world.send(world.stranger, world.operator, "execute", proposal.id, listed, uri)
+
+
+def test_equal_content_makes_two_proposals(world: ChainWorld) -> None:
+    """Cancelling one of two equal proposals leaves the other; ids are never reused."""
+    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
+    first, second = world.propose(action), world.propose(action)
+
+    world.call(cancel_call(first))
+    world.warp(DELAY)
+    world.call(execute_call(second))
+
+    assert first.id != second.id
+    assert (state(world, first), state(world, second)) == (State.CANCELLED, State.EXECUTED)
+
+
+def effects(world: ChainWorld) -> list[tuple[Action, Any, Any, Any]]:
+    """For each kind: the action, the getter that shows its effect, before and after."""
+    app, kms = world.app_auth.functions, world.kms_auth.functions
+    implementation = bytes.fromhex(world.own_app_auth.address[2:])
+    guardian = bytes.fromhex(world.stranger.address[2:])
+    return [
+        (world.on_app(Kind.COMPOSE_HASH, COMPOSE), app.allowedComposeHashes(COMPOSE), False, True),
+        (world.on_app(Kind.DEVICE, DEVICE), app.allowedDeviceIds(DEVICE), False, True),
+        (world.on_app(Kind.ANY_DEVICE, ON), app.allowAnyDevice(), False, True),
+        (world.on_app(Kind.OUTDATED_TCB, ON), app.requireTcbUpToDate(), True, False),
+        (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), kms.allowedOsImages(OS_IMAGE), False, True),
+        (world.on_kms(Kind.KMS_AGGREGATED_MR, KMS_MR), kms.kmsAllowedAggregatedMrs(KMS_MR), False, True),
+        (world.on_kms(Kind.KMS_DEVICE, DEVICE), kms.kmsAllowedDeviceIds(DEVICE), False, True),
+        (world.on_kms(Kind.GATEWAY_APP_ID, GATEWAY), kms.gatewayAppId(), "", "0x" + GATEWAY.hex()),
+        (
+            world.on_kms(Kind.APP_IMPLEMENTATION, implementation),
+            kms.appImplementation(),
+            world.deployment.app_implementation,
+            world.own_app_auth.address,
+        ),
+        (
+            Action.of(Kind.GUARDIAN, world.operator.address, guardian),
+            world.operator.functions.guardian(),
+            world.guardian.address,
+            world.stranger.address,
+        ),
+    ]
+
+
+GRANTABLE = [kind for kind in Kind if kind is not Kind.CONTRACT_UPGRADES]
+
+
+@pytest.mark.parametrize("kind", GRANTABLE, ids=lambda kind: kind.name)
+def test_each_kind_of_grant_has_its_effect_and_only_after_execution(world: ChainWorld, kind: Kind) -> None:
+    """What is proposed happens on execution, not before."""
+    ((action, getter, before, after),) = [effect for effect in effects(world) if effect[0].kind is kind]
+
+    proposal = world.propose(action)
+    world.warp(DELAY)
+    assert getter.call() == before
+    world.call(execute_call(proposal))
+
+    assert getter.call() == after
+
+
+def test_the_gateway_is_read_as_it_was_granted(world: ChainWorld) -> None:
+    """The reader gives the gateway's app id in hexadecimal."""
+    world.grant(world.on_kms(Kind.GATEWAY_APP_ID, GATEWAY))
+
+    assert world.reader().gateway_app_id() == "0x" + GATEWAY.hex()
+
+
+def test_contract_upgrades_cannot_be_granted(world: ChainWorld) -> None:
+    """What was given up for good has no way back."""
+    with pytest.raises(RefusedError, match="ContractUpgrades can only be denied"):
+        world.propose(world.on_app(Kind.CONTRACT_UPGRADES, ON))
+
+
+def test_only_the_owner_proposes(world: ChainWorld) -> None:
+    """Neither the guardian nor a stranger can begin a grant."""
+    call = propose_call(world.deployment.operator, [world.on_app(Kind.COMPOSE_HASH, COMPOSE)], URI)
+
+    for account in (world.guardian, world.stranger):
+        with pytest.raises(RefusedError, match=f"{account.address}: want the owner"):
+            world.call(call, account)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_the_number_of_actions_is_bounded(world: ChainWorld, count: int) -> None:
+    """An empty list, and one too many, are refused, in a proposal and in a denial."""
+    actions = [world.on_app(Kind.COMPOSE_HASH, COMPOSE)] * count
+
+    for call in (propose_call(world.deployment.operator, actions, URI), deny_call(world.deployment.operator, actions)):
+        with pytest.raises(RefusedError, match=f"actions: want 1 to 16, got {count}"):
+            world.call(call)
+
+
+def test_the_largest_proposal_can_be_executed(world: ChainWorld) -> None:
+    """16 actions and a uri of 512 bytes pass; one byte more does not."""
+    actions = [world.on_app(Kind.COMPOSE_HASH, bytes([number] * 32)) for number in range(1, 17)]
+    proposal = world.propose(*actions, uri="u" * 512)
+    world.warp(DELAY)
+    world.call(execute_call(proposal))
+
+    assert all(world.app_auth.functions.allowedComposeHashes(action.value).call() for action in actions)
+    with pytest.raises(RefusedError, match="uri: want at most 512 bytes, got 513"):
+        world.propose(*actions, uri="u" * 513)
+
+
+MALFORMED = [
+    (Kind.COMPOSE_HASH, bytes(32)),
+    (Kind.DEVICE, bytes(32)),
+    (Kind.ANY_DEVICE, bytes(32)),
+    (Kind.ANY_DEVICE, (2).to_bytes(32, "big")),
+    (Kind.OUTDATED_TCB, b"\x01" * 32),
+    (Kind.OS_IMAGE, bytes(32)),
+    (Kind.KMS_AGGREGATED_MR, bytes(32)),
+    (Kind.KMS_DEVICE, bytes(32)),
+    (Kind.GATEWAY_APP_ID, bytes(32)),
+    (Kind.GATEWAY_APP_ID, b"\x01" * 32),
+    (Kind.APP_IMPLEMENTATION, b"\x01" * 20),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), MALFORMED)
+def test_malformed_values_are_refused(world: ChainWorld, kind: Kind, value: bytes) -> None:
+    """Zero, a switch that is not 1, more than an address, and an implementation without code are refused."""
+    target = world.on_app if kind <= Kind.OUTDATED_TCB else world.on_kms
+
+    with pytest.raises(RefusedError, match="is zero or not of the form wanted"):
+        world.propose(target(kind, value))
+
+
+@pytest.mark.parametrize("value", [bytes(32), b"\x01" * 32])
+def test_a_malformed_guardian_is_refused(world: ChainWorld, value: bytes) -> None:
+    """There is always a guardian, and it is an address."""
+    with pytest.raises(RefusedError, match="is zero or not of the form wanted"):
+        world.propose(Action.of(Kind.GUARDIAN, world.operator.address, value))
+
+
+def test_targets_must_be_governed(world: ChainWorld) -> None:
+    """A contract of another owner, an account without code, and a foreign operator are refused, whatever the path."""
+    foreign = [
+        Action.of(Kind.COMPOSE_HASH, world.own_app_auth.address, COMPOSE),
+        Action.of(Kind.COMPOSE_HASH, world.stranger.address, COMPOSE),
+        Action.of(Kind.GUARDIAN, world.kms_auth.address, bytes.fromhex(world.stranger.address[2:])),
+    ]
+
+    for action in foreign:
+        for call in (propose_call, lambda operator, actions, _: deny_call(operator, actions)):
+            with pytest.raises(RefusedError, match="want a contract that this operator owns"):
+                world.call(call(world.deployment.operator, [action], URI))
+
+
+def test_a_batch_is_executed_whole_or_not_at_all(world: ChainWorld) -> None:
+    """If one action fails, none has happened, and the proposal stays Ready."""
+    fails = Action.of(Kind.COMPOSE_HASH, world.kms_auth.address, COMPOSE)
+    proposal = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE), fails)
+    world.warp(DELAY)
+
+    with pytest.raises(RefusedError, match="refused without a reason"):
+        world.call(execute_call(proposal))
+
+    assert not world.app_auth.functions.allowedComposeHashes(COMPOSE).call()
+    assert state(world, proposal) is State.READY
+
+
+@pytest.mark.parametrize("who", ["owner", "guardian"])
+@pytest.mark.parametrize("wait", [timedelta(), DELAY], ids=["waiting", "ready"])
+def test_owner_and_guardian_cancel_what_is_pending(world: ChainWorld, who: str, wait: timedelta) -> None:
+    """A cancelled proposal stays cancelled and cannot be executed."""
+    account = getattr(world, who)
+    proposal = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    world.warp(wait + timedelta(seconds=1))
+
+    receipt = world.call(cancel_call(proposal), account)
+
+    world.warp(DELAY)
+    assert events_of(world.operator, receipt) == [("ProposalCancelled", {"id": proposal.id, "by": account.address})]
+    assert state(world, proposal) is State.CANCELLED
+    with pytest.raises(RefusedError, match="want it Ready, it is Cancelled"):
+        world.call(execute_call(proposal))
+
+
+def test_what_is_over_cannot_be_cancelled(world: ChainWorld) -> None:
+    """An executed, a cancelled and an expired proposal keep their state; history is not rewritten."""
+    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
+    executed, cancelled, expired = world.grant(action), world.propose(action), world.propose(action)
+    world.call(cancel_call(cancelled))
+    world.warp(DELAY + WINDOW)
+
+    for proposal, name in ((executed, "Executed"), (cancelled, "Cancelled"), (expired, "Expired")):
+        with pytest.raises(RefusedError, match=f"want it Waiting or Ready, it is {name}"):
+            world.call(cancel_call(proposal))
+
+
+def test_a_stranger_cannot_cancel(world: ChainWorld) -> None:
+    """Only owner and guardian stop a grant."""
+    proposal = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+
+    with pytest.raises(RefusedError, match=f"{world.stranger.address}: want the owner or the guardian"):
+        world.call(cancel_call(proposal), world.stranger)
+
+
+def test_a_new_guardian_takes_over_only_by_the_grant_path(world: ChainWorld) -> None:
+    """After execution the old guardian has no power and the new one has it; the change is announced."""
+    heir = bytes.fromhex(world.stranger.address[2:])
+    change = world.propose(Action.of(Kind.GUARDIAN, world.operator.address, heir))
+    other = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    world.warp(DELAY)
+    receipt = world.call(execute_call(change))
+
+    with pytest.raises(RefusedError, match="want the owner or the guardian"):
+        world.call(cancel_call(other), world.guardian)
+    world.call(cancel_call(other), world.stranger)
+    assert events_of(world.operator, receipt)[1] == (
+        "GuardianChanged",
+        {"previous": world.guardian.address, "current": world.stranger.address},
+    )
+
+
+def test_the_guardian_can_cancel_its_own_replacement(world: ChainWorld) -> None:
+    """A power stated in the interface: a guardian gone bad stops every grant, but causes none."""
+    heir = bytes.fromhex(world.stranger.address[2:])
+    change = world.propose(Action.of(Kind.GUARDIAN, world.operator.address, heir))
+
+    world.call(cancel_call(change), world.guardian)
+
+    assert state(world, change) is State.CANCELLED
+
+
+def test_ownership_of_the_operator_moves_in_two_steps_and_never_ends(world: ChainWorld) -> None:
+    """The heir must accept; renouncing is refused."""
+    world.send(world.owner, world.operator, "transferOwnership", world.stranger.address)
+    before = reader(world).owner()
+    world.send(world.stranger, world.operator, "acceptOwnership")
+
+    assert (before, reader(world).owner()) == (world.owner.address, world.stranger.address)
+    with pytest.raises(RefusedError, match="ownership cannot be renounced"):
+        world.send(world.stranger, world.operator, "renounceOwnership")
+
+
+@pytest.mark.parametrize("delay", [timedelta(), DELAY - timedelta(seconds=1), timedelta(days=365, seconds=1)])
+def test_the_delay_is_never_below_48_hours(world: ChainWorld, delay: timedelta) -> None:
+    """An operator with a shorter delay, or one of more than a year, cannot be deployed."""
+    with pytest.raises(RefusedError, match=f"want 172800 to 31536000 seconds, got {int(delay.total_seconds())}"):
+        deploy_system(world.w3, world.owner, owner=world.owner.address, guardian=world.guardian.address, delay=delay)
+
+
+def test_a_longer_delay_holds(world: ChainWorld) -> None:
+    """An operator deployed with a week makes its proposals wait a week."""
+    week = timedelta(days=7)
+    accounts = world.owner.address, world.guardian.address
+
+    slow = deploy_system(world.w3, world.owner, owner=accounts[0], guardian=accounts[1], delay=week)
+
+    receipt = world.call(propose_call(slow.operator, [Action.of(Kind.OS_IMAGE, slow.kms_auth, OS_IMAGE)], ""))
+    proposal = proposal_in(receipt, chain_id=31337, operator=slow.operator)
+    proposed_at = world.w3.eth.get_block(receipt["blockNumber"])["timestamp"]
+    asks = OperatorReader(ChainClient(world.chain.rpc_url, block_tag="latest"), slow.operator)
+    assert (asks.delay(), asks.guardian(), asks.owner()) == (week, accounts[1], accounts[0])
+    assert proposal.ready_at == datetime.fromtimestamp(proposed_at, UTC) + week
+
+
+def test_an_operator_has_owner_and_guardian(world: ChainWorld) -> None:
+    """Neither may be the zero address."""
+    nobody, seconds = "0x" + "00" * 20, int(DELAY.total_seconds())
+
+    with pytest.raises(RefusedError, match="guardian: want an account"):
+        deploy_contract(world.w3, world.owner, "UpgradeOperator", world.owner.address, nobody, seconds)
+    with pytest.raises(RefusedError, match="owner: want an account"):
+        deploy_contract(world.w3, world.owner, "UpgradeOperator", nobody, world.owner.address, seconds)
+
+
+def test_the_deployer_keeps_no_power(world: ChainWorld) -> None:
+    """The operator owns KmsAuth and the app from the first block on, and nothing is allowed yet."""
+    owners = [contract.functions.owner().call() for contract in (world.kms_auth, world.app_auth)]
+    boot = world.boot()
+
+    answers = [world.reader().authorize_app(boot), world.reader().authorize_kms(boot)]
+
+    assert owners == [world.deployment.operator] * 2
+    assert [answer.rule for answer in answers if isinstance(answer, Denied)] == [Rule.OS_IMAGE, Rule.OS_IMAGE]
+
+
+def test_history_is_read_in_pages(world: ChainWorld) -> None:
+    """Ids come in order of proposal; a page is cut at the end, and empty behind it."""
+    proposals = [world.propose(world.on_app(Kind.COMPOSE_HASH, bytes([number] * 32))) for number in range(1, 4)]
+    ids = [proposal.id for proposal in proposals]
+    page = world.operator.functions.proposalIds
+
+    assert [page(0, 2).call(), page(2, 2).call(), page(3, 2).call(), page(0, 0).call()] == [ids[:2], ids[2:], [], []]
+    assert page(1, 2**256 - 1).call() == ids[1:]
+    assert reader(world).proposals() == tuple(proposals)
+
+
+def test_a_page_holds_at_most_100_ids(world: ChainWorld) -> None:
+    """No question loops without a bound."""
+    call = propose_call(world.deployment.operator, [world.on_app(Kind.COMPOSE_HASH, COMPOSE)], "")
+    for _ in range(101):
+        world.call(call)
+
+    assert len(world.operator.functions.proposalIds(0, 101).call()) == 100
+
+
+def test_no_value_and_no_unknown_call_is_taken(world: ChainWorld) -> None:
+    """The operator has neither a fallback nor a way to receive ETH."""
+    for data in (b"", bytes.fromhex("deadbeef")):
+        with pytest.raises(RefusedError, match="refused without a reason"):
+            world.call(Call(world.deployment.operator, data))
+
+
+def test_signers_can_ask_the_contract_for_the_id(world: ChainWorld) -> None:
+    """The contract's own digest of content is the one computed on a machine without chain."""
+    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
+    question = encode_call("UpgradeOperator", "proposalId", 7, [(action.kind, action.target, action.value)], URI)
+
+    answer = world.w3.eth.call({"to": world.deployment.operator, "data": Web3.to_hex(question)})
+
+    assert bytes(answer) == proposal_id(31337, world.deployment.operator, 7, [action], URI)
