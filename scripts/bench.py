@@ -10,14 +10,13 @@ import hmac
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+import bench_app_key
 import coincurve
 import dcap_qvl
 from Crypto.Hash import keccak
@@ -29,9 +28,7 @@ from dstack.keys.derivation import RootKeys, derive_app_keys
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id, parse_app_compose
 from dstack.measurement.event_log import Event, replay_event_log
 from dstack.measurement.identities import derive_instance_id
-from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
-from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import AppId, InstanceId, OsImageHash, Register, ReportData
@@ -141,6 +138,7 @@ def main() -> int:
         "rtmr3_from_app_compose": rtmr3_figure(),
         "quote_verification": quote_figure(),
         "kms_key_derivation": derivation_figure(),
+        "get_app_key_warm_tls": {"unit": "milliseconds, medians, one client", **bench_app_key.measure(SECONDS)},
     }
     print(json.dumps(document, indent=2))
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dstack.attestation.roots import simulated_root
 from dstack.devnet.governance import Governance
+from dstack.devnet.kms_steps import RunningKms
 from dstack.devnet.world import World
 
 _PROVEN = (
@@ -17,10 +18,11 @@ _PROVEN = (
 )
 
 
-def end(world: World, governance: Governance) -> None:
+def end(world: World, governance: Governance, kms: RunningKms) -> None:
     """Sum up, and leave a page that says how to check the results."""
     say = world.say
     governance.keep_transactions(world)
+    say.keep("kms/decisions.jsonl", "".join(kms.program.said()))
     for sentence in _PROVEN:
         say.proved(sentence)
     fingerprint = simulated_root(world.pki.root_der).fingerprint
@@ -53,7 +55,7 @@ All quotes here end at a **simulated root**, SHA-256 `{fingerprint}`. They prove
 | `platform/` | the simulated platform's root and its statements (collateral) |
 | `image/` | the OS image's files; `digest.txt` is the OS image hash |
 | `chain/` | addresses, proposals, transactions with their receipts |
-| `kms/` | settings, the answer of Bootstrap with its evidence, the root certificate |
+| `kms/` | settings, the answer of Bootstrap with its evidence, the root certificate, the log of decisions |
 | `app/` | quote, event log and whole evidence of the running app |
 | `handover/` | request, answer, and both receipts |
 | `transcript.json` | everything that was said, for a machine |

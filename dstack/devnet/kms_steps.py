@@ -33,7 +33,7 @@ class RunningKms:
     Attributes:
         url: Where guests ask, without `/prpc`.
         ca_spki: Public key (SPKI DER) of its root CA: the key provider id that its apps measure.
-        program: For those who want to stop it.
+        program: Its standard output is its log of decisions.
     """
 
     url: str

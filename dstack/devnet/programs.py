@@ -50,6 +50,14 @@ class Program:
             raise ToolUnavailableError(f"{self.name}: want a JSON object, got {line[:80]!r}")
         return answer
 
+    def said(self) -> list[str]:
+        """The lines of standard output that nobody has read yet."""
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while (line := self.lines.get_nowait()) is not None:
+                lines.append(line)
+        return lines
+
     def running(self) -> bool:
         """Whether it has not ended."""
         return self.process.poll() is None

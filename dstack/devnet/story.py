@@ -49,4 +49,4 @@ def tell(world: World, docker_compose: bytes, cleanup: ExitStack) -> None:
     hand_over(world, governance, handover, pending)
 
     say.step(8, "What was proven")
-    end(world, governance)
+    end(world, governance, kms)
