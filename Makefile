@@ -32,7 +32,7 @@ lint: setup  ## format, lint, types, import rules, the tree in ARCHITECTURE.md
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_tree.py
 
 format: setup  ## rewrite the sources in the project's form
