@@ -34,6 +34,7 @@ __all__ = [
     "USAGE_KMS_RPC",
     "Extension",
     "build_app_ca",
+    "build_app_root",
     "build_client_cert",
     "build_root_ca",
     "build_rpc_cert",
@@ -79,19 +80,19 @@ def build_root_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Cert
         key: P-256, as everywhere in here.
         at: Now; the certificate lasts ten years from then.
     """
-    return _self_signed(key, "Dstack KMS CA", path_length=1, at=at)
+    return _self_signed(key, _name("Dstack KMS CA", organization="Dstack"), path_length=1, at=at)
 
 
 def build_temp_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Certificate:
     """The authority of client certificates. Its key is given to everyone: being certified by it proves nothing."""
-    return _self_signed(key, "Dstack Client Temp CA", path_length=0, at=at)
+    return _self_signed(key, _name("Dstack Client Temp CA", organization="Dstack"), path_length=0, at=at)
 
 
 def build_app_root(
     key: ec.EllipticCurvePrivateKey, extensions: Iterable[Extension], *, at: datetime
 ) -> x509.Certificate:
     """The root of an app whose machine has no KMS: self-signed, with evidence that is bound to its key."""
-    return _self_signed(key, "App Root Cert", path_length=1, at=at, extensions=extensions)
+    return _self_signed(key, _name("App Root Cert"), path_length=1, at=at, extensions=extensions)
 
 
 def build_app_ca(
@@ -201,13 +202,12 @@ def require_server_name(name: str) -> str:
 
 def _self_signed(
     key: ec.EllipticCurvePrivateKey,
-    common_name: str,
+    name: x509.Name,
     *,
     path_length: int,
     at: datetime,
     extensions: Iterable[Extension] = (),
 ) -> x509.Certificate:
-    name = _name(common_name, organization="Dstack")
     builder = _as_authority(_start(key, name, name, at), key, path_length)
     return _with_payloads(builder, extensions).sign(key, hashes.SHA256())
 

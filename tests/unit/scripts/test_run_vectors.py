@@ -165,7 +165,7 @@ def test_files_outside_the_folder_are_not_read(run: Run, tmp_path: Path) -> None
     (tmp_path / "outside.json").write_text("{}")
     case = {
         "file": "../outside.json",
-        "compose_hash": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "compose_hash": hashlib.sha256(b"{}").hexdigest(),
     }
     (tmp_path / "guest" / "compose_hash.json").write_text(json.dumps({"cases": [case]}))
 
