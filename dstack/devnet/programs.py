@@ -121,8 +121,9 @@ class Programs:
 
 def _read_lines(program: Program) -> None:
     assert program.process.stdout is not None
-    for line in program.process.stdout:
-        program.lines.put(line)
+    with program.process.stdout as output:
+        for line in output:
+            program.lines.put(line)
     program.lines.put(None)
 
 

@@ -8,20 +8,26 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote
+from dstack.attestation.ratls import evidence_extensions
+from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.errors import ChainUnavailableError, CollateralUnavailableError
 from dstack.guest.platform import platform_evidence
+from dstack.keys.certs import build_client_cert
+from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide
 from dstack.simulator.os_image import SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.transport.tls import TlsIdentity
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, ReportData
 from kms.authorization import SelfAuthorization
 from kms.evidence import EvidenceVerifier
@@ -164,3 +170,16 @@ def world(make_world: Callable[..., World]) -> World:
 def allow_kms(world: World) -> None:
     """Let the chain permit the KMS."""
     world.chain.kms_machines.add(world.own.appraisal().mr_aggregated)
+
+
+def client_identity(
+    machine: Machine | None, temp_ca: TlsIdentity, *, bound_to: ec.EllipticCurvePrivateKey | None = None
+) -> TlsIdentity:
+    """A caller's certificate with evidence of *machine*, bound to its own key or to another one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    extensions = []
+    if machine is not None:
+        extensions = evidence_extensions(machine.evidence(ratls_report_data(spki_der(bound_to or key))))
+    authority = load_certificate(temp_ca.certificate_pem), load_private_key(temp_ca.key_pem)
+    certificate = build_client_cert(key, *authority, extensions, at=AT)
+    return TlsIdentity(certificate_pem(certificate), private_key_pem(key))

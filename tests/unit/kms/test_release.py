@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
+import ssl
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack.attestation.ratls import evidence_extensions
-from dstack.attestation.report_data import ratls_report_data
 from dstack.errors import KeyReleaseDeniedError, UnavailableError
 from dstack.keys import (
     RootKeys,
@@ -20,22 +18,28 @@ from dstack.keys import (
     k256_public_key,
     verify_env_public_key,
 )
-from dstack.keys.certs import build_client_cert, build_temp_ca
-from dstack.keys.pem import spki_der
+from kms.generation import generate_keys
 from kms.release import KeyRelease
-from tests.unit.kms.conftest import APP_ID, AT, COMPOSE_HASH, INSTANCE_ID, Machine, World, allow_kms, app_machine
+from tests.unit.kms.conftest import (
+    APP_ID,
+    AT,
+    COMPOSE_HASH,
+    INSTANCE_ID,
+    Machine,
+    World,
+    allow_kms,
+    app_machine,
+    client_identity,
+    kms_machine,
+)
 
 ROOT = RootKeys(ca=bytes([1]) * 32, k256=bytes([2]) * 32)
+TEMP_CA = generate_keys("kms.example", kms_machine(), at=AT).temp_ca
 
 
 def certificate_of(machine: Machine | None, *, bound_to: ec.EllipticCurvePrivateKey | None = None) -> bytes:
-    """A client certificate (DER) with evidence of *machine*, bound to its own key or to another."""
-    temp_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    extensions = []
-    if machine is not None:
-        extensions = evidence_extensions(machine.evidence(ratls_report_data(spki_der(bound_to or key))))
-    certificate = build_client_cert(key, build_temp_ca(temp_key, at=AT), temp_key, extensions, at=AT)
-    return certificate.public_bytes(serialization.Encoding.DER)
+    """What TLS tells the KMS of a caller: its certificate in DER."""
+    return ssl.PEM_cert_to_DER_cert(client_identity(machine, TEMP_CA, bound_to=bound_to).certificate_pem)
 
 
 @pytest.fixture
