@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from dstack.attestation.appraise import Appraisal, appraise
+from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.evidence import Evidence, strip_evidence
+from dstack.attestation.quote import parse_quote
+from dstack.attestation.roots import INTEL_ROOTS
+from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import AppraisalError, EventLogMalformedError, MeasurementMalformedError
 from dstack.measurement import identities
@@ -125,6 +131,25 @@ def test_evidence_with_another_quote_is_refused(machine):
     evidence, _ = machine()
     _, verified = machine(events=EVENTS[:-1])
     refused(evidence, verified, "its quote is not the one that was verified")
+
+
+def test_an_enclaves_quote_is_not_appraised(quotes):
+    """The quote of an SGX enclave, verified as it may be, is no machine's."""
+    folder = quotes / "intel-sgx-v3-hardening"
+    raw = (folder / "quote.bin").read_bytes()
+    quote = parse_quote(raw)
+    verified = verify_quote(
+        raw,
+        parse_collateral((folder / "collateral.json").read_bytes()),
+        roots=INTEL_ROOTS,
+        at=datetime(2025, 7, 4, 10, 28, 44, tzinfo=UTC),
+        policy=VerificationPolicy(
+            accepted_statuses=frozenset({TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED}),
+            mr_enclaves=frozenset({quote.body.mr_enclave}),
+        ),
+    )
+    evidence = Evidence(raw, (), (), quote.report_data, "")
+    refused(evidence, verified, "want the quote of a TD, got that of an SGX enclave")
 
 
 def test_step_17_report_data(machine):

@@ -110,6 +110,8 @@ def test_broken_documents_make_collateral_malformed(collateral):
         ('"tcbStatus":"Revoked"', '"tcbStatus":"revoked"', "tcbStatus: want one that Intel defines, got 'revoked'"),
         ('"advisoryIDs":["', '"advisoryIDs":[1,"', "advisoryIDs: want an array of strings"),
         ('"isvsvn":4', '"isvsvn":null', "isvsvn: want an integer, got null"),
+        ('"id":"TDX_01","mrsigner":"00', '"id":"TDX_01","mrsigner":"', "mrsigner: want 48 bytes, got 47"),
+        ('"isvsvn":4},"tcbDate":"', '"isvsvn":4},"tcbDate":"on ', "tcbDate: want a time such as"),
     ],
 )
 def test_tcb_info_fields_have_their_types(collateral, old, new, message):

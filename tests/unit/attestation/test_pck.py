@@ -122,6 +122,27 @@ def test_step_8_a_repeated_field_is_refused(pki):
         parse_pck_extension(certificate(pki, b"\x30\x82" + len(repeated).to_bytes(2, "big") + repeated))
 
 
+@pytest.mark.parametrize("value", ["020400000001", "0201ff", "0200"])
+def test_step_8_numbers_are_small_and_not_negative(pki, value):
+    """A PCESVN that is empty, negative or longer than any real one is refused."""
+    tcb = der.sequence(serialise_pck_extension(PLATFORM))[1][1]
+    number = _pair(0x30, bytes.fromhex("060b2a864886f84d010d010211") + bytes.fromhex(value))
+    levels = der.sequence(tcb[12:])
+    others = b"".join(_pair(*level) for level in levels[:16]) + number + _pair(*levels[17])
+    changed = _pair(0x30, tcb[:12] + _pair(0x30, others))
+    fields = der.sequence(serialise_pck_extension(PLATFORM))
+    extension = _pair(0x30, _pair(*fields[0]) + changed + b"".join(_pair(*field) for field in fields[2:]))
+    with pytest.raises(CollateralMalformedError, match=r"want a small number that is not negative"):
+        parse_pck_extension(certificate(pki, extension))
+
+
+@pytest.mark.parametrize("field", ["300c060a2a864886f84d010d0101", "30060401000401ff", "0401ff"])
+def test_step_8_fields_are_pairs_of_name_and_value(pki, field):
+    """A field without value, without an OID, or that is no sequence is refused."""
+    with pytest.raises(CollateralMalformedError, match=r"want a sequence of \(OID, value\) pairs"):
+        parse_pck_extension(certificate(pki, _pair(0x30, bytes.fromhex(field))))
+
+
 def test_a_chain_that_cannot_be_read_is_the_quotes_fault(pki, quotes):
     """The platform of a quote with unreadable certificates is refused as a malformed quote."""
     raw = (quotes / "intel-tdx-v4-uptodate" / "quote.bin").read_bytes()
