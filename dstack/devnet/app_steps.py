@@ -54,10 +54,11 @@ def app_machine(plan: Plan, kms: RunningKms, name: str) -> Machine:
 def start_app(world: World, plan: Plan, kms: RunningKms) -> None:
     """Step 5: start the app, and compare its quote with what was computed."""
     say = world.say
-    machine = app_machine(plan, kms, "app")
+    machine = replace(app_machine(plan, kms, "app"), options=("--verify-kms",))
     answer = boot_answer(machine.start(world))
     demand(answer.get("ready") is True, f"the app did not get its keys: {answer.get('error')}")
-    say.did("the app booted: temporary certificate, quote bound to it, GetAppKey over RA-TLS, keys received")
+    say.did("GetTempCaCert: the app certified a key of its own and had a quote bound to it")
+    say.did("GetAppKey over RA-TLS: app and KMS verified each other's quotes; the chain allowed both; keys received")
 
     nonce = report_data("app-data", world.secret.name.encode())
     evidence = AgentClient(machine.socket(world)).evidence(nonce)

@@ -20,7 +20,7 @@ from dstack.guest.platform import Platform
 from dstack.measurement.compose import AppCompose, default_app_id
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.identities import INSTANCE_ID_SEED_SIZE, derive_instance_id, key_provider_payload
-from dstack.measurement.rtmr3 import BOOT_MR_DONE, OUR_SEQUENCE, BootInputs, boot_events
+from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, split_at_boot_mr_done
 from dstack.transport.private_file import replace_private
 from dstack.values import AppId, InstanceId
 
@@ -89,11 +89,14 @@ def boot(shared: HostShared, around: Surroundings, *, work_dir: Path) -> Booted:
         UnavailableError: No KMS answered.
     """
     compose = shared.app_compose
+    if compose.requirements:
+        raise ConfigError(f"requirements: this guest can keep none yet, the app has {', '.join(compose.requirements)}")
     inputs, seed = _inputs(shared, around.random)
     version = compose.event_log_version
 
     # (1)
-    _extend(around.platform, _until_keys(boot_events(OUR_SEQUENCE, inputs, version=version)))
+    until_keys, _ = split_at_boot_mr_done(boot_events(OUR_SEQUENCE, inputs, version=version))
+    _extend(around.platform, until_keys)
 
     # (2)
     provided = _keys(compose.key_provider, shared.sys_config.kms_urls, around)
@@ -104,7 +107,8 @@ def boot(shared: HostShared, around: Surroundings, *, work_dir: Path) -> Booted:
         raise AppraisalError(f"Unexpected key provider id: {inputs.key_provider_id.hex()}")
 
     # (4)
-    _extend(around.platform, _after_keys(boot_events(OUR_SEQUENCE, inputs, version=version)))
+    _, after_keys = split_at_boot_mr_done(boot_events(OUR_SEQUENCE, inputs, version=version))
+    _extend(around.platform, after_keys)
 
     # (5)
     _leave_keys(work_dir / APP_KEYS, provided)
@@ -163,19 +167,6 @@ def _with_provider(inputs: BootInputs, provided: ProvidedKeys) -> BootInputs:
     if not isinstance(provider, KmsProvider):
         return inputs
     return replace(inputs, key_provider="kms", key_provider_id=provider.root_spki, os_image_hash=provider.os_image_hash)
-
-
-def _until_keys(events: Sequence[RuntimeEvent]) -> Sequence[RuntimeEvent]:
-    return events[: _boot_mr_done(events)]
-
-
-def _after_keys(events: Sequence[RuntimeEvent]) -> Sequence[RuntimeEvent]:
-    return events[_boot_mr_done(events) :]
-
-
-def _boot_mr_done(events: Sequence[RuntimeEvent]) -> int:
-    """How many events there are up to `boot-mr-done`, that one included."""
-    return [event.name for event in events].index(BOOT_MR_DONE) + 1
 
 
 def _extend(platform: Platform, events: Sequence[RuntimeEvent]) -> None:

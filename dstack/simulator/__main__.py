@@ -12,9 +12,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from dstack.attestation.collateral import serialise_collateral
+from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError, DstackError, InputError, KeyReleaseDeniedError
 from dstack.guest.agent import GuestAgent
@@ -28,10 +30,11 @@ from dstack.guest.host_shared import (
     load_instance_info,
     serialise_instance_info,
 )
-from dstack.guest.kms_client import request_app_keys
+from dstack.guest.kms_client import KmsTrust, request_app_keys
 from dstack.simulator.os_image import DEFAULT_NAME, SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.private_file import replace_private
 
@@ -89,7 +92,7 @@ def run_cvm(arguments: argparse.Namespace) -> None:
     )
     around = Surroundings(
         platform=platform,
-        request_keys=request_app_keys,
+        request_keys=partial(request_app_keys, trust=_kms_trust(pki, arguments) if arguments.verify_kms else None),
         clock=lambda: datetime.now(UTC),
         random=secrets.token_bytes,
     )
@@ -98,6 +101,11 @@ def run_cvm(arguments: argparse.Namespace) -> None:
 
     listener = Listener(agent_app(GuestAgent(platform, booted)), unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
     _serve(listener, {"ready": True, **_identity(booted)})
+
+
+def _kms_trust(pki: SimulatedPki, arguments: argparse.Namespace) -> KmsTrust:
+    """A KMS must then show a quote under the root that this machine's own platform has."""
+    return KmsTrust(TrustedRoots((simulated_root(pki.root_der),)), DirectoryCollateral(arguments.pki))
 
 
 def _serve(listener: Listener, ready: Mapping[str, object]) -> None:
@@ -175,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         cvm.add_argument(name, type=Path, required=True)
     cvm.add_argument("--tcb-status", default=TcbStatus.UP_TO_DATE.value, choices=[each.value for each in TcbStatus])
     cvm.add_argument("--debug", action="store_true", help="set the DEBUG attribute; verifiers must refuse the quotes")
+    cvm.add_argument("--verify-kms", action="store_true", help="demand a quote of the KMS, under this platform's root")
     cvm.add_argument("--root-out", type=Path, help="write the platform's root certificate (DER) here")
     cvm.set_defaults(run=run_cvm)
     return parser

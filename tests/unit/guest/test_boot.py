@@ -162,6 +162,15 @@ def test_unsupported_key_provider_is_refused(site: Site, tmp_path: Path) -> None
     assert not (tmp_path / APP_KEYS).exists()
 
 
+def test_requirements_that_nobody_enforces_are_refused(site: Site, tmp_path: Path) -> None:
+    """An app that demands something of its machine does not boot where the demand would be ignored."""
+    demanding = {"manifest_version": "3", "requirements": {"os_version": ">=0.6"}}
+    compose = json.dumps(json.loads(app_compose()) | demanding).encode()
+
+    with pytest.raises(ConfigError, match="requirements: this guest can keep none yet, the app has os_version"):
+        start(site, tmp_path, compose)
+
+
 def test_secrets_do_not_show(site: Site, tmp_path: Path) -> None:
     """The text form of a booted guest contains none of its keys."""
     booted, _ = start(site, tmp_path, app_compose())
