@@ -23,11 +23,9 @@ from dstack.errors import (
     QuoteUntrustedError,
     RefusedError,
 )
-from dstack.transport.listener import PEER_CERTIFICATE, Listener
+from dstack.transport.listener import PEER_CERTIFICATE
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
-
-__all__ = ["CallContext", "Listener", "Method", "failure", "prpc_app", "read_body", "serve"]
 
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
@@ -90,11 +88,6 @@ def prpc_app(
 
     app.add_api_route(path + "/{method}", answer, methods=["GET", "POST"], response_model=None)
     return app
-
-
-def serve(app: FastAPI, **address: Any) -> None:
-    """Serve *app* until SIGINT or SIGTERM; the arguments are `Listener`'s."""
-    Listener(app, **address).run()
 
 
 def failure(error: DstackError, *, as_json: bool = True) -> Response:

@@ -12,9 +12,8 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from dstack.errors import ConfigError, KeyMalformedError
+from dstack.errors import KeyMalformedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +67,6 @@ def unauthenticated_client_context(identity: TlsIdentity | None = None) -> ssl.S
     if identity is not None:
         _load_identity(context, identity)
     return context
-
-
-def read_identity(certificate: Path, key: Path) -> TlsIdentity:
-    """Read a certificate and its key from PEM files.
-
-    Raises:
-        ConfigError: One of them cannot be read.
-    """
-    try:
-        return TlsIdentity(certificate.read_text("ascii"), key.read_text("ascii"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"want PEM files {certificate} and {key}, got {type(exc).__name__}") from exc
 
 
 def _load_identity(context: ssl.SSLContext, identity: TlsIdentity) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
 import pytest
 
-from dstack.errors import ConfigError, KeyMalformedError, PeerRefusedError, PeerUnavailableError
+from dstack.errors import KeyMalformedError, PeerRefusedError, PeerUnavailableError
 from dstack.transport.client import PrpcClient
 from dstack.transport.tls import (
     TlsIdentity,
     client_context,
-    read_identity,
     server_context,
     unauthenticated_client_context,
 )
@@ -104,14 +102,3 @@ def test_authority_that_is_no_certificate_is_refused() -> None:
 def test_key_does_not_show(certificates: Certificates) -> None:
     """An identity can be printed without giving away its key."""
     assert "PRIVATE" not in repr(certificates.server)
-
-
-def test_identity_is_read_from_files(tmp_path: Path, certificates: Certificates) -> None:
-    """What was written as two PEM files is read as one identity; a missing file is named."""
-    certificate, key = tmp_path / "rpc.crt", tmp_path / "rpc.key"
-    certificate.write_text(certificates.server.certificate_pem)
-    key.write_text(certificates.server.key_pem)
-
-    assert read_identity(certificate, key) == certificates.server
-    with pytest.raises(ConfigError, match=r"absent\.crt"):
-        read_identity(tmp_path / "absent.crt", key)
