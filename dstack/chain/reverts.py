@@ -19,7 +19,7 @@ _TEXT = keccak(text="Error(string)")[:4]
 _PANIC = keccak(text="Panic(uint256)")[:4]
 
 # How enum values are called; a test holds these to the sources.
-_ENUMS = {
+ENUMS = {
     "enum IUpgradeOperator.State": ("Unset", "Waiting", "Ready", "Executed", "Cancelled", "Expired"),
     "enum IUpgradeOperator.Kind": (
         "ComposeHash",
@@ -36,7 +36,7 @@ _ENUMS = {
     ),
 }
 
-_SENTENCES = {
+SENTENCES = {
     "UnexpectedState": "proposal {id}: want it {want}, it is {got}",
     "NotPending": "proposal {id}: want it Waiting or Ready, it is {got}",
     "ContentMismatch": "proposal {id}: the actions given are not those that were proposed (they make {got})",
@@ -80,7 +80,7 @@ def _sentence(error: dict[str, Any], arguments: bytes) -> str:
     inputs = error["inputs"]
     values = decode([collapse_if_tuple(entry) for entry in inputs], arguments)
     shown = {entry["name"]: _show(entry, value) for entry, value in zip(inputs, values, strict=True)}
-    template = _SENTENCES.get(error["name"])
+    template = SENTENCES.get(error["name"])
     if template is not None:
         return template.format(**shown)
     return f"{error['name']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
@@ -91,7 +91,7 @@ def _show(entry: dict[str, Any], value: object) -> str:
         return "0x" + value.hex()
     if entry["type"] == "address":
         return to_checksum_address(str(value))
-    names = _ENUMS.get(entry.get("internalType", ""))
+    names = ENUMS.get(entry.get("internalType", ""))
     if names is not None and isinstance(value, int) and value < len(names):
         return names[value]
     return str(value)

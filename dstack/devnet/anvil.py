@@ -149,7 +149,7 @@ class Anvil:
             if found := _LISTENING.search(said):
                 return int(found[1])
             if self.process.poll() is not None:
-                raise ToolUnavailableError(f"anvil: ended early: {said.strip()[-300:]}")
+                raise ToolUnavailableError(f"anvil: ended early: {' '.join(said.split())[-300:]}")
             time.sleep(0.02)
         raise ToolUnavailableError(f"anvil: want it to listen within {START_SECONDS:.0f} s, got nothing")
 
