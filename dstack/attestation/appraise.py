@@ -14,7 +14,7 @@ from dstack.errors import AppraisalError
 from dstack.measurement import identities
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
-from dstack.measurement.rtmr3 import BOOT_MR_DONE, SYSTEM_READY, predict_rtmr3
+from dstack.measurement.rtmr3 import BOOT_MR_DONE, SYSTEM_READY, predict_rtmr3, split_at_boot_mr_done
 from dstack.measurement.vm_config import parse_vm_config
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash, Register, ReportData
 
@@ -133,11 +133,20 @@ def _require_equal(name: str, *, wanted: Register, got: Register) -> None:
 
 
 def _system_payloads(events: Iterable[RuntimeEvent]) -> Mapping[str, bytes]:
-    """Payload by name, up to `system-ready`: what comes later is the app's word. The first of a name counts."""
+    """Payload by name, up to `system-ready`: what comes later is the app's word. The first of a name counts.
+
+    A version 1 digest does not fix where the name ends and the payload begins: with a colon in its payload, an event
+    could be shown under a longer name, and so be hidden. No system event has a colon in its name.
+
+    Raises:
+        AppraisalError: An event before `system-ready` has.
+    """
     payloads: dict[str, bytes] = {}
     for event in events:
         if event.name == SYSTEM_READY:
             break
+        if ":" in event.name:
+            raise AppraisalError("event log: want no colon in the name of an event before system-ready, got one")
         payloads.setdefault(event.name, event.payload)
     return payloads
 
@@ -180,5 +189,6 @@ def _mr_aggregated(report: TdReport, rtmr3: Register) -> Digest32:
 
 
 def _rtmr3_at_boot(events: tuple[RuntimeEvent, ...]) -> Register | None:
-    names = [event.name for event in events]
-    return predict_rtmr3(events[: names.index(BOOT_MR_DONE) + 1]) if BOOT_MR_DONE in names else None
+    if all(event.name != BOOT_MR_DONE for event in events):
+        return None
+    return predict_rtmr3(split_at_boot_mr_done(events)[0])
