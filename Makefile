@@ -10,7 +10,8 @@ UV_COMPILE = .lock/bin/uv pip compile --universal --python-version 3.11 --genera
 # ape keeps all its state inside the project.
 export APE_DATA_FOLDER := $(CURDIR)/.ape
 export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
-export PATH := $(CURDIR)/node_modules/@foundry-rs/anvil-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
+FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
+export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
 .PHONY: help setup demo test lint format vectors bench contracts lock clean
 
@@ -53,7 +54,9 @@ lock:  ## resolve requirements/*.in into *.txt with hashes
 	$(UV_COMPILE) requirements/all.in --override requirements/overrides.in -o requirements/all.txt
 	$(UV_COMPILE) requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) requirements/node.in -o requirements/node.txt
+	$(UV_COMPILE) requirements/symbolic.in -o requirements/symbolic.txt
+	$(UV_COMPILE) requirements/audit.in -o requirements/audit.txt
 	rm -rf .lock
 
 clean:  ## remove everything that set-up and runs have made
-	rm -rf .venv node_modules .solcx .ape .build demo-results contracts/.cache
+	rm -rf .venv .symbolic .audit node_modules .solcx .ape .build demo-results contracts/.cache

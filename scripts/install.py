@@ -153,7 +153,7 @@ STEPS = (
     Step("node", "the system's, or a pinned one", ".venv", ("requirements/node.txt",), install_node),
     Step(
         "npm",
-        "anvil, OpenZeppelin, Safe, solc",
+        "anvil, forge, OpenZeppelin, Safe, solc",
         "node_modules",
         ("package.json", "package-lock.json"),
         install_npm_packages,
