@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ SETTINGS: dict[str, Any] = {
     "evmVersion": "cancun",
     "optimizer": {"enabled": True, "runs": 200},
     "remappings": ["@openzeppelin/=node_modules/@openzeppelin/"],
-    "outputSelection": {"*": {"*": OUTPUTS}},
 }
 
 
@@ -53,31 +53,36 @@ def main() -> int:
     return 0
 
 
-def build() -> dict[str, str]:
-    """Compile; text of each artifact by file name.
+def build(root: Path = ROOT) -> dict[str, str]:
+    """Compile the sources under *root*; text of each artifact by file name.
 
     Raises:
         BuildError: solc is missing, or has an error or a warning.
     """
-    output = run_solc()
+    output = run_solc(root)
     said = [entry["formattedMessage"] for entry in output.get("errors", ())]
     if said:
         raise BuildError("solc has something to say:\n" + "\n".join(said))
     return {f"{name}.json": artifact(name, path, output) for name, path in SOURCES.items()}
 
 
-def run_solc() -> dict[str, Any]:
+def run_solc(root: Path = ROOT, outputs: Sequence[str] = OUTPUTS) -> dict[str, Any]:
     """Run solc on every contract of ours and those of OpenZeppelin that are deployed.
+
+    Args:
+        root: A folder with `contracts` and `node_modules`: this checkout, or a copy of it elsewhere.
+        outputs: What to ask of solc about each contract; `ast` is the syntax of each source.
 
     Raises:
         BuildError: It is missing or gives no answer.
     """
     urls = {path: {"urls": [source_file(path)]} for path in SOURCES.values()}
-    request = {"language": "Solidity", "sources": urls, "settings": SETTINGS}
-    command = [SOLC, "--standard-json", "--base-path", ROOT, "--allow-paths", ROOT]
+    selection = {"*": {"*": [each for each in outputs if each != "ast"], "": ["ast"] if "ast" in outputs else []}}
+    request = {"language": "Solidity", "sources": urls, "settings": SETTINGS | {"outputSelection": selection}}
+    command = [SOLC, "--standard-json", "--base-path", root, "--allow-paths", f"{root},{ROOT}"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, check=True, cwd=ROOT, timeout=300
+            command, input=json.dumps(request), capture_output=True, text=True, check=True, cwd=root, timeout=300
         )
         output: dict[str, Any] = json.loads(done.stdout)
     except FileNotFoundError:
