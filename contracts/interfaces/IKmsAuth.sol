@@ -6,8 +6,10 @@ import {IGoverned} from "./IGoverned.sol";
 
 /// @title Which KMS, OS images and apps may exist. The role of dstack's DstackKms; also IAppAuth, by delegation.
 /// @dev The owner may change the lists of KMS measurements, KMS devices and OS images, the gateway, the published KMS
-/// info, the implementation for new apps, and the code. It cannot remove an app, nor decide in place of an app's own
-/// contract: both gates must be open. Anybody may register an app, because an app's keys follow from its address.
+/// info, the implementation for new apps, and, until upgrades are disabled, the code. It may freeze an app, for at most
+/// 7 days at a time. It cannot remove an app, nor decide in place of an app's own contract: both gates must be open.
+/// Anybody may register an app, because an app's keys follow from its address.
+/// @dev How soon a freeze may follow another is for the owner to bound; UpgradeOperator does.
 interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice Public facts about the running KMS; nothing in this contract depends on them.
     struct KmsInfo {
@@ -16,6 +18,21 @@ interface IKmsAuth is IGoverned, IAppAuth {
         bytes quote;
         bytes eventlog;
     }
+
+    /// @notice A freeze would end in the past, or more than 7 days ahead.
+    error FreezeOutOfRange(uint256 got, uint256 earliest, uint256 latest);
+
+    /// @notice The app is not frozen.
+    error AppNotFrozen(address appId);
+
+    /// @notice `appId` gets no keys before `until`; it was `previous`, which zero or a past time means it was not frozen.
+    event AppFrozen(address appId, uint64 previous, uint64 until);
+
+    /// @notice The freeze of `appId` was to end at `previous`, and ended now.
+    event AppUnfrozen(address appId, uint64 previous);
+
+    /// @notice The published KMS info, whole, whichever part of it was set.
+    event KmsInfoPublished(KmsInfo info);
 
     /// @notice `appId` is an app whose contract is asked from now on.
     event AppRegistered(address appId);
@@ -89,6 +106,14 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice Owner: forbid an OS image, for every app and KMS.
     function removeOsImageHash(bytes32 osImageHash) external;
 
+    /// @notice Owner: give an app no keys before `until`, at most 7 days ahead. A running freeze may become longer, not
+    /// shorter.
+    /// @dev Warning: keys already released are not taken back.
+    function freezeApp(address appId, uint64 until) external;
+
+    /// @notice Owner: end the freeze of an app now.
+    function unfreezeApp(address appId) external;
+
     /// @notice Anybody: have `appId`'s contract asked. Cannot be undone, and grants nothing by itself.
     function registerApp(address appId) external;
 
@@ -138,4 +163,12 @@ interface IKmsAuth is IGoverned, IAppAuth {
 
     /// @notice Code of new apps.
     function appImplementation() external view returns (address);
+
+    /// @notice When the last freeze of this app ends or ended; zero if there was none.
+    /// @dev It is frozen before that time, and no longer at it.
+    function frozenUntil(address appId) external view returns (uint64);
+
+    /// @notice Whether this app was made by this contract's factory, from code that this contract's owner had set.
+    /// @dev Says nothing about its code today: its own owner may have upgraded it.
+    function isFactoryMade(address appId) external view returns (bool);
 }

@@ -1,25 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {IAppAuthPolicy} from "./IAppAuth.sol";
+
 /// @title When a grant becomes real: at least 48 hours after everybody could read it.
 /// @dev This contract is the owner of a KmsAuth and of AppAuths. It has two paths and no third:
 /// - grant: the owner proposes typed actions; after the delay anybody may execute them, for 14 days; until they are
 ///   executed, owner or guardian may cancel them.
 /// - deny: owner or guardian take a grant back at once. A denial also stops every grant of the same that was proposed
 ///   up to then; it can be granted anew, by a new proposal.
-/// @dev The owner cannot shorten the delay, edit a proposal, execute early, call anything but the functions behind
-/// `Kind`, send ETH or delegatecall, hand on the contracts it owns, or renounce.
-/// @dev The guardian can only cancel and deny. It can cancel its own replacement: a guardian gone bad stops every
-/// grant, but causes none.
+/// @dev A proposal may carry its own rollback: actions announced with it, which owner and guardian together may run
+/// within 14 days after it was executed. Nothing in a rollback is younger than the notice of its proposal.
+/// @dev The owner cannot shorten the delay but by a proposal that waits the old one, edit a proposal, execute early,
+/// call anything but the functions behind `Kind`, send ETH or delegatecall, hand on the contracts it owns, hand on its
+/// own role but by a proposal, or renounce.
+/// @dev The guardian can only cancel and deny, and agree to a rollback. It cannot deny for good: `ContractUpgrades` is
+/// the owner's. Everything else it denies can be granted anew, and a freeze ends by itself. It can cancel its own
+/// replacement: a guardian gone bad stops every grant, but causes none.
 /// @dev This contract is no proxy: its code never changes. Its owner may be any account: a key, a Safe, a Governor.
 interface IUpgradeOperator {
-    /// @notice What an action changes. `value` of an action, by kind:
+    /// @notice What an action changes. Its `data` is one word, or where it says so the ABI encoding of more:
     /// - ComposeHash, Device (AppAuth), OsImage, KmsAggregatedMr, KmsDevice (KmsAuth): the hash or id itself;
-    /// - AnyDevice, OutdatedTcb (AppAuth): 1. Granting lets every device, or any TCB status, in; denying shuts it out;
+    /// - AnyDevice (AppAuth): 1. Granting lets every device in; denying shuts all but the listed ones out;
+    /// - OutdatedTcb (AppAuth): granting tolerates any TCB status before the time given, at most 90 days after
+    ///   execution; denying (1) requires an up-to-date TCB;
     /// - GatewayAppId (KmsAuth): the gateway's app id, an address. Grant only;
     /// - AppImplementation (KmsAuth): address of the code for new apps. Grant only;
-    /// - Guardian (this contract): address of the new guardian. Grant only;
-    /// - ContractUpgrades (AppAuth): 1. Deny only, and for good.
+    /// - Guardian, Owner (this contract): address of the new one, who must accept within 14 days. Grant only;
+    /// - ContractUpgrades (AppAuth, KmsAuth): 1. Deny only, by the owner only, and for good;
+    /// - Version (AppAuth): an `IAppAuthPolicy.Version`. Grant only; deny its compose hash or its sunset instead;
+    /// - Sunset (AppAuth): version number and time. Granting has the version end later (time zero: never); denying has
+    ///   it end earlier, at once if the time is not in the future;
+    /// - App (KmsAuth): the app's address. Granting ends its freeze; denying freezes it for 7 days, and again only 7
+    ///   days after the end of the last freeze;
+    /// - FreezeRenewal (KmsAuth): the app's address. Freezes it for 7 days, whenever the last freeze was. Grant only;
+    /// - Delay (this contract): a `DelayClass` and seconds. Grant only, after the delay that it changes;
+    /// - ImplementationUpgrade (AppAuth, KmsAuth): address of the code that the proxy runs from now on. Grant only;
+    /// - FreezeForGood (AppAuth): 1. Rules out every further grant to the app. Grant only.
     enum Kind {
         ComposeHash,
         Device,
@@ -31,14 +48,47 @@ interface IUpgradeOperator {
         GatewayAppId,
         AppImplementation,
         Guardian,
-        ContractUpgrades
+        ContractUpgrades,
+        Version,
+        Sunset,
+        App,
+        FreezeRenewal,
+        Owner,
+        Delay,
+        ImplementationUpgrade,
+        FreezeForGood
     }
 
-    /// @notice One change: of what kind, in which contract, of which value.
+    /// @notice How long an action must wait, by its kind:
+    /// - Roles: Owner, Guardian;
+    /// - Upgrades: ImplementationUpgrade, AppImplementation, FreezeForGood;
+    /// - for Delay, the class that it changes;
+    /// - Policy: everything else.
+    /// @dev Policy and Roles are never longer than Upgrades.
+    enum DelayClass {
+        Policy,
+        Roles,
+        Upgrades
+    }
+
+    /// @notice One change: of what kind, in which contract, and what exactly.
     struct Action {
         Kind kind;
         address target;
-        bytes32 value;
+        bytes data;
+    }
+
+    /// @notice All of a proposal that its id is the digest of.
+    /// @param actions 1 to 16 of them, executed together in this order or not at all.
+    /// @param rollback Up to 16 that undo them; none if no rollback is staged.
+    /// @param codeHashes Two for each action, of `actions` and then of `rollback`: that of the target, and that of the
+    /// account that its data names (zero where the kind names none). An account without code has zero.
+    /// @param uri Where people find what the hashes stand for; at most 512 bytes, checked by nobody here.
+    struct Content {
+        Action[] actions;
+        Action[] rollback;
+        bytes32[] codeHashes;
+        string uri;
     }
 
     /// @notice Where a proposal stands; derived from its times and outcome.
@@ -48,20 +98,49 @@ interface IUpgradeOperator {
         Ready,
         Executed,
         Cancelled,
-        Expired
+        Expired,
+        RolledBack
     }
 
     /// @notice What is kept of a proposal. Its content is in `ProposalQueued`; its id is the digest of it.
+    /// @param executedAt When it was executed; zero if it was not.
     struct Proposal {
         uint64 nonce;
         uint48 proposedAt;
         uint48 readyAt;
-        bool executed;
+        uint48 executedAt;
         bool cancelled;
+        bool rolledBack;
     }
 
-    /// @notice The delay is shorter than 48 hours, or longer than a year.
+    /// @notice Seconds between proposal and earliest execution, for each class.
+    struct Delays {
+        uint48 policy;
+        uint48 roles;
+        uint48 upgrades;
+    }
+
+    /// @notice Who was named for a role, and before when it must accept; all zero for nobody.
+    struct Nomination {
+        address account;
+        uint48 expiresAt;
+    }
+
+    /// @notice What a machine runs, for the question whether it may.
+    /// @param registers What it measured; all five empty if that is not asked.
+    struct Workload {
+        address kmsAuth;
+        address app;
+        bytes32 composeHash;
+        bytes32 osImageHash;
+        IAppAuthPolicy.Registers registers;
+    }
+
+    /// @notice A delay is shorter than 48 hours, or longer than a year.
     error DelayOutOfRange(uint256 got, uint256 shortest, uint256 longest);
+
+    /// @notice The delay of contract upgrades would not be the longest.
+    error UpgradesNotLongest(uint256 policy, uint256 roles, uint256 upgrades);
 
     /// @notice The guardian would be the zero address.
     error GuardianMissing();
@@ -69,8 +148,14 @@ interface IUpgradeOperator {
     /// @notice Ownership cannot be given up, only handed to somebody who accepts it.
     error RenounceRefused();
 
+    /// @notice Ownership is handed on by a proposal of kind `Owner` only.
+    error OnlyByProposal();
+
     /// @notice The caller is neither owner nor guardian.
     error NeitherOwnerNorGuardian(address caller);
+
+    /// @notice The caller was not named for this role, or too long ago.
+    error NotNominated(address caller);
 
     /// @notice A list of actions is empty or too long.
     error ActionCountOutOfRange(uint256 got, uint256 most);
@@ -78,11 +163,17 @@ interface IUpgradeOperator {
     /// @notice The content's address is too long.
     error UriTooLong(uint256 got, uint256 most);
 
-    /// @notice The target is not a contract that this operator owns (for Guardian: not this operator).
+    /// @notice There are not two code hashes for each action.
+    error CodeHashCount(uint256 got, uint256 want);
+
+    /// @notice The code of `account` is not the one that the content names.
+    error CodeChanged(address account, bytes32 got, bytes32 want);
+
+    /// @notice The target is not a contract that this operator owns (for its own kinds: not this operator).
     error TargetNotGoverned(Kind kind, address target);
 
-    /// @notice The value is zero or has not the form its kind wants.
-    error ValueMalformed(Kind kind, bytes32 value);
+    /// @notice The data is zero, or has not exactly the form that its kind wants.
+    error DataMalformed(Kind kind, bytes data);
 
     /// @notice Actions of this kind can only be denied.
     error NotGrantable(Kind kind);
@@ -90,27 +181,39 @@ interface IUpgradeOperator {
     /// @notice Actions of this kind cannot be denied.
     error NotDeniable(Kind kind);
 
+    /// @notice The guardian cannot deny this kind, because it could never be granted again.
+    error NotForGuardian(Kind kind);
+
+    /// @notice The app was frozen lately; before `from` only a proposal of kind `FreezeRenewal` can freeze it.
+    error FreezeTooSoon(address app, uint256 from);
+
     /// @notice The proposal is not in the state that this call needs.
     error UnexpectedState(bytes32 id, State got, State want);
 
     /// @notice Only a Waiting or Ready proposal can be cancelled.
     error NotPending(bytes32 id, State got);
 
-    /// @notice The actions and address given are not those that were proposed.
+    /// @notice The content given is not the one that was proposed.
     error ContentMismatch(bytes32 id, bytes32 got);
 
     /// @notice The same was denied at `deniedAt`, not before it was proposed.
-    error DeniedSince(Kind kind, address target, bytes32 value, uint256 deniedAt);
+    error DeniedSince(Kind kind, address target, bytes32 subject, uint256 deniedAt);
 
-    /// @notice `by` proposed `actions`; anybody may execute them from `readyAt` on, before `expiresAt`.
+    /// @notice No rollback was staged with the proposal.
+    error NoRollback(bytes32 id);
+
+    /// @notice The rollback could be run before `closedAt` only.
+    error RollbackClosed(bytes32 id, uint256 closedAt);
+
+    /// @notice Owner and guardian, as they are now, have not both agreed to the rollback.
+    error RollbackNotAgreed(bytes32 id);
+
+    /// @notice The time lies in the past; what was allowed then follows from the events.
+    error TimePassed(uint256 got, uint256 current);
+
+    /// @notice `by` proposed `content`; anybody may execute it from `readyAt` on, before `expiresAt`.
     event ProposalQueued(
-        bytes32 indexed id,
-        address indexed by,
-        uint256 nonce,
-        uint256 readyAt,
-        uint256 expiresAt,
-        Action[] actions,
-        string uri
+        bytes32 indexed id, address indexed by, uint256 nonce, uint256 readyAt, uint256 expiresAt, Content content
     );
 
     /// @notice The actions of proposal `id` are in force; `by` only sent the transaction.
@@ -119,18 +222,35 @@ interface IUpgradeOperator {
     /// @notice Proposal `id` will never be executed.
     event ProposalCancelled(bytes32 indexed id, address indexed by);
 
-    /// @notice `by` took a grant back, and stopped what was proposed of it.
-    event ActionDenied(address indexed by, address indexed target, bytes32 indexed value, Kind kind);
+    /// @notice `by` agrees that the rollback of proposal `id` is run.
+    event RollbackAgreed(bytes32 indexed id, address indexed by);
+
+    /// @notice The rollback of proposal `id` is in force; `by` ran it, the other one had agreed.
+    event ProposalRolledBack(bytes32 indexed id, address indexed by);
+
+    /// @notice `by` took a grant back, and stopped what was proposed of it; `subject` is what denials of it share.
+    event ActionDenied(address indexed by, address indexed target, bytes32 indexed subject, Kind kind, bytes data);
+
+    /// @notice The role `kind` (Owner or Guardian) is `account`'s if it accepts before `expiresAt`.
+    event Nominated(Kind kind, address indexed account, uint256 expiresAt);
 
     /// @notice Who may cancel and deny besides the owner.
     event GuardianChanged(address indexed previous, address indexed current);
 
-    /// @notice Owner: announce actions and where their full content can be read.
-    /// @dev The earliest time is fixed here. Equal content proposed twice makes two proposals.
-    /// @param actions 1 to 16 of them, executed together in this order or not at all.
-    /// @param uri Where people find what the hashes stand for; at most 512 bytes, checked by nobody here.
-    /// @return id keccak256 of chain id, this contract, nonce, actions and uri.
-    function propose(Action[] calldata actions, string calldata uri) external returns (bytes32 id);
+    /// @notice Proposals of `class` wait `current` seconds, no longer `previous`.
+    event DelayChanged(DelayClass class, uint256 previous, uint256 current);
+
+    /// @notice This operator owns `target` from now on.
+    event ContractAdopted(address indexed target);
+
+    /// @notice Owner: announce content.
+    /// @dev The earliest time is fixed here: the longest delay of all its actions, rollback included, as of now. Equal
+    /// content proposed twice makes two proposals.
+    /// @return id keccak256 of chain id, this contract, nonce and content.
+    function propose(Content calldata content) external returns (bytes32 id);
+
+    /// @notice Owner: accept the ownership of a KmsAuth or AppAuth whose owner offered it to this operator.
+    function adopt(address target) external;
 
     /// @notice Owner or guardian: stop a proposal that is Waiting or Ready.
     function cancel(bytes32 id) external;
@@ -139,18 +259,39 @@ interface IUpgradeOperator {
     /// @dev Warning: keys already released are not taken back.
     function deny(Action[] calldata actions) external;
 
+    /// @notice Owner or guardian: agree to the rollback of an executed proposal, for the other one to run.
+    function agreeToRollback(bytes32 id) external;
+
+    /// @notice Owner or guardian, after the other one agreed: run the rollback within 14 days of the execution, once.
+    function rollBack(bytes32 id, Content calldata content) external;
+
     /// @notice Anybody: put a Ready proposal in force, once. The delay protects, not the caller.
     /// @dev The content is given again, because only its digest is stored.
-    function execute(bytes32 id, Action[] calldata actions, string calldata uri) external;
+    function execute(bytes32 id, Content calldata content) external;
+
+    /// @notice The account named as owner: become it.
+    function acceptOwnership() external;
+
+    /// @notice The account named as guardian: become it.
+    function acceptGuardian() external;
 
     /// @notice The shortest delay there can be: 48 hours.
     function MIN_DELAY() external view returns (uint256);
 
-    /// @notice Seconds between proposal and earliest execution; never changes.
-    function delay() external view returns (uint256);
+    /// @notice Seconds between proposal and earliest execution, for what is proposed now.
+    function delays() external view returns (uint48 policy, uint48 roles, uint48 upgrades);
+
+    /// @notice Seconds that an action would wait if it were proposed now.
+    function delayOf(Action calldata action) external view returns (uint256);
 
     /// @notice Who may cancel and deny besides the owner.
     function guardian() external view returns (address);
+
+    /// @notice Who was named as owner and has not accepted yet.
+    function nominatedOwner() external view returns (address account, uint48 expiresAt);
+
+    /// @notice Who was named as guardian and has not accepted yet.
+    function nominatedGuardian() external view returns (address account, uint48 expiresAt);
 
     /// @notice Where a proposal stands now. It is Ready from `readyAt` on, and Expired from 14 days later on.
     function stateOf(bytes32 id) external view returns (State);
@@ -158,15 +299,38 @@ interface IUpgradeOperator {
     /// @notice What is kept of a proposal; all zero when there is none of this id.
     function proposal(bytes32 id) external view returns (Proposal memory);
 
+    /// @notice Who agreed last to the rollback of a proposal; the zero address for nobody.
+    function rollbackAgreedBy(bytes32 id) external view returns (address);
+
     /// @notice How many proposals there ever were.
     function proposalCount() external view returns (uint256);
 
     /// @notice Ids in order of proposal, from position `start` on: at most `count`, and at most 100.
     function proposalIds(uint256 start, uint256 count) external view returns (bytes32[] memory);
 
-    /// @notice When exactly this action was last denied; zero for never.
+    /// @notice When what this action is about was last denied; zero for never.
+    /// @dev A version shares its compose hash's denials; a sunset is about its version, whatever the time; a TCB status
+    /// is about the app.
     function deniedAt(Action calldata action) external view returns (uint256);
 
     /// @notice The id that this content has, or would have, as proposal number `nonce`.
-    function proposalId(uint256 nonce, Action[] calldata actions, string calldata uri) external view returns (bytes32);
+    function proposalId(uint256 nonce, Content calldata content) external view returns (bytes32);
+
+    /// @notice The code hashes that content of these actions must name if it is proposed now.
+    function codeHashesOf(Action[] calldata actions, Action[] calldata rollback)
+        external
+        view
+        returns (bytes32[] memory);
+
+    /// @notice Whether a workload may have keys now, as far as this operator governs it, and if not, why.
+    /// @dev For the replicator. Device and TCB status are not asked here; `KmsAuth.isAppAllowed` asks them.
+    /// @dev Gates, in this order: KmsAuth and app are this operator's, the app is registered, not frozen, the OS image,
+    /// the configuration, the registers if any are given.
+    function isAllowed(Workload calldata workload) external view returns (bool allowed, string memory reason);
+
+    /// @notice The same at the time `at`, now or later, if nothing is granted or denied until then.
+    function isAllowedAt(Workload calldata workload, uint256 at)
+        external
+        view
+        returns (bool allowed, string memory reason);
 }
