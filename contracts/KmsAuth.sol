@@ -2,8 +2,11 @@
 pragma solidity 0.8.30;
 
 import {ERC1967Proxy} from "@openzeppelin/contracts/proxy/ERC1967/ERC1967Proxy.sol";
+import {LowLevelCall} from "@openzeppelin/contracts/utils/LowLevelCall.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Governed} from "./Governed.sol";
 import {IAppAuth} from "./interfaces/IAppAuth.sol";
+import {IGoverned} from "./interfaces/IGoverned.sol";
 import {IKmsAuth} from "./interfaces/IKmsAuth.sol";
 
 /// @title The gate of the whole system; the words are in IKmsAuth.
@@ -15,11 +18,15 @@ contract KmsAuth is IKmsAuth, Governed {
     bytes32 private constant KMS_AGGREGATED_MR = keccak256("kms-aggregated-mr");
     bytes32 private constant KMS_DEVICE = keccak256("kms-device");
     bytes32 private constant OS_IMAGE = keccak256("os-image");
+    bytes32 private constant APP_FREEZE = keccak256("app-freeze");
 
-    /// @dev What an app's contract may use to answer; it bounds the memory that the answer can take, too.
+    /// @notice How far ahead a freeze may end.
+    uint256 public constant MAX_FREEZE = 7 days;
+
+    /// @dev What an app's contract may use to answer.
     uint256 private constant APP_GAS = 1_000_000;
 
-    /// @dev A longer answer is none.
+    /// @dev A longer answer is none, and is not even copied.
     uint256 private constant MAX_ANSWER = 1024;
 
     /// @dev The three words before the text in an ABI-encoded (bool, string).
@@ -41,7 +48,12 @@ contract KmsAuth is IKmsAuth, Governed {
     mapping(bytes32 osImageHash => bool) public allowedOsImages;
     /// @inheritdoc IKmsAuth
     address public appImplementation;
-    uint256[50] private __gap;
+    /// @inheritdoc IKmsAuth
+    mapping(address appId => uint64 time) public frozenUntil;
+    /// @inheritdoc IKmsAuth
+    mapping(address appId => bool) public isFactoryMade;
+    bool private _upgradesDisabled;
+    uint256[47] private __gap;
 
     /// @inheritdoc IKmsAuth
     function initialize(address initialOwner, address appImplementation_) external initializer {
@@ -70,8 +82,10 @@ contract KmsAuth is IKmsAuth, Governed {
 
     /// @inheritdoc IKmsAuth
     function setGatewayAppId(string calldata gatewayAppId_) external onlyOwner {
+        bytes32 previous = keccak256(bytes(gatewayAppId));
         gatewayAppId = gatewayAppId_;
         emit GatewayAppIdSet(gatewayAppId_);
+        emit PolicyReplaced(GATEWAY_APP_ID, previous, keccak256(bytes(gatewayAppId_)));
         emit PolicyChanged(msg.sender, GATEWAY_APP_ID, keccak256(bytes(gatewayAppId_)), true);
     }
 
@@ -126,6 +140,27 @@ contract KmsAuth is IKmsAuth, Governed {
     }
 
     /// @inheritdoc IKmsAuth
+    function freezeApp(address appId, uint64 until) external onlyOwner {
+        _refuseZero(APP_FREEZE, _word(appId));
+        uint64 previous = frozenUntil[appId];
+        uint256 earliest = Math.max(previous, block.timestamp + 1);
+        uint256 latest = block.timestamp + MAX_FREEZE;
+        require(until >= earliest && until <= latest, FreezeOutOfRange(until, earliest, latest));
+
+        frozenUntil[appId] = until;
+        emit AppFrozen(appId, previous, until);
+        emit PolicyChanged(msg.sender, APP_FREEZE, _word(appId), true);
+    }
+
+    /// @inheritdoc IKmsAuth
+    function unfreezeApp(address appId) external onlyOwner {
+        uint64 previous = frozenUntil[appId];
+        frozenUntil[appId] = uint64(Math.min(previous, block.timestamp));
+        emit AppUnfrozen(appId, previous);
+        emit PolicyChanged(msg.sender, APP_FREEZE, _word(appId), false);
+    }
+
+    /// @inheritdoc IKmsAuth
     function registerApp(address appId) external {
         _registerApp(appId);
     }
@@ -167,21 +202,27 @@ contract KmsAuth is IKmsAuth, Governed {
     }
 
     /// @inheritdoc IAppAuth
-    /// @dev Gates, in this order: registered, OS image, code at the app's address, the app's own contract. That one is
-    /// somebody else's code: it cannot write, its gas is bounded, and unless it answers in form the answer is no.
+    /// @dev Gates, in this order: registered, not frozen, OS image, code at the app's address, the app's own contract.
+    /// That one is somebody else's code: it cannot write, its gas and the length of its answer are bounded, and unless
+    /// it answers in form the answer is no.
     function isAppAllowed(AppBootInfo calldata bootInfo)
         external
         view
         returns (bool isAllowed, string memory reason)
     {
         if (!registeredApps[bootInfo.appId]) return (false, "App not registered");
+        if (block.timestamp < frozenUntil[bootInfo.appId]) return (false, "App is frozen");
         if (!allowedOsImages[bootInfo.osImageHash]) return (false, "OS image is not allowed");
         if (bootInfo.appId.code.length == 0) return (false, "App not deployed or invalid address");
 
-        (bool success, bytes memory answer) =
-            bootInfo.appId.staticcall{gas: APP_GAS}(abi.encodeCall(IAppAuth.isAppAllowed, (bootInfo)));
-        if (!success || !_isAnswer(answer)) return (false, "App contract did not answer");
+        bytes memory answer = _ask(bootInfo.appId, abi.encodeCall(IAppAuth.isAppAllowed, (bootInfo)));
+        if (!_isAnswer(answer)) return (false, "App contract did not answer");
         return abi.decode(answer, (bool, string));
+    }
+
+    /// @inheritdoc Governed
+    function upgradesDisabled() public view override(IGoverned, Governed) returns (bool) {
+        return _upgradesDisabled;
     }
 
     /// @notice ERC-165 itself and IAppAuth.
@@ -189,12 +230,18 @@ contract KmsAuth is IKmsAuth, Governed {
         return interfaceId == type(IAppAuth).interfaceId || super.supportsInterface(interfaceId);
     }
 
+    function _storeUpgradesDisabled() internal override {
+        _upgradesDisabled = true;
+    }
+
     function _announceKmsInfo() private {
+        emit KmsInfoPublished(kmsInfo);
         emit PolicyChanged(msg.sender, KMS_INFO, keccak256(abi.encode(kmsInfo)), true);
     }
 
     function _setAppImplementation(address implementation) private {
         _refuseZero(APP_IMPLEMENTATION, _word(implementation));
+        emit PolicyReplaced(APP_IMPLEMENTATION, _word(appImplementation), _word(implementation));
         appImplementation = implementation;
         emit AppImplementationSet(implementation);
         emit PolicyChanged(msg.sender, APP_IMPLEMENTATION, _word(implementation), true);
@@ -228,13 +275,25 @@ contract KmsAuth is IKmsAuth, Governed {
             composeHash
         );
         appId = address(new ERC1967Proxy(appImplementation, setUp));
+        isFactoryMade[appId] = true;
         _registerApp(appId);
         emit AppDeployedViaFactory(appId, msg.sender);
     }
 
-    /// @dev Whether `answer` is short and cannot fail to decode as (bool, string) in the usual layout.
+    /// @dev The answer of `app`; empty if it fails or is longer than any answer may be.
+    /// The one instruction of assembly is there because Solidity copies whatever an outside call returns, before it can
+    /// be looked at: an app that returns hundreds of kilobytes would have the caller pay for them.
+    function _ask(address app, bytes memory question) private view returns (bytes memory) {
+        bool success;
+        assembly ("memory-safe") {
+            success := staticcall(APP_GAS, app, add(question, 0x20), mload(question), 0, 0)
+        }
+        return success && LowLevelCall.returnDataSize() <= MAX_ANSWER ? LowLevelCall.returnData() : bytes("");
+    }
+
+    /// @dev Whether `answer` cannot fail to decode as (bool, string) in the usual layout.
     function _isAnswer(bytes memory answer) private pure returns (bool) {
-        if (answer.length < ANSWER_HEAD || answer.length > MAX_ANSWER) return false;
+        if (answer.length < ANSWER_HEAD) return false;
         (uint256 isAllowed, uint256 offset, uint256 length) = abi.decode(answer, (uint256, uint256, uint256));
         return isAllowed <= 1 && offset == 64 && length <= answer.length - ANSWER_HEAD;
     }

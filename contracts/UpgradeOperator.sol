@@ -2,47 +2,60 @@
 pragma solidity 0.8.30;
 
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {UUPSUpgradeable} from "@openzeppelin/contracts/proxy/utils/UUPSUpgradeable.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
+import {Actions} from "./Actions.sol";
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
+import {IGoverned} from "./interfaces/IGoverned.sol";
 import {IKmsAuth} from "./interfaces/IKmsAuth.sol";
 import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
 
 /// @title The only owner of KmsAuth and of governed apps; the words are in IUpgradeOperator.
-contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
+contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
+    using Actions for Action;
+
     /// @inheritdoc IUpgradeOperator
     uint256 public constant MIN_DELAY = 48 hours;
     /// @notice The longest delay there can be.
     uint256 public constant MAX_DELAY = 365 days;
-    /// @notice How long a Ready proposal can be executed.
+    /// @notice How long a Ready proposal can be executed, then rolled back, and a nomination be accepted.
     uint256 public constant WINDOW = 14 days;
-    /// @notice How many actions a proposal or a denial may hold.
+    /// @notice How long a freeze lasts.
+    uint256 public constant FREEZE = 7 days;
+    /// @notice How long after the end of a freeze the app cannot be denied again.
+    uint256 public constant COOL_DOWN = 7 days;
+    /// @notice How many actions a proposal, its rollback or a denial may hold.
     uint256 public constant MAX_ACTIONS = 16;
     /// @notice How long a content's address may be.
     uint256 public constant MAX_URI_BYTES = 512;
     /// @notice How many ids `proposalIds` gives at once.
     uint256 public constant MAX_PAGE = 100;
 
-    bytes32 private constant ON = bytes32(uint256(1));
-
     /// @inheritdoc IUpgradeOperator
-    uint256 public immutable delay;
-
+    Delays public delays;
     /// @inheritdoc IUpgradeOperator
     address public guardian;
+    /// @inheritdoc IUpgradeOperator
+    Nomination public nominatedOwner;
+    /// @inheritdoc IUpgradeOperator
+    Nomination public nominatedGuardian;
+    /// @inheritdoc IUpgradeOperator
+    mapping(bytes32 id => address) public rollbackAgreedBy;
     bytes32[] private _ids;
     mapping(bytes32 id => Proposal) private _proposals;
-    mapping(bytes32 actionHash => uint256 time) private _deniedAt;
+    mapping(bytes32 subjectHash => uint256 time) private _deniedAt;
 
     /// @param owner_ Who may propose, cancel and deny; not zero.
     /// @param guardian_ Who else may cancel and deny; not zero, the owner itself where there is nobody else.
-    /// @param delay_ Seconds between proposal and earliest execution, from 48 hours to 365 days.
-    constructor(address owner_, address guardian_, uint256 delay_) Ownable(owner_) {
+    /// @param delays_ Seconds between proposal and earliest execution, from 48 hours to 365 days, of upgrades longest.
+    constructor(address owner_, address guardian_, Delays memory delays_) Ownable(owner_) {
         require(guardian_ != address(0), GuardianMissing());
-        require(delay_ >= MIN_DELAY && delay_ <= MAX_DELAY, DelayOutOfRange(delay_, MIN_DELAY, MAX_DELAY));
-
-        delay = delay_;
         _setGuardian(guardian_);
+        _setDelay(DelayClass.Upgrades, delays_.upgrades);
+        _setDelay(DelayClass.Roles, delays_.roles);
+        _setDelay(DelayClass.Policy, delays_.policy);
     }
 
     modifier onlyOwnerOrGuardian() {
@@ -51,21 +64,25 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function propose(Action[] calldata actions, string calldata uri) external onlyOwner returns (bytes32 id) {
-        _checkCount(actions);
-        require(bytes(uri).length <= MAX_URI_BYTES, UriTooLong(bytes(uri).length, MAX_URI_BYTES));
-        for (uint256 i = 0; i < actions.length; i++) {
-            require(actions[i].kind != Kind.ContractUpgrades, NotGrantable(actions[i].kind));
-            _checkAction(actions[i]);
-        }
+    function propose(Content calldata content) external onlyOwner returns (bytes32 id) {
+        require(content.actions.length > 0, ActionCountOutOfRange(0, MAX_ACTIONS));
+        require(bytes(content.uri).length <= MAX_URI_BYTES, UriTooLong(bytes(content.uri).length, MAX_URI_BYTES));
+        uint256 wait = Math.max(_checkGrants(content.actions), _checkGrants(content.rollback));
+        _checkCode(content);
 
         uint256 nonce = _ids.length;
-        uint256 readyAt = block.timestamp + delay;
-        id = proposalId(nonce, actions, uri);
+        uint256 readyAt = block.timestamp + wait;
+        id = proposalId(nonce, content);
         _ids.push(id);
-        _proposals[id] = Proposal(uint64(nonce), uint48(block.timestamp), uint48(readyAt), false, false);
+        _proposals[id] = Proposal(uint64(nonce), uint48(block.timestamp), uint48(readyAt), 0, false, false);
 
-        emit ProposalQueued(id, msg.sender, nonce, readyAt, readyAt + WINDOW, actions, uri);
+        emit ProposalQueued(id, msg.sender, nonce, readyAt, readyAt + WINDOW, content);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function adopt(address target) external onlyOwner nonReentrant {
+        emit ContractAdopted(target);
+        Ownable2Step(target).acceptOwnership();
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -79,14 +96,41 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function deny(Action[] calldata actions) external onlyOwnerOrGuardian {
-        _checkCount(actions);
+    function deny(Action[] calldata actions) external onlyOwnerOrGuardian nonReentrant {
+        require(actions.length > 0, ActionCountOutOfRange(0, MAX_ACTIONS));
+        _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
-            _checkAction(actions[i]);
-            _deniedAt[_hash(actions[i])] = block.timestamp;
-            emit ActionDenied(msg.sender, actions[i].target, actions[i].value, actions[i].kind);
+            actions[i].checkDenial();
+            _recordDenial(actions[i], msg.sender);
             _deny(actions[i]);
         }
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function agreeToRollback(bytes32 id) external onlyOwnerOrGuardian {
+        _checkRollbackOpen(id);
+
+        rollbackAgreedBy[id] = msg.sender;
+
+        emit RollbackAgreed(id, msg.sender);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian nonReentrant {
+        Proposal storage record = _checkRollbackOpen(id);
+        _checkContent(id, content);
+        require(content.rollback.length > 0, NoRollback(id));
+        address other = rollbackAgreedBy[id];
+        require(
+            (msg.sender == owner() && other == guardian) || (msg.sender == guardian && other == owner()),
+            RollbackNotAgreed(id)
+        );
+
+        record.rolledBack = true;
+
+        emit ProposalRolledBack(id, msg.sender);
+
+        _apply(content.rollback, record.proposedAt);
     }
 
     /// @notice Always refuses.
@@ -94,34 +138,55 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
         revert RenounceRefused();
     }
 
+    /// @notice Always refuses.
+    function transferOwnership(address) public pure override {
+        revert OnlyByProposal();
+    }
+
     /// @inheritdoc IUpgradeOperator
-    function execute(bytes32 id, Action[] calldata actions, string calldata uri) external {
+    function execute(bytes32 id, Content calldata content) external nonReentrant {
         State state = stateOf(id);
         require(state == State.Ready, UnexpectedState(id, state, State.Ready));
+        _checkContent(id, content);
         Proposal storage record = _proposals[id];
-        bytes32 got = proposalId(record.nonce, actions, uri);
-        require(got == id, ContentMismatch(id, got));
-        for (uint256 i = 0; i < actions.length; i++) {
-            _checkNotDenied(actions[i], record.proposedAt);
-        }
 
-        record.executed = true;
+        record.executedAt = uint48(block.timestamp);
 
         emit ProposalExecuted(id, msg.sender);
 
-        for (uint256 i = 0; i < actions.length; i++) {
-            _grant(actions[i]);
-        }
+        _apply(content.actions, record.proposedAt);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function acceptOwnership() external {
+        _checkNominated(nominatedOwner);
+
+        delete nominatedOwner;
+        _transferOwnership(msg.sender);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function acceptGuardian() external {
+        _checkNominated(nominatedGuardian);
+
+        delete nominatedGuardian;
+        _setGuardian(msg.sender);
     }
 
     /// @inheritdoc IUpgradeOperator
     function stateOf(bytes32 id) public view returns (State) {
         Proposal storage record = _proposals[id];
         if (record.proposedAt == 0) return State.Unset;
-        if (record.executed) return State.Executed;
+        if (record.rolledBack) return State.RolledBack;
+        if (record.executedAt != 0) return State.Executed;
         if (record.cancelled) return State.Cancelled;
         if (block.timestamp < record.readyAt) return State.Waiting;
         return block.timestamp < record.readyAt + WINDOW ? State.Ready : State.Expired;
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function delayOf(Action calldata action) public view returns (uint256) {
+        return _delay(action.classOf());
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -145,40 +210,124 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
 
     /// @inheritdoc IUpgradeOperator
     function deniedAt(Action calldata action) external view returns (uint256) {
-        return _deniedAt[_hash(action)];
+        return _deniedAt[_subjectHash(action)];
     }
 
     /// @inheritdoc IUpgradeOperator
-    function proposalId(uint256 nonce, Action[] calldata actions, string calldata uri) public view returns (bytes32) {
-        return keccak256(abi.encode(block.chainid, address(this), nonce, actions, uri));
+    function proposalId(uint256 nonce, Content calldata content) public view returns (bytes32) {
+        return keccak256(abi.encode(block.chainid, address(this), nonce, content));
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function codeHashesOf(Action[] calldata actions, Action[] calldata rollback)
+        external
+        view
+        returns (bytes32[] memory codeHashes)
+    {
+        codeHashes = new bytes32[](2 * (actions.length + rollback.length));
+        for (uint256 i = 0; i < codeHashes.length; i++) {
+            codeHashes[i] = _codeHash(_accountAt(actions, rollback, i));
+        }
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function isAllowed(Workload calldata workload) external view returns (bool allowed, string memory reason) {
+        return isAllowedAt(workload, block.timestamp);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function isAllowedAt(Workload calldata workload, uint256 at)
+        public
+        view
+        returns (bool allowed, string memory reason)
+    {
+        require(at >= block.timestamp, TimePassed(at, block.timestamp));
+        (IKmsAuth kmsAuth, IAppAuthPolicy app) = (IKmsAuth(workload.kmsAuth), IAppAuthPolicy(workload.app));
+        bytes32 composeHash = workload.composeHash;
+        bytes32 osImageHash = workload.osImageHash;
+        if (!_owns(address(kmsAuth)) || !_owns(address(app))) return (false, "Not governed by this operator");
+        if (!kmsAuth.registeredApps(address(app))) return (false, "App not registered");
+        if (at < kmsAuth.frozenUntil(address(app))) return (false, "App is frozen");
+        if (!kmsAuth.allowedOsImages(osImageHash)) return (false, "OS image is not allowed");
+        if (!app.isConfigurationAllowed(composeHash, osImageHash, at)) return (false, "Compose hash not allowed");
+        if (_anyGiven(workload.registers) && !app.areRegistersAllowed(composeHash, workload.registers, at)) {
+            return (false, "Registers not allowed");
+        }
+        return (true, "");
+    }
+
+    /// @dev Puts actions in force. Their targets are looked at before the first and again after the last of them, so that
+    /// none can make another one possible, or take a target out of this operator's hands.
+    function _apply(Action[] calldata actions, uint256 proposedAt) private {
+        _checkTargets(actions);
+        for (uint256 i = 0; i < actions.length; i++) {
+            _checkNotDenied(actions[i], proposedAt);
+            _grant(actions[i]);
+        }
+        _checkTargets(actions);
     }
 
     function _grant(Action calldata action) private {
-        (Kind kind, address target, bytes32 value) = (action.kind, action.target, action.value);
+        (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).addComposeHash(value);
+        else if (kind == Kind.Version) IAppAuthPolicy(target).addVersion(_version(action));
+        else if (kind == Kind.Sunset) IAppAuthPolicy(target).postponeSunset(_time(value), _second(action));
         else if (kind == Kind.Device) IAppAuthPolicy(target).addDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(true);
-        else if (kind == Kind.OutdatedTcb) IAppAuthPolicy(target).setRequireTcbUpToDate(false);
+        else if (kind == Kind.OutdatedTcb) IAppAuthPolicy(target).tolerateOutdatedTcb(_time(value));
+        else if (kind == Kind.FreezeForGood) IAppAuthPolicy(target).freezeForGood();
         else if (kind == Kind.OsImage) IKmsAuth(target).addOsImageHash(value);
         else if (kind == Kind.KmsAggregatedMr) IKmsAuth(target).addKmsAggregatedMr(value);
         else if (kind == Kind.KmsDevice) IKmsAuth(target).addKmsDevice(value);
-        else if (kind == Kind.GatewayAppId) IKmsAuth(target).setGatewayAppId(Strings.toHexString(_address(value)));
-        else if (kind == Kind.AppImplementation) IKmsAuth(target).setAppImplementation(_address(value));
-        else if (kind == Kind.Guardian) _setGuardian(_address(value));
+        else if (kind == Kind.GatewayAppId) IKmsAuth(target).setGatewayAppId(Strings.toHexString(action.accountOf()));
+        else if (kind == Kind.AppImplementation) IKmsAuth(target).setAppImplementation(action.accountOf());
+        else if (kind == Kind.App) IKmsAuth(target).unfreezeApp(action.accountOf());
+        else if (kind == Kind.FreezeRenewal) _renewFreeze(action);
+        else if (kind == Kind.ImplementationUpgrade) UUPSUpgradeable(target).upgradeToAndCall(action.accountOf(), "");
+        else if (kind == Kind.Delay) _setDelay(action.classOf(), _second(action));
+        else if (kind == Kind.Owner) _nominate(nominatedOwner, action);
+        else if (kind == Kind.Guardian) _nominate(nominatedGuardian, action);
         else revert NotGrantable(kind);
     }
 
     function _deny(Action calldata action) private {
-        (Kind kind, address target, bytes32 value) = (action.kind, action.target, action.value);
+        (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).removeComposeHash(value);
+        else if (kind == Kind.Sunset) IAppAuthPolicy(target).shortenSunset(_time(value), _second(action));
         else if (kind == Kind.Device) IAppAuthPolicy(target).removeDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(false);
         else if (kind == Kind.OutdatedTcb) IAppAuthPolicy(target).setRequireTcbUpToDate(true);
         else if (kind == Kind.OsImage) IKmsAuth(target).removeOsImageHash(value);
         else if (kind == Kind.KmsAggregatedMr) IKmsAuth(target).removeKmsAggregatedMr(value);
         else if (kind == Kind.KmsDevice) IKmsAuth(target).removeKmsDevice(value);
-        else if (kind == Kind.ContractUpgrades) IAppAuthPolicy(target).disableUpgrades();
+        else if (kind == Kind.App) _freeze(action);
+        else if (kind == Kind.ContractUpgrades) _disableUpgrades(target);
         else revert NotDeniable(kind);
+    }
+
+    function _disableUpgrades(address target) private {
+        require(msg.sender == owner(), NotForGuardian(Kind.ContractUpgrades));
+        IGoverned(target).disableUpgrades();
+    }
+
+    function _freeze(Action calldata action) private {
+        uint256 last = IKmsAuth(action.target).frozenUntil(action.accountOf());
+        uint256 from = last == 0 ? 0 : last + COOL_DOWN;
+        require(block.timestamp >= from, FreezeTooSoon(action.accountOf(), from));
+        IKmsAuth(action.target).freezeApp(action.accountOf(), uint64(block.timestamp + FREEZE));
+    }
+
+    /// @dev A denial, although a proposal makes it: the end of a freeze that was proposed before is stopped.
+    function _renewFreeze(Action calldata action) private {
+        _deniedAt[_hash(Kind.App, action.target, bytes32(action.data))] = block.timestamp;
+        emit ActionDenied(address(this), action.target, bytes32(action.data), Kind.App, action.data);
+        IKmsAuth(action.target).freezeApp(action.accountOf(), uint64(block.timestamp + FREEZE));
+    }
+
+    function _nominate(Nomination storage nomination, Action calldata action) private {
+        uint48 expiresAt = uint48(block.timestamp + WINDOW);
+        (nomination.account, nomination.expiresAt) = (action.accountOf(), expiresAt);
+        emit Nominated(action.kind, action.accountOf(), expiresAt);
     }
 
     function _setGuardian(address guardian_) private {
@@ -186,43 +335,126 @@ contract UpgradeOperator is IUpgradeOperator, Ownable2Step {
         guardian = guardian_;
     }
 
-    function _checkCount(Action[] calldata actions) private pure {
+    function _setDelay(DelayClass class, uint256 delay) private {
+        require(delay >= MIN_DELAY && delay <= MAX_DELAY, DelayOutOfRange(delay, MIN_DELAY, MAX_DELAY));
+        emit DelayChanged(class, _delay(class), delay);
+        if (class == DelayClass.Policy) delays.policy = uint48(delay);
+        else if (class == DelayClass.Roles) delays.roles = uint48(delay);
+        else delays.upgrades = uint48(delay);
         require(
-            actions.length > 0 && actions.length <= MAX_ACTIONS, ActionCountOutOfRange(actions.length, MAX_ACTIONS)
+            delays.upgrades >= Math.max(delays.policy, delays.roles),
+            UpgradesNotLongest(delays.policy, delays.roles, delays.upgrades)
         );
     }
 
-    function _checkAction(Action calldata action) private view {
-        require(_isGoverned(action), TargetNotGoverned(action.kind, action.target));
-        require(_isWellFormed(action.kind, action.value), ValueMalformed(action.kind, action.value));
+    function _recordDenial(Action calldata action, address by) private {
+        (, bytes32 subject) = action.subjectOf();
+        _deniedAt[_subjectHash(action)] = block.timestamp;
+        emit ActionDenied(by, action.target, subject, action.kind, action.data);
+    }
+
+    /// @dev The longest delay of the actions; fails unless all can be proposed.
+    function _checkGrants(Action[] calldata actions) private view returns (uint256 wait) {
+        _checkTargets(actions);
+        for (uint256 i = 0; i < actions.length; i++) {
+            actions[i].checkGrant();
+            wait = Math.max(wait, delayOf(actions[i]));
+        }
+    }
+
+    function _checkTargets(Action[] calldata actions) private view {
+        require(actions.length <= MAX_ACTIONS, ActionCountOutOfRange(actions.length, MAX_ACTIONS));
+        for (uint256 i = 0; i < actions.length; i++) {
+            (Kind kind, address target) = (actions[i].kind, actions[i].target);
+            bool isGoverned = Actions.isOwn(kind) ? target == address(this) : _owns(target);
+            require(isGoverned, TargetNotGoverned(kind, target));
+        }
+    }
+
+    function _checkContent(bytes32 id, Content calldata content) private view {
+        bytes32 got = proposalId(_proposals[id].nonce, content);
+        require(got == id, ContentMismatch(id, got));
+        _checkCode(content);
+    }
+
+    function _checkCode(Content calldata content) private view {
+        bytes32[] calldata codeHashes = content.codeHashes;
+        uint256 want = 2 * (content.actions.length + content.rollback.length);
+        require(codeHashes.length == want, CodeHashCount(codeHashes.length, want));
+        for (uint256 i = 0; i < want; i++) {
+            address account = _accountAt(content.actions, content.rollback, i);
+            bytes32 got = _codeHash(account);
+            require(got == codeHashes[i], CodeChanged(account, got, codeHashes[i]));
+        }
     }
 
     function _checkNotDenied(Action calldata action, uint256 proposedAt) private view {
-        uint256 time = _deniedAt[_hash(action)];
-        require(time < proposedAt, DeniedSince(action.kind, action.target, action.value, time));
+        uint256 time = _deniedAt[_subjectHash(action)];
+        (Kind kind, bytes32 subject) = action.subjectOf();
+        require(time < proposedAt, DeniedSince(kind, action.target, subject, time));
     }
 
-    function _isGoverned(Action calldata action) private view returns (bool) {
-        if (action.kind == Kind.Guardian) return action.target == address(this);
-        return action.target.code.length > 0 && Ownable(action.target).owner() == address(this);
+    function _checkNominated(Nomination storage nomination) private view {
+        require(
+            msg.sender == nomination.account && block.timestamp < nomination.expiresAt, NotNominated(msg.sender)
+        );
     }
 
-    function _isWellFormed(Kind kind, bytes32 value) private view returns (bool) {
-        if (kind == Kind.AnyDevice || kind == Kind.OutdatedTcb || kind == Kind.ContractUpgrades) return value == ON;
-        if (kind == Kind.AppImplementation) return _isAddress(value) && _address(value).code.length > 0;
-        if (kind == Kind.GatewayAppId || kind == Kind.Guardian) return _isAddress(value);
-        return value != 0;
+    function _checkRollbackOpen(bytes32 id) private view returns (Proposal storage record) {
+        State state = stateOf(id);
+        require(state == State.Executed, UnexpectedState(id, state, State.Executed));
+        record = _proposals[id];
+        uint256 closedAt = record.executedAt + WINDOW;
+        require(block.timestamp < closedAt, RollbackClosed(id, closedAt));
     }
 
-    function _isAddress(bytes32 value) private pure returns (bool) {
-        return value != 0 && uint256(value) <= type(uint160).max;
+    function _delay(DelayClass class) private view returns (uint256) {
+        if (class == DelayClass.Policy) return delays.policy;
+        return class == DelayClass.Roles ? delays.roles : delays.upgrades;
     }
 
-    function _address(bytes32 value) private pure returns (address) {
-        return address(uint160(uint256(value)));
+    function _owns(address target) private view returns (bool) {
+        return target.code.length > 0 && Ownable(target).owner() == address(this);
     }
 
-    function _hash(Action calldata action) private pure returns (bytes32) {
-        return keccak256(abi.encode(action));
+    function _codeHash(address account) private view returns (bytes32) {
+        return account.code.length == 0 ? bytes32(0) : account.codehash;
+    }
+
+    /// @dev The account whose code the hash at `position` is of.
+    function _accountAt(Action[] calldata actions, Action[] calldata rollback, uint256 position)
+        private
+        pure
+        returns (address)
+    {
+        uint256 i = position / 2;
+        Action calldata action = i < actions.length ? actions[i] : rollback[i - actions.length];
+        return position % 2 == 0 ? action.target : action.accountOf();
+    }
+
+    function _subjectHash(Action calldata action) private pure returns (bytes32) {
+        (Kind kind, bytes32 subject) = action.subjectOf();
+        return _hash(kind, action.target, subject);
+    }
+
+    function _hash(Kind kind, address target, bytes32 subject) private pure returns (bytes32) {
+        return keccak256(abi.encode(kind, target, subject));
+    }
+
+    function _version(Action calldata action) private pure returns (IAppAuthPolicy.Version memory) {
+        return abi.decode(action.data, (IAppAuthPolicy.Version));
+    }
+
+    function _second(Action calldata action) private pure returns (uint64) {
+        return _time(bytes32(action.data[32:]));
+    }
+
+    function _time(bytes32 word) private pure returns (uint64) {
+        return uint64(uint256(word));
+    }
+
+    function _anyGiven(IAppAuthPolicy.Registers calldata registers) private pure returns (bool) {
+        return registers.mrtd.length + registers.rtmr0.length + registers.rtmr1.length + registers.rtmr2.length
+            + registers.rtmr3.length > 0;
     }
 }

@@ -42,6 +42,7 @@ interface IAppAuthBasicManagement {
 
     /// @notice Owner: forbid a configuration.
     /// @dev Warning: keys already released are not taken back.
+    /// @dev Every version that has it so far is over, too.
     function removeComposeHash(bytes32 composeHash) external;
 
     /// @notice Owner: allow a machine.
@@ -54,7 +55,8 @@ interface IAppAuthBasicManagement {
 /// @title Which configurations, and on which machines, may have the keys of one app. The role of dstack's DstackApp.
 /// @dev Gates of `isAppAllowed`, in this order: the TCB if it must be up to date, the configuration, the device.
 /// @dev A configuration is allowed in one of two ways: by its compose hash alone, on any OS image that KmsAuth allows,
-/// as in dstack; or by a version, on the OS images of that version, until the version ends.
+/// as in dstack; or by a version, on the OS images of that version, until the version ends. Where several versions have
+/// the same compose hash and OS image, the newest decides.
 /// @dev The owner may change every gate and, until upgrades are disabled, the code. Nobody else may change anything.
 /// It cannot lower a version number, lengthen the life of an ended version, or grant anything after `freezeForGood`.
 interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {

@@ -20,7 +20,7 @@ interface IGoverned {
 
     /// @notice The single value under `policy` was `previous` and is `current` from now on.
     /// @dev `policy` and both values are written as in `PolicyChanged`; a time is in Unix seconds, an on/off policy 0
-    /// or 1. What belongs to one app, e.g. its freeze, has the keccak256 of name and app as `policy`.
+    /// or 1.
     event PolicyReplaced(bytes32 policy, bytes32 previous, bytes32 current);
 
     /// @notice The code of this contract can never change again.

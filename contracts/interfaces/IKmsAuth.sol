@@ -22,13 +22,10 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice A freeze would end in the past, or more than 7 days ahead.
     error FreezeOutOfRange(uint256 got, uint256 earliest, uint256 latest);
 
-    /// @notice The app is not frozen.
-    error AppNotFrozen(address appId);
-
-    /// @notice `appId` gets no keys before `until`; it was `previous`, which zero or a past time means it was not frozen.
+    /// @notice `appId` gets no keys before `until`; its last freeze ends or ended at `previous`, zero if there was none.
     event AppFrozen(address appId, uint64 previous, uint64 until);
 
-    /// @notice The freeze of `appId` was to end at `previous`, and ended now.
+    /// @notice `appId` is not frozen from now on; its last freeze was to end, or ended, at `previous`.
     event AppUnfrozen(address appId, uint64 previous);
 
     /// @notice The published KMS info, whole, whichever part of it was set.
@@ -111,7 +108,7 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @dev Warning: keys already released are not taken back.
     function freezeApp(address appId, uint64 until) external;
 
-    /// @notice Owner: end the freeze of an app now.
+    /// @notice Owner: end the freeze of an app now, if it has not ended by itself.
     function unfreezeApp(address appId) external;
 
     /// @notice Anybody: have `appId`'s contract asked. Cannot be undone, and grants nothing by itself.

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
+import {IGoverned} from "./interfaces/IGoverned.sol";
+
+/// @title The form that every version must have, whatever else is allowed; the words are in IAppAuthPolicy.
+library Versions {
+    bytes32 internal constant COMPOSE_HASH = keccak256("compose-hash");
+    bytes32 internal constant OS_IMAGE = keccak256("os-image");
+    bytes32 internal constant REGISTERS = keccak256("registers");
+    uint256 internal constant MOST = 8;
+    uint256 internal constant REGISTER_BYTES = 48;
+
+    function check(IAppAuthPolicy.Version memory version) internal pure {
+        (uint64 number, uint64 supersedes, uint64 sunset) = (version.number, version.supersedes, version.sunset);
+        require(
+            (supersedes == 0) == (sunset == 0) && supersedes < number,
+            IAppAuthPolicy.SunsetMisplaced(number, supersedes, sunset)
+        );
+        require(version.composeHash != 0, IGoverned.ZeroRefused(COMPOSE_HASH));
+        _checkCount(OS_IMAGE, version.osImageHashes.length, 1);
+        for (uint256 i = 0; i < version.osImageHashes.length; i++) {
+            require(version.osImageHashes[i] != 0, IGoverned.ZeroRefused(OS_IMAGE));
+        }
+        _checkCount(REGISTERS, version.registers.length, 0);
+        for (uint256 i = 0; i < version.registers.length; i++) {
+            _check(version.registers[i]);
+        }
+    }
+
+    /// @dev What registers are known under; the same registers may belong to several configurations.
+    function key(bytes32 composeHash, IAppAuthPolicy.Registers memory registers) internal pure returns (bytes32) {
+        return keccak256(abi.encode(composeHash, registers));
+    }
+
+    function _check(IAppAuthPolicy.Registers memory registers) private pure {
+        _checkRegister(registers.mrtd);
+        _checkRegister(registers.rtmr0);
+        _checkRegister(registers.rtmr1);
+        _checkRegister(registers.rtmr2);
+        if (registers.rtmr3.length != 0) _checkRegister(registers.rtmr3);
+    }
+
+    function _checkRegister(bytes memory register) private pure {
+        require(register.length == REGISTER_BYTES, IAppAuthPolicy.RegisterLength(register.length));
+    }
+
+    function _checkCount(bytes32 policy, uint256 got, uint256 fewest) private pure {
+        require(got >= fewest && got <= MOST, IAppAuthPolicy.CountOutOfRange(policy, got, fewest, MOST));
+    }
+}
