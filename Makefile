@@ -13,7 +13,7 @@ export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
 FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
 export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup demo test lint format vectors bench contracts lock clean
+.PHONY: help setup demo test lint format vectors bench contracts mutation snapshots lock clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,13 @@ bench: setup  ## our rates beside the limits of this machine, as JSON
 
 contracts: setup  ## compile the contracts and write the committed artifacts
 	$(BIN)/python scripts/compile_contracts.py
+
+mutation: setup  ## which small faults in the contracts the tests notice: make mutation [ARGS="--all --json FILE"]
+	@$(BIN)/python scripts/mutate_contracts.py $(ARGS)
+
+snapshots: setup  ## rewrite what tests compare: gas and storage layout of the contracts
+	$(BIN)/python scripts/storage_layout.py
+	$(BIN)/python -m pytest -p no:ape_test -q tests/contracts/test_gas.py --rewrite-gas
 
 lock:  ## resolve requirements/*.in into *.txt with hashes
 	$(PYTHON) -m venv .lock && .lock/bin/pip -q install uv

@@ -1,0 +1,148 @@
+"""Copies of the checkout in which one source at a time is faulty, and the tests that run there.
+
+The tests of a copy see nothing of the checkout but its installed packages: Python imports the copy's modules, which
+load the copy's artifacts. So no module of ours needs a way to be pointed at other artifacts, and there is none that
+an operator's environment could use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import compile_contracts
+
+from mutation.rules import Mutation
+
+LINKED = ("node_modules", ".solcx")
+# They state what the code is, not what it does: any other code would fail them.
+LEFT_OUT = (
+    "tests/contracts/test_build.py",
+    "tests/contracts/test_gas.py",
+    "tests/contracts/test_mutation.py",
+    "tests/contracts/test_reproducible_build.py",
+)
+TESTS = ("tests/contracts/test_*.py", "tests/contracts/*/test_*.py", "tests/adversary/test_a[0-9]*.py")
+SECONDS_A_TEST = 60
+SECONDS_TO_END = 30
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+class WorkshopError(Exception):
+    """The copies or their tests do not work; the message is for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one mutation.
+
+    Attributes:
+        outcome: `killed` or `survived`; `refused` when solc does not compile it, `same` when it compiles to the code
+            that there was.
+        by: The test that failed, or what else ended it.
+    """
+
+    outcome: str
+    by: str = ""
+
+
+class Workshop:
+    """One copy of the checkout."""
+
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self.folder = folder
+        self._artifacts = folder / "dstack" / "chain" / "artifacts"
+        for name in files:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(compile_contracts.ROOT / name, target)
+        for name in LINKED:
+            (folder / name).symlink_to(compile_contracts.ROOT / name)
+        said = self.compile()
+        if said:
+            raise WorkshopError(f"the sources do not compile: {said}")
+        self._codes = self._codes_now()
+
+    def try_mutation(self, mutation: Mutation, *, seconds: int) -> Fate:
+        """Put the fault in, see what the tests say, and take it out again."""
+        source = self.folder / mutation.path
+        original = source.read_bytes()
+        source.write_bytes(mutation.apply(original))
+        try:
+            said = self.compile()
+            if said:
+                return Fate("refused", said)
+            if self._codes_now() == self._codes:
+                return Fate("same")
+            return self.run_tests(self.tests(mutation.path), seconds=seconds)
+        finally:
+            source.write_bytes(original)
+
+    def compile(self) -> str:
+        """Write the artifacts of the sources as they are; what solc objects to, nothing when it does not."""
+        output = compile_contracts.run_solc(self.folder)
+        errors = [entry["message"] for entry in output.get("errors", ()) if entry["severity"] == "error"]
+        if errors:
+            return str(errors[0])
+        self._artifacts.mkdir(parents=True, exist_ok=True)
+        for name, path in compile_contracts.SOURCES.items():
+            (self._artifacts / f"{name}.json").write_text(compile_contracts.artifact(name, path, output))
+        return ""
+
+    def tests(self, source: str = "") -> list[str]:
+        """Every test file, those first whose name shares most words with that of *source*."""
+        words = {word.lower() for word in re.findall("[A-Z][a-z]+", Path(source).stem)}
+        files = sorted(path for pattern in TESTS for path in self.folder.glob(pattern))
+        names = [str(path.relative_to(self.folder)) for path in files]
+        return sorted(
+            (name for name in names if name not in LEFT_OUT),
+            key=lambda name: -len(words & set(re.split(r"[_./]", name))),
+        )
+
+    def run_tests(self, files: Sequence[str], *, seconds: int) -> Fate:
+        """Run *files* up to the first failure.
+
+        Raises:
+            WorkshopError: pytest itself does not work.
+        """
+        command = [sys.executable, "-m", "pytest", "-p", "no:ape_test", "-p", "no:cacheprovider", "-q", "-x"]
+        command += ["--tb=no", f"--timeout={SECONDS_A_TEST}", *files]
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment(),
+        )
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            # Politely: a test session that is interrupted ends the chain that it started.
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            return Fate("killed", f"no end within {seconds} s")
+        if process.returncode not in (0, 1):
+            raise WorkshopError(f"pytest does not work:\n{said[-2000:]}")
+        failed = _FAILED.search(said)
+        return Fate("killed", failed[1] if failed else "?") if process.returncode else Fate("survived")
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.folder)}
+
+    def _codes_now(self) -> dict[str, str]:
+        """Creation code of each contract, without the digest of its source text."""
+        contents = {path.name: json.loads(path.read_text()) for path in self._artifacts.glob("*.json")}
+        return {name: compile_contracts.without_metadata(content["bytecode"]) for name, content in contents.items()}
