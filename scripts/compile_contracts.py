@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 # CBOR: a map of `ipfs`, a digest of the metadata, and `solc`, three bytes of version; then its own length.
-_METADATA = re.compile("a2" "6469706673" "58221220[0-9a-f]{64}" "64736f6c63" "43[0-9a-f]{6}" "0033")
+_METADATA = re.compile("a2646970667358221220[0-9a-f]{64}64736f6c6343[0-9a-f]{6}0033")
 
 
 class BuildError(Exception):
