@@ -29,10 +29,18 @@ SECONDS_AN_HOUR = 3600
     "--guardian", required=True, help="Account that may cancel and deny too; the owner where there is no other."
 )
 @click.option("--delay-hours", type=click.IntRange(min=48), default=48, show_default=True)
-def cli(account: Any, owner: str, guardian: str, delay_hours: int) -> None:
+@click.option(
+    "--upgrade-delay-hours",
+    type=click.IntRange(min=48),
+    default=168,
+    show_default=True,
+    help="Of changes of the contracts' code; not below --delay-hours.",
+)
+def cli(account: Any, owner: str, guardian: str, delay_hours: int, upgrade_delay_hours: int) -> None:
     """Deploy UpgradeOperator, and KmsAuth with UpgradeOperator as its owner."""
     accounts = parse_address(owner, what="--owner"), parse_address(guardian, what="--guardian")
-    operator = deploy(account, "UpgradeOperator", *accounts, delay_hours * SECONDS_AN_HOUR)
+    delays = tuple(hours * SECONDS_AN_HOUR for hours in (delay_hours, delay_hours, upgrade_delay_hours))
+    operator = deploy(account, "UpgradeOperator", *accounts, delays)
     app_implementation = deploy(account, "AppAuth")
     kms_implementation = deploy(account, "KmsAuth")
     set_up = encode_call("KmsAuth", "initialize", operator.address, app_implementation.address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,8 @@ from dstack.chain.bindings import contract_at, encode_call
 from dstack.chain.client import ChainClient
 from dstack.chain.deploy import AppPolicy, Deployment, deploy_app, deploy_contract, deploy_system
 from dstack.chain.kms_auth import KmsAuthReader
-from dstack.chain.operator import Action, Kind, Proposal, execute_call, proposal_in, propose_call
+from dstack.chain.operator import Action, Content, Kind, Proposal, execute_call, proposal_in, propose_call
+from dstack.chain.proposing import current_content
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
 from dstack.policy import BootInfo
@@ -61,15 +62,20 @@ class ChainWorld:
         """Send a prepared call; by the owner unless somebody else is named."""
         return send(self.w3, sender or self.owner, call)
 
-    def propose(self, *actions: Action, uri: str = URI) -> Proposal:
+    def content(self, *actions: Action, uri: str = URI, rollback: Sequence[Action] = ()) -> Content:
+        """Content of a proposal as the chain would take it now."""
+        return current_content(self.w3, self.deployment.operator, actions, uri, rollback=rollback)
+
+    def propose(self, *actions: Action, uri: str = URI, rollback: Sequence[Action] = ()) -> Proposal:
         """The owner announces *actions*."""
-        receipt = self.call(propose_call(self.deployment.operator, actions, uri))
+        content = self.content(*actions, uri=uri, rollback=rollback)
+        receipt = self.call(propose_call(self.deployment.operator, content))
         return proposal_in(receipt, chain_id=self.deployment.chain_id, operator=self.deployment.operator)
 
     def grant(self, *actions: Action) -> Proposal:
-        """The owner announces *actions*, 48 hours pass, somebody executes."""
+        """The owner announces *actions*, their delay passes, somebody executes."""
         proposal = self.propose(*actions)
-        self.warp(DELAY)
+        self.warp_to(int(proposal.ready_at.timestamp()))
         self.call(execute_call(proposal), self.stranger)
         return proposal
 

@@ -14,11 +14,13 @@ from web3.logs import DISCARD
 from dstack.chain.artifacts import load_artifact
 from dstack.chain.bindings import contract_at, encode_call, encode_creation
 from dstack.chain.client import parse_address
+from dstack.chain.operator import Delays
 from dstack.chain.tx import Call, send, translated
 from dstack.errors import ChainUnavailableError
 from dstack.values import AppId, ComposeHash, DeviceId
 
 MIN_DELAY = timedelta(hours=48)
+DEFAULT_DELAYS = Delays(policy=MIN_DELAY, roles=MIN_DELAY, upgrades=timedelta(days=7))
 _NOTHING = bytes(32)
 _DEPLOY_APP = "deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"
 
@@ -51,7 +53,7 @@ class AppPolicy:
 
 
 def deploy_system(
-    w3: Web3, deployer: LocalAccount, *, owner: str, guardian: str, delay: timedelta = MIN_DELAY
+    w3: Web3, deployer: LocalAccount, *, owner: str, guardian: str, delays: Delays = DEFAULT_DELAYS
 ) -> Deployment:
     """Deploy UpgradeOperator, AppAuth's code, and KmsAuth behind a proxy that UpgradeOperator owns.
 
@@ -62,7 +64,7 @@ def deploy_system(
         deployer: Pays.
         owner: Account that proposes, cancels and denies: a key, a Safe, a Governor.
         guardian: Account that may cancel and deny too; the owner itself where there is nobody else.
-        delay: Between proposal and earliest execution, 48 hours or more.
+        delays: Between proposal and earliest execution, 48 hours or more.
 
     Raises:
         ConfigError: *owner* or *guardian* is not an address.
@@ -70,7 +72,7 @@ def deploy_system(
         ChainUnavailableError: The endpoint does not answer.
     """
     accounts = parse_address(owner, what="owner"), parse_address(guardian, what="guardian")
-    operator = deploy_contract(w3, deployer, "UpgradeOperator", *accounts, int(delay.total_seconds()))
+    operator = deploy_contract(w3, deployer, "UpgradeOperator", *accounts, delays.abi_tuple())
     app_implementation = deploy_contract(w3, deployer, "AppAuth")
     kms_implementation = deploy_contract(w3, deployer, "KmsAuth")
     set_up = encode_call("KmsAuth", "initialize", operator, app_implementation)

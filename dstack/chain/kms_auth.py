@@ -128,6 +128,7 @@ def _seen(boot: BootInfo) -> dict[Rule, str]:
         Rule.AGGREGATED_MR: boot.mr_aggregated.hex(),
         Rule.KMS_DEVICE: boot.device_id.hex(),
         Rule.APP_REGISTERED: app,
+        Rule.APP_FROZEN: app,
         Rule.APP_DEPLOYED: app,
         Rule.COMPOSE_HASH: boot.compose_hash.hex(),
         Rule.DEVICE: boot.device_id.hex(),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
@@ -20,12 +21,13 @@ from dstack.chain.tx import Call
 from dstack.errors import ChainUnavailableError
 from dstack.values import Digest32
 
-_ACTIONS_TYPE = "(uint8,address,bytes32)[]"
-PROPOSAL_QUEUED = keccak(text=f"ProposalQueued(bytes32,address,uint256,uint256,uint256,{_ACTIONS_TYPE},string)")
+_ACTIONS_TYPE = "(uint8,address,bytes)[]"
+CONTENT_TYPE = f"({_ACTIONS_TYPE},{_ACTIONS_TYPE},bytes32[],string)"
+PROPOSAL_QUEUED = keccak(text=f"ProposalQueued(bytes32,address,uint256,uint256,uint256,{CONTENT_TYPE})")
 
 
 class Kind(IntEnum):
-    """What an action changes; what its value must be stands in `IUpgradeOperator.Kind`."""
+    """What an action changes; what its data must be stands in `IUpgradeOperator.Kind`."""
 
     COMPOSE_HASH = 0
     DEVICE = 1
@@ -38,6 +40,14 @@ class Kind(IntEnum):
     APP_IMPLEMENTATION = 8
     GUARDIAN = 9
     CONTRACT_UPGRADES = 10
+    VERSION = 11
+    SUNSET = 12
+    APP = 13
+    FREEZE_RENEWAL = 14
+    OWNER = 15
+    DELAY = 16
+    IMPLEMENTATION_UPGRADE = 17
+    FREEZE_FOR_GOOD = 18
 
 
 class State(IntEnum):
@@ -49,15 +59,30 @@ class State(IntEnum):
     EXECUTED = 3
     CANCELLED = 4
     EXPIRED = 5
+    ROLLED_BACK = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Between proposal and earliest execution, by `IUpgradeOperator.DelayClass`; of upgrades longest."""
+
+    policy: timedelta
+    roles: timedelta
+    upgrades: timedelta
+
+    def abi_tuple(self) -> tuple[int, int, int]:
+        """In seconds, as the contract takes them."""
+        policy, roles, upgrades = (int(each.total_seconds()) for each in (self.policy, self.roles, self.upgrades))
+        return policy, roles, upgrades
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One change: of what kind, in which contract, of which value."""
+    """One change: of what kind, in which contract, and what exactly."""
 
     kind: Kind
     target: ChecksumAddress
-    value: Digest32
+    data: bytes
 
     @classmethod
     def of(cls, kind: Kind, target: str, value: bytes) -> Action:
@@ -68,12 +93,45 @@ class Action:
             InputError: *value* is of another length.
         """
         word = bytes(12) + value if len(value) == 20 else value
-        return cls(kind, parse_address(target, what="target"), Digest32(word))
+        return cls(kind, parse_address(target, what="target"), bytes(Digest32(word)))
 
     @classmethod
     def switch(cls, kind: Kind, target: str) -> Action:
-        """An action of a kind that has no value of its own: ANY_DEVICE, OUTDATED_TCB, CONTRACT_UPGRADES."""
+        """An action that has no value of its own: ANY_DEVICE, FREEZE_FOR_GOOD, to deny OUTDATED_TCB or upgrades."""
         return cls.of(kind, target, (1).to_bytes(32, "big"))
+
+    def abi_tuple(self) -> tuple[int, str, bytes]:
+        """As the contract takes it."""
+        return int(self.kind), self.target, self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All of a proposal that its id is the digest of.
+
+    Attributes:
+        code_hashes: Two for each action, of `actions` and then of `rollback`; see `IUpgradeOperator.Content`.
+    """
+
+    actions: tuple[Action, ...]
+    rollback: tuple[Action, ...]
+    code_hashes: tuple[Digest32, ...]
+    uri: str
+
+    def abi_tuple(self) -> tuple[list[Any], list[Any], list[bytes], str]:
+        """As the contract takes it."""
+        actions, rollback = ([action.abi_tuple() for action in part] for part in (self.actions, self.rollback))
+        return actions, rollback, [bytes(each) for each in self.code_hashes], self.uri
+
+    @classmethod
+    def from_abi_tuple(cls, read: tuple[Any, Any, Any, str]) -> Content:
+        """What `abi_tuple` gave, as an ABI decoder gives it back.
+
+        Raises:
+            ValueError: An action is of a kind that there is not.
+        """
+        actions, rollback, code_hashes, uri = read
+        return cls(_actions(actions), _actions(rollback), tuple(map(Digest32, code_hashes)), uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +147,39 @@ class Proposal:
     id: Digest32
     by: ChecksumAddress
     nonce: int
-    actions: tuple[Action, ...]
-    uri: str
+    content: Content
     ready_at: datetime
     expires_at: datetime
 
 
-def proposal_id(chain_id: int, operator: str, nonce: int, actions: Sequence[Action], uri: str) -> Digest32:
+def proposal_id(chain_id: int, operator: str, nonce: int, content: Content) -> Digest32:
     """The id that UpgradeOperator gives this content: what a signer recomputes on a machine of their own."""
-    types = ["uint256", "address", "uint256", _ACTIONS_TYPE, "string"]
-    return Digest32(keccak(encode(types, [chain_id, operator, nonce, _abi(actions), uri])))
+    types = ["uint256", "address", "uint256", CONTENT_TYPE]
+    return Digest32(keccak(encode(types, [chain_id, operator, nonce, content.abi_tuple()])))
 
 
-def propose_call(operator: ChecksumAddress, actions: Sequence[Action], uri: str) -> Call:
-    """Owner: announce *actions*; their full content can be read at *uri*."""
-    return Call(operator, encode_call("UpgradeOperator", "propose", _abi(actions), uri))
+def propose_call(operator: ChecksumAddress, content: Content) -> Call:
+    """Owner: announce *content*; what it stands for can be read at its uri."""
+    return Call(operator, encode_call("UpgradeOperator", "propose", content.abi_tuple()))
 
 
 def execute_call(proposal: Proposal) -> Call:
     """Anybody: put a Ready proposal in force."""
-    content = (proposal.id, _abi(proposal.actions), proposal.uri)
-    return Call(proposal.operator, encode_call("UpgradeOperator", "execute", *content))
+    return Call(
+        proposal.operator, encode_call("UpgradeOperator", "execute", proposal.id, proposal.content.abi_tuple())
+    )
+
+
+def agree_to_rollback_call(proposal: Proposal) -> Call:
+    """Owner or guardian: agree to the rollback of an executed proposal, for the other one to run."""
+    return Call(proposal.operator, encode_call("UpgradeOperator", "agreeToRollback", proposal.id))
+
+
+def roll_back_call(proposal: Proposal) -> Call:
+    """Owner or guardian, after the other one agreed: run the rollback that was proposed with it."""
+    return Call(
+        proposal.operator, encode_call("UpgradeOperator", "rollBack", proposal.id, proposal.content.abi_tuple())
+    )
 
 
 def cancel_call(proposal: Proposal) -> Call:
@@ -119,7 +189,7 @@ def cancel_call(proposal: Proposal) -> Call:
 
 def deny_call(operator: ChecksumAddress, actions: Sequence[Action]) -> Call:
     """Owner or guardian: take grants back at once."""
-    return Call(operator, encode_call("UpgradeOperator", "deny", _abi(actions)))
+    return Call(operator, encode_call("UpgradeOperator", "deny", [action.abi_tuple() for action in actions]))
 
 
 def proposal_in(receipt: TxReceipt, *, chain_id: int, operator: ChecksumAddress) -> Proposal:
@@ -146,19 +216,16 @@ def parse_proposal(log: Log, *, chain_id: int, operator: ChecksumAddress) -> Pro
     """
     try:
         _, topic_id, topic_by = log.topics
-        types = ["uint256", "uint256", "uint256", _ACTIONS_TYPE, "string"]
-        nonce, ready_at, expires_at, actions, uri = decode(types, log.data)
-        read = tuple(
-            Action(Kind(kind), Web3.to_checksum_address(target), Digest32(raw)) for kind, target, raw in actions
-        )
+        nonce, ready_at, expires_at, read = decode(["uint256", "uint256", "uint256", CONTENT_TYPE], log.data)
+        content = Content.from_abi_tuple(read)
         times = [datetime.fromtimestamp(seconds, UTC) for seconds in (ready_at, expires_at)]
         by = Web3.to_checksum_address(topic_by[12:])
     except (DecodingError, ValueError, OverflowError) as exc:
         raise ChainUnavailableError("UpgradeOperator: the endpoint shows a malformed ProposalQueued") from exc
-    if proposal_id(chain_id, operator, nonce, read, uri) != topic_id:
+    if proposal_id(chain_id, operator, nonce, content) != topic_id:
         raise ChainUnavailableError(f"UpgradeOperator: the endpoint shows other content for 0x{topic_id.hex()}")
-    return Proposal(operator, Digest32(topic_id), by, nonce, read, uri, times[0], times[1])
+    return Proposal(operator, Digest32(topic_id), by, nonce, content, times[0], times[1])
 
 
-def _abi(actions: Iterable[Action]) -> list[tuple[int, str, bytes]]:
-    return [(int(action.kind), action.target, bytes(action.value)) for action in actions]
+def _actions(read: Iterable[tuple[int, str, bytes]]) -> tuple[Action, ...]:
+    return tuple(Action(Kind(kind), Web3.to_checksum_address(target), bytes(data)) for kind, target, data in read)

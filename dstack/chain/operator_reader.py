@@ -12,7 +12,7 @@ from web3 import Web3
 
 from dstack.chain.bindings import encode_call
 from dstack.chain.client import CallRevertedError, ChainClient, parse_address
-from dstack.chain.operator import PROPOSAL_QUEUED, Proposal, State, parse_proposal
+from dstack.chain.operator import PROPOSAL_QUEUED, Delays, Proposal, State, parse_proposal
 from dstack.errors import ChainUnavailableError
 from dstack.policy.decision import BlockRef
 from dstack.values import Digest32
@@ -44,9 +44,10 @@ class OperatorReader:
         """Who else may cancel and deny."""
         return Web3.to_checksum_address(self._read("address", "guardian"))
 
-    def delay(self) -> timedelta:
-        """Between proposal and earliest execution."""
-        return timedelta(seconds=self._read("uint256", "delay"))
+    def delays(self) -> Delays:
+        """Between proposal and earliest execution, for what is proposed now."""
+        policy, roles, upgrades = self._read("(uint48,uint48,uint48)", "delays")
+        return Delays(timedelta(seconds=policy), timedelta(seconds=roles), timedelta(seconds=upgrades))
 
     def state(self, proposal: Digest32) -> State:
         """Where the proposal of this id stands.

@@ -15,6 +15,7 @@ from web3.types import RPCEndpoint, TxReceipt
 
 from dstack.chain.deploy import MIN_DELAY, AppPolicy, Deployment, deploy_app, deploy_system
 from dstack.chain.operator import Action, Kind, Proposal, deny_call, execute_call, proposal_in, propose_call
+from dstack.chain.proposing import current_content
 from dstack.chain.safe import ARTIFACTS, Safe, deploy_safe, sign_safe_transaction
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
@@ -90,7 +91,8 @@ class Governance:
 
     def propose(self, actions: Sequence[Action], uri: str, world: World) -> Proposal:
         """Have two owners sign a proposal, and send it."""
-        receipt = self._by_safe(propose_call(self.deployment.operator, actions, uri))
+        content = current_content(self.chain.web3, self.deployment.operator, actions, uri)
+        receipt = self._by_safe(propose_call(self.deployment.operator, content))
         proposal = proposal_in(receipt, chain_id=self.deployment.chain_id, operator=self.deployment.operator)
         world.say.did(f"two owners signed proposal {proposal.id.hex()[:16]}...: {uri}; ready at {proposal.ready_at}")
         return proposal

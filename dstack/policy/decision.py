@@ -12,13 +12,14 @@ from dstack.values import Digest32
 
 
 class Rule(Enum):
-    """Which rule of the contracts denied; the value is upstream's reason text, on which tools match."""
+    """Which rule of the contracts denied; the value is its reason text, on which tools match."""
 
     TCB_STATUS = "TCB status is not up to date"
     OS_IMAGE = "OS image is not allowed"
     AGGREGATED_MR = "Aggregated MR not allowed"
     KMS_DEVICE = "KMS is not allowed to boot on this device"
     APP_REGISTERED = "App not registered"
+    APP_FROZEN = "App is frozen"
     APP_DEPLOYED = "App not deployed or invalid address"
     COMPOSE_HASH = "Compose hash not allowed"
     DEVICE = "Device not allowed"

@@ -20,7 +20,7 @@ URI = "ipfs://the-full-content"
 @pytest.fixture
 def operator(project: Any, accounts: Any) -> Any:
     """An UpgradeOperator of the first account, guarded by the second."""
-    return accounts[0].deploy(project.UpgradeOperator, accounts[0], accounts[1], DELAY)
+    return accounts[0].deploy(project.UpgradeOperator, accounts[0], accounts[1], (DELAY, DELAY, DELAY))
 
 
 @pytest.fixture
@@ -39,22 +39,24 @@ def kms_auth(project: Any, accounts: Any, operator: Any) -> Any:
 def test_a_grant_waits_48_hours(accounts: Any, chain: Any, operator: Any, kms_auth: Any) -> None:
     """Refused at first, refused one second early, executed by anybody afterwards."""
     actions = [(OS_IMAGE_KIND, kms_auth.address, OS_IMAGE)]
-    queued = operator.propose(actions, URI, sender=accounts[0]).events.filter(operator.ProposalQueued)[0]
+    content = (actions, [], operator.codeHashesOf(actions, []), URI)
+    queued = operator.propose(content, sender=accounts[0]).events.filter(operator.ProposalQueued)[0]
 
     chain.pending_timestamp = queued.readyAt - 1
     with ape.reverts(operator.UnexpectedState):
-        operator.execute(queued.id, actions, URI, sender=accounts[2])
+        operator.execute(queued.id, content, sender=accounts[2])
     assert not kms_auth.allowedOsImages(OS_IMAGE)
 
     chain.pending_timestamp = queued.readyAt
-    operator.execute(queued.id, actions, URI, sender=accounts[2])
+    operator.execute(queued.id, content, sender=accounts[2])
     assert kms_auth.allowedOsImages(OS_IMAGE)
 
 
 def test_the_guardian_stops_a_grant(accounts: Any, operator: Any, kms_auth: Any) -> None:
     """What the guardian cancels stays cancelled."""
     actions = [(OS_IMAGE_KIND, kms_auth.address, OS_IMAGE)]
-    queued = operator.propose(actions, URI, sender=accounts[0]).events.filter(operator.ProposalQueued)[0]
+    content = (actions, [], operator.codeHashesOf(actions, []), URI)
+    queued = operator.propose(content, sender=accounts[0]).events.filter(operator.ProposalQueued)[0]
 
     operator.cancel(queued.id, sender=accounts[1])
 

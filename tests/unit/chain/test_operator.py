@@ -8,23 +8,25 @@ import pytest
 from eth_abi.abi import encode
 
 from dstack.chain.client import Log
-from dstack.chain.operator import PROPOSAL_QUEUED, Action, Kind, parse_proposal, proposal_id
+from dstack.chain.operator import CONTENT_TYPE, PROPOSAL_QUEUED, Action, Content, Kind, parse_proposal, proposal_id
 from dstack.errors import ChainUnavailableError, ConfigError, InputError
 from dstack.values import Digest32
 
 OPERATOR = "0x" + "11" * 20
 TARGET = "0x" + "22" * 20
 ACTION = Action.of(Kind.OS_IMAGE, TARGET, b"\x05" * 32)
+CODE = (Digest32(b"\x06" * 32), Digest32(bytes(32)))
+CONTENT = Content((ACTION,), (), CODE, "ipfs://x")
 
 
 def queued(**changes: object) -> Log:
     """A ProposalQueued event of one action, with *changes* after its id was made."""
-    content = {"nonce": 3, "ready_at": 1_800_000_000, "expires_at": 1_801_209_600, "kind": 4, "uri": "ipfs://x"}
-    topic = proposal_id(1, OPERATOR, 3, [ACTION], "ipfs://x")
-    content |= changes
-    actions = [(content["kind"], TARGET, bytes(ACTION.value))]
-    values = [content["nonce"], content["ready_at"], content["expires_at"], actions, content["uri"]]
-    types = ["uint256", "uint256", "uint256", "(uint8,address,bytes32)[]", "string"]
+    shown = {"nonce": 3, "ready_at": 1_800_000_000, "expires_at": 1_801_209_600, "kind": 4, "uri": "ipfs://x"}
+    topic = proposal_id(1, OPERATOR, 3, CONTENT)
+    shown |= changes
+    content = ([(shown["kind"], TARGET, ACTION.data)], [], list(map(bytes, CODE)), shown["uri"])
+    values = [shown["nonce"], shown["ready_at"], shown["expires_at"], content]
+    types = ["uint256", "uint256", "uint256", CONTENT_TYPE]
     return Log((PROPOSAL_QUEUED, topic, bytes(12) + b"\x33" * 20), encode(types, values))
 
 
@@ -32,7 +34,7 @@ def test_an_event_that_holds_its_id_is_read() -> None:
     """Content, proposer and times come out as they went in."""
     proposal = parse_proposal(queued(), chain_id=1, operator=OPERATOR)
 
-    assert (proposal.nonce, proposal.actions, proposal.uri, proposal.by) == (3, (ACTION,), "ipfs://x", "0x" + "33" * 20)
+    assert (proposal.nonce, proposal.content, proposal.by) == (3, CONTENT, "0x" + "33" * 20)
     assert (proposal.ready_at.timestamp(), proposal.expires_at.timestamp()) == (1_800_000_000, 1_801_209_600)
 
 
@@ -55,7 +57,7 @@ def test_an_event_of_another_chain_is_refused() -> None:
         replace(queued(), data=b""),
         replace(queued(), data=queued().data[:-32]),
         replace(queued(), topics=queued().topics[:2]),
-        queued(kind=11),
+        queued(kind=19),
         queued(ready_at=2**200),
     ],
 )
@@ -68,23 +70,25 @@ def test_a_malformed_event_is_refused(log: Log) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        (2, OPERATOR, 0, [ACTION], ""),
-        (1, TARGET, 0, [ACTION], ""),
-        (1, OPERATOR, 1, [ACTION], ""),
-        (1, OPERATOR, 0, [ACTION, ACTION], ""),
-        (1, OPERATOR, 0, [replace(ACTION, kind=Kind.KMS_DEVICE)], ""),
-        (1, OPERATOR, 0, [replace(ACTION, value=Digest32(bytes(32)))], ""),
-        (1, OPERATOR, 0, [ACTION], "x"),
+        (2, OPERATOR, 0, CONTENT),
+        (1, TARGET, 0, CONTENT),
+        (1, OPERATOR, 1, CONTENT),
+        (1, OPERATOR, 0, replace(CONTENT, actions=(ACTION, ACTION))),
+        (1, OPERATOR, 0, replace(CONTENT, actions=(replace(ACTION, kind=Kind.KMS_DEVICE),))),
+        (1, OPERATOR, 0, replace(CONTENT, actions=(replace(ACTION, data=bytes(32)),))),
+        (1, OPERATOR, 0, replace(CONTENT, actions=(), rollback=(ACTION,))),
+        (1, OPERATOR, 0, replace(CONTENT, code_hashes=CODE[::-1])),
+        (1, OPERATOR, 0, replace(CONTENT, uri="x")),
     ],
 )
-def test_every_part_of_the_content_is_in_the_id(other: tuple[int, str, int, list[Action], str]) -> None:
-    """Chain, contract, nonce, each action and the uri change the id."""
-    assert proposal_id(*other) != proposal_id(1, OPERATOR, 0, [ACTION], "")
+def test_every_part_of_the_content_is_in_the_id(other: tuple[int, str, int, Content]) -> None:
+    """Chain, contract, nonce, each action, the rollback, the code and the uri change the id."""
+    assert proposal_id(*other) != proposal_id(1, OPERATOR, 0, CONTENT)
 
 
 def test_an_address_is_padded_to_a_word() -> None:
-    """The 20 bytes of an address stand in the low end of the value."""
-    assert Action.of(Kind.GUARDIAN, OPERATOR, b"\x44" * 20).value == bytes(12) + b"\x44" * 20
+    """The 20 bytes of an address stand in the low end of the word."""
+    assert Action.of(Kind.GUARDIAN, OPERATOR, b"\x44" * 20).data == bytes(12) + b"\x44" * 20
 
 
 @pytest.mark.parametrize("length", [0, 19, 21, 31, 33, 48])
