@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +16,25 @@ from tests.chain_world import COMPOSE, DELAY, DEVICE, KMS_MR, OS_IMAGE, ChainWor
 ON = (1).to_bytes(32, "big")
 
 
+@dataclass(frozen=True)
+class Tolerates:
+    """Asks whether an outdated TCB is tolerated."""
+
+    getter: Any
+
+    def call(self) -> bool:
+        """Whatever the time."""
+        return bool(self.getter.call())
+
+
+def grant_of(world: ChainWorld, action: Action) -> Action:
+    """What a denial of *action* takes back: the same, but a toleration has an end."""
+    if action.kind is not Kind.OUTDATED_TCB:
+        return action
+    until = world.w3.eth.get_block("latest")["timestamp"] + 60 * 86400
+    return Action(action.kind, action.target, until.to_bytes(32, "big"))
+
+
 def deniable(world: ChainWorld) -> dict[Kind, tuple[Action, Any, bool]]:
     """For each kind that can be denied and granted: the action, its getter, and the getter's value when granted."""
     app, kms = world.app_auth.functions, world.kms_auth.functions
@@ -22,7 +42,7 @@ def deniable(world: ChainWorld) -> dict[Kind, tuple[Action, Any, bool]]:
         Kind.COMPOSE_HASH: (world.on_app(Kind.COMPOSE_HASH, COMPOSE), app.allowedComposeHashes(COMPOSE), True),
         Kind.DEVICE: (world.on_app(Kind.DEVICE, DEVICE), app.allowedDeviceIds(DEVICE), True),
         Kind.ANY_DEVICE: (world.on_app(Kind.ANY_DEVICE, ON), app.allowAnyDevice(), True),
-        Kind.OUTDATED_TCB: (world.on_app(Kind.OUTDATED_TCB, ON), app.requireTcbUpToDate(), False),
+        Kind.OUTDATED_TCB: (world.on_app(Kind.OUTDATED_TCB, ON), Tolerates(app.outdatedTcbToleratedUntil()), True),
         Kind.OS_IMAGE: (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), kms.allowedOsImages(OS_IMAGE), True),
         Kind.KMS_AGGREGATED_MR: (
             world.on_kms(Kind.KMS_AGGREGATED_MR, KMS_MR),
@@ -44,6 +64,11 @@ DENIABLE = [
 ]
 
 
+def subject_of(action: Action) -> bytes:
+    """What denials of the same share."""
+    return bytes(32) if action.kind is Kind.OUTDATED_TCB else action.data
+
+
 def deny(world: ChainWorld, *actions: Action, by: LocalAccount | None = None) -> Any:
     """The guardian, or *by*, takes back."""
     return world.call(deny_call(world.deployment.operator, actions), by or world.guardian)
@@ -54,7 +79,7 @@ def deny(world: ChainWorld, *actions: Action, by: LocalAccount | None = None) ->
 def test_each_kind_of_grant_is_taken_back_at_once(world: ChainWorld, kind: Kind, who: str) -> None:
     """Owner or guardian undo it in one transaction, and the event says who and what."""
     action, getter, granted = deniable(world)[kind]
-    world.grant(action)
+    world.grant(grant_of(world, action))
     before = getter.call()
 
     receipt = deny(world, action, by=getattr(world, who))
@@ -62,7 +87,10 @@ def test_each_kind_of_grant_is_taken_back_at_once(world: ChainWorld, kind: Kind,
     assert (before, getter.call()) == (granted, not granted)
     by = getattr(world, who).address
     assert events_of(world.operator, receipt) == [
-        ("ActionDenied", {"by": by, "target": action.target, "value": action.value, "kind": kind})
+        (
+            "ActionDenied",
+            {"by": by, "target": action.target, "subject": subject_of(action), "kind": kind, "data": action.data},
+        )
     ]
 
 
@@ -70,14 +98,14 @@ def test_each_kind_of_grant_is_taken_back_at_once(world: ChainWorld, kind: Kind,
 def test_a_denial_stops_what_was_proposed_of_it(world: ChainWorld, kind: Kind) -> None:
     """Nobody can execute a grant back into force that was proposed before the denial; a new proposal can."""
     action, getter, granted = deniable(world)[kind]
-    stale = world.propose(action)
+    stale = world.propose(grant_of(world, action))
     deny(world, action)
     world.warp(DELAY)
 
     with pytest.raises(RefusedError, match=r"denied at [0-9]+, after or when it was proposed"):
         world.call(execute_call(stale))
 
-    world.grant(action)
+    world.grant(grant_of(world, action))
     assert getter.call() == granted
 
 
@@ -116,7 +144,7 @@ def test_a_denial_in_the_block_of_the_proposal_wins(world: ChainWorld) -> None:
     proposal = world.propose(action)
     world.warp(DELAY)
 
-    assert world.operator.functions.deniedAt((action.kind, action.target, action.value)).call() == denied_at
+    assert world.operator.functions.deniedAt(action.abi_tuple()).call() == denied_at
     assert world.operator.functions.proposal(proposal.id).call()[1] == denied_at
     with pytest.raises(RefusedError, match=f"denied at {denied_at}"):
         world.call(execute_call(proposal))
@@ -141,7 +169,7 @@ def test_a_denied_app_gets_no_keys(world: ChainWorld) -> None:
 def test_several_grants_are_taken_back_together(world: ChainWorld) -> None:
     """One transaction, one event each, in order."""
     actions = [action for action, _, _ in deniable(world).values()]
-    world.grant(*actions)
+    world.grant(*(grant_of(world, action) for action in actions))
 
     receipt = deny(world, *actions)
 
@@ -151,11 +179,26 @@ def test_several_grants_are_taken_back_together(world: ChainWorld) -> None:
     ]
 
 
-def test_contract_upgrades_are_given_up_for_good(world: ChainWorld) -> None:
-    """The guardian can end code changes of an app; the operator itself then cannot make one."""
-    receipt = deny(world, world.on_app(Kind.CONTRACT_UPGRADES, ON))
+@pytest.mark.parametrize("name", ["app_auth", "kms_auth"])
+def test_contract_upgrades_are_given_up_for_good(world: ChainWorld, name: str) -> None:
+    """The owner can end code changes of an app or of KmsAuth; the operator itself then cannot make one."""
+    contract = getattr(world, name)
+    code = bytes.fromhex(world.deployment.app_implementation[2:])
+    pending = world.propose(Action.of(Kind.IMPLEMENTATION_UPGRADE, contract.address, code))
 
-    assert [name for name, _ in events_of(world.app_auth, receipt)] == ["UpgradesDisabled", "PolicyChanged"]
+    receipt = deny(world, Action.switch(Kind.CONTRACT_UPGRADES, contract.address), by=world.owner)
+
+    assert [name for name, _ in events_of(contract, receipt)] == ["UpgradesDisabled", "PolicyChanged"]
+    assert contract.functions.upgradesDisabled().call()
+    world.warp_to(int(pending.ready_at.timestamp()))
+    with pytest.raises(RefusedError, match="Upgrades are permanently disabled"):
+        world.call(execute_call(pending))
+
+
+def test_the_guardian_denies_nothing_for_good(world: ChainWorld) -> None:
+    """What could never be granted again is the owner's to give up."""
+    with pytest.raises(RefusedError, match="ContractUpgrades can be denied by the owner only"):
+        deny(world, world.on_app(Kind.CONTRACT_UPGRADES, ON))
 
 
 @pytest.mark.parametrize("kind", [Kind.GATEWAY_APP_ID, Kind.APP_IMPLEMENTATION, Kind.GUARDIAN])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from dstack.chain.client import ChainClient
 from dstack.chain.deploy import deploy_contract, deploy_system
 from dstack.chain.operator import (
     Action,
+    Delays,
     Kind,
     Proposal,
     State,
@@ -24,11 +26,12 @@ from dstack.chain.operator import (
     propose_call,
 )
 from dstack.chain.operator_reader import OperatorReader
+from dstack.chain.proposing import current_content
 from dstack.chain.tx import Call
 from dstack.errors import RefusedError
 from dstack.policy import Denied, Granted, Rule
 from dstack.values import Digest32
-from tests.chain_world import COMPOSE, DELAY, DEVICE, KMS_MR, OS_IMAGE, URI, WINDOW, ChainWorld, events_of
+from tests.chain_world import COMPOSE, DELAY, DEVICE, KMS_MR, OS_IMAGE, URI, WINDOW, ChainWorld, events_of, restored
 
 ON = (1).to_bytes(32, "big")
 GATEWAY = bytes.fromhex("9a7e" * 10)
@@ -71,16 +74,16 @@ def test_a_proposal_announces_its_whole_content(world: ChainWorld) -> None:
     """The event holds who, what, where to read more, and both times; its id is the digest of it."""
     actions = (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), world.on_app(Kind.COMPOSE_HASH, COMPOSE))
 
-    receipt = world.call(propose_call(world.deployment.operator, actions, URI))
+    content = world.content(*actions)
+    receipt = world.call(propose_call(world.deployment.operator, content))
 
     proposed_at = datetime.fromtimestamp(world.w3.eth.get_block(receipt["blockNumber"])["timestamp"], UTC)
     assert proposal_in(receipt, chain_id=31337, operator=world.deployment.operator) == Proposal(
         operator=world.deployment.operator,
-        id=proposal_id(31337, world.deployment.operator, 0, actions, URI),
+        id=proposal_id(31337, world.deployment.operator, 0, content),
         by=world.owner.address,
         nonce=0,
-        actions=actions,
-        uri=URI,
+        content=content,
         ready_at=proposed_at + DELAY,
         expires_at=proposed_at + DELAY + WINDOW,
     )
@@ -139,22 +142,21 @@ def test_execution_is_open_to_everybody_and_names_the_sender(world: ChainWorld) 
     assert state(world, proposal) is State.EXECUTED
 
 
-@pytest.mark.parametrize("other", ["actions", "uri", "order"])
+@pytest.mark.parametrize("other", ["actions", "uri", "order", "rollback"])
 def test_other_content_than_proposed_is_refused(world: ChainWorld, other: str) -> None:
-    """A proposal cannot be edited, not even the order of its actions or its uri."""
+    """A proposal cannot be edited, not even the order of its actions, its uri or what would undo it."""
     actions = (world.on_app(Kind.COMPOSE_HASH, COMPOSE), world.on_app(Kind.DEVICE, DEVICE))
     proposal = world.propose(*actions)
     world.warp(DELAY)
-    content: dict[str, tuple[tuple[Action, ...], str]] = {
-        "actions": ((actions[0], world.on_app(Kind.DEVICE, COMPOSE)), URI),
-        "uri": (actions, URI + "/other"),
-        "order": (actions[::-1], URI),
-    }
-    changed, uri = content[other]
-    listed = [(action.kind, action.target, action.value) for action in changed]
+    content = {
+        "actions": world.content(actions[0], world.on_app(Kind.DEVICE, COMPOSE)),
+        "uri": world.content(*actions, uri=URI + "/other"),
+        "order": world.content(*actions[::-1]),
+        "rollback": world.content(*actions, rollback=actions),
+    }[other]
 
-    with pytest.raises(RefusedError, match="the actions given are not those that were proposed"):
-        world.send(world.stranger, world.operator, "execute", proposal.id, listed, uri)
+    with pytest.raises(RefusedError, match="the content given is not the one that was proposed"):
+        world.call(execute_call(replace(proposal, content=content)), world.stranger)
 
 
 def test_equal_content_makes_two_proposals(world: ChainWorld) -> None:
@@ -170,16 +172,39 @@ def test_equal_content_makes_two_proposals(world: ChainWorld) -> None:
     assert (state(world, first), state(world, second)) == (State.CANCELLED, State.EXECUTED)
 
 
+def word(number: int) -> bytes:
+    """One ABI word."""
+    return number.to_bytes(32, "big")
+
+
+def now(world: ChainWorld) -> int:
+    """The time of the newest block."""
+    return int(world.w3.eth.get_block("latest")["timestamp"])
+
+
+@dataclass(frozen=True)
+class NominatedTo:
+    """Asks who was named."""
+
+    getter: Any
+
+    def call(self) -> str:
+        """Without the time."""
+        account, _ = self.getter.call()
+        return str(account)
+
+
 def effects(world: ChainWorld) -> list[tuple[Action, Any, Any, Any]]:
     """For each kind: the action, the getter that shows its effect, before and after."""
     app, kms = world.app_auth.functions, world.kms_auth.functions
     implementation = bytes.fromhex(world.own_app_auth.address[2:])
-    guardian = bytes.fromhex(world.stranger.address[2:])
+    heir, nobody = bytes.fromhex(world.stranger.address[2:]), "0x" + "00" * 20
+    until = now(world) + 30 * 86400
     return [
         (world.on_app(Kind.COMPOSE_HASH, COMPOSE), app.allowedComposeHashes(COMPOSE), False, True),
         (world.on_app(Kind.DEVICE, DEVICE), app.allowedDeviceIds(DEVICE), False, True),
         (world.on_app(Kind.ANY_DEVICE, ON), app.allowAnyDevice(), False, True),
-        (world.on_app(Kind.OUTDATED_TCB, ON), app.requireTcbUpToDate(), True, False),
+        (world.on_app(Kind.OUTDATED_TCB, word(until)), app.outdatedTcbToleratedUntil(), 0, until),
         (world.on_kms(Kind.OS_IMAGE, OS_IMAGE), kms.allowedOsImages(OS_IMAGE), False, True),
         (world.on_kms(Kind.KMS_AGGREGATED_MR, KMS_MR), kms.kmsAllowedAggregatedMrs(KMS_MR), False, True),
         (world.on_kms(Kind.KMS_DEVICE, DEVICE), kms.kmsAllowedDeviceIds(DEVICE), False, True),
@@ -191,15 +216,30 @@ def effects(world: ChainWorld) -> list[tuple[Action, Any, Any, Any]]:
             world.own_app_auth.address,
         ),
         (
-            Action.of(Kind.GUARDIAN, world.operator.address, guardian),
-            world.operator.functions.guardian(),
-            world.guardian.address,
+            Action.of(Kind.GUARDIAN, world.operator.address, heir),
+            NominatedTo(world.operator.functions.nominatedGuardian()),
+            nobody,
             world.stranger.address,
         ),
+        (
+            Action.of(Kind.OWNER, world.operator.address, heir),
+            NominatedTo(world.operator.functions.nominatedOwner()),
+            nobody,
+            world.stranger.address,
+        ),
+        (
+            Action(Kind.DELAY, world.operator.address, word(0) + word(3 * 86400)),
+            world.operator.functions.delays(),
+            [172800, 172800, 604800],
+            [259200, 172800, 604800],
+        ),
+        (world.on_app(Kind.FREEZE_FOR_GOOD, ON), app.frozenForGood(), False, True),
     ]
 
 
-GRANTABLE = [kind for kind in Kind if kind is not Kind.CONTRACT_UPGRADES]
+# Versions, freezes and code have files of their own.
+ELSEWHERE = {Kind.VERSION, Kind.SUNSET, Kind.APP, Kind.FREEZE_RENEWAL, Kind.IMPLEMENTATION_UPGRADE}
+GRANTABLE = [kind for kind in Kind if kind is not Kind.CONTRACT_UPGRADES and kind not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("kind", GRANTABLE, ids=lambda kind: kind.name)
@@ -208,7 +248,7 @@ def test_each_kind_of_grant_has_its_effect_and_only_after_execution(world: Chain
     ((action, getter, before, after),) = [effect for effect in effects(world) if effect[0].kind is kind]
 
     proposal = world.propose(action)
-    world.warp(DELAY)
+    world.warp_to(int(proposal.ready_at.timestamp()))
     assert getter.call() == before
     world.call(execute_call(proposal))
 
@@ -230,7 +270,7 @@ def test_contract_upgrades_cannot_be_granted(world: ChainWorld) -> None:
 
 def test_only_the_owner_proposes(world: ChainWorld) -> None:
     """Neither the guardian nor a stranger can begin a grant."""
-    call = propose_call(world.deployment.operator, [world.on_app(Kind.COMPOSE_HASH, COMPOSE)], URI)
+    call = propose_call(world.deployment.operator, world.content(world.on_app(Kind.COMPOSE_HASH, COMPOSE)))
 
     for account in (world.guardian, world.stranger):
         with pytest.raises(RefusedError, match=f"{account.address}: want the owner"):
@@ -241,8 +281,9 @@ def test_only_the_owner_proposes(world: ChainWorld) -> None:
 def test_the_number_of_actions_is_bounded(world: ChainWorld, count: int) -> None:
     """An empty list, and one too many, are refused, in a proposal and in a denial."""
     actions = [world.on_app(Kind.COMPOSE_HASH, COMPOSE)] * count
+    operator, content = world.deployment.operator, world.content(*actions)
 
-    for call in (propose_call(world.deployment.operator, actions, URI), deny_call(world.deployment.operator, actions)):
+    for call in (propose_call(operator, content), deny_call(operator, actions)):
         with pytest.raises(RefusedError, match=f"actions: want 1 to 16, got {count}"):
             world.call(call)
 
@@ -254,7 +295,7 @@ def test_the_largest_proposal_can_be_executed(world: ChainWorld) -> None:
     world.warp(DELAY)
     world.call(execute_call(proposal))
 
-    assert all(world.app_auth.functions.allowedComposeHashes(action.value).call() for action in actions)
+    assert all(world.app_auth.functions.allowedComposeHashes(action.data).call() for action in actions)
     with pytest.raises(RefusedError, match="uri: want at most 512 bytes, got 513"):
         world.propose(*actions, uri="u" * 513)
 
@@ -264,6 +305,7 @@ MALFORMED = [
     (Kind.DEVICE, bytes(32)),
     (Kind.ANY_DEVICE, bytes(32)),
     (Kind.ANY_DEVICE, (2).to_bytes(32, "big")),
+    (Kind.OUTDATED_TCB, bytes(32)),
     (Kind.OUTDATED_TCB, b"\x01" * 32),
     (Kind.OS_IMAGE, bytes(32)),
     (Kind.KMS_AGGREGATED_MR, bytes(32)),
@@ -299,9 +341,10 @@ def test_targets_must_be_governed(world: ChainWorld) -> None:
     ]
 
     for action in foreign:
-        for call in (propose_call, lambda operator, actions, _: deny_call(operator, actions)):
+        operator = world.deployment.operator
+        for call in (propose_call(operator, world.content(action)), deny_call(operator, [action])):
             with pytest.raises(RefusedError, match="want a contract that this operator owns"):
-                world.call(call(world.deployment.operator, [action], URI))
+                world.call(call)
 
 
 def test_a_batch_is_executed_whole_or_not_at_all(world: ChainWorld) -> None:
@@ -354,21 +397,21 @@ def test_a_stranger_cannot_cancel(world: ChainWorld) -> None:
         world.call(cancel_call(proposal), world.stranger)
 
 
-def test_a_new_guardian_takes_over_only_by_the_grant_path(world: ChainWorld) -> None:
-    """After execution the old guardian has no power and the new one has it; the change is announced."""
+def test_a_new_guardian_takes_over_only_by_the_grant_path_and_its_own_will(world: ChainWorld) -> None:
+    """After acceptance the old guardian has no power and the new one has it; the change is announced."""
     heir = bytes.fromhex(world.stranger.address[2:])
-    change = world.propose(Action.of(Kind.GUARDIAN, world.operator.address, heir))
+    world.grant(Action.of(Kind.GUARDIAN, world.operator.address, heir))
     other = world.propose(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
-    world.warp(DELAY)
-    receipt = world.call(execute_call(change))
+    before = reader(world).guardian()
+    receipt = world.send(world.stranger, world.operator, "acceptGuardian")
 
     with pytest.raises(RefusedError, match="want the owner or the guardian"):
         world.call(cancel_call(other), world.guardian)
     world.call(cancel_call(other), world.stranger)
-    assert events_of(world.operator, receipt)[1] == (
-        "GuardianChanged",
-        {"previous": world.guardian.address, "current": world.stranger.address},
-    )
+    assert before == world.guardian.address
+    assert events_of(world.operator, receipt) == [
+        ("GuardianChanged", {"previous": world.guardian.address, "current": world.stranger.address})
+    ]
 
 
 def test_the_guardian_can_cancel_its_own_replacement(world: ChainWorld) -> None:
@@ -381,9 +424,11 @@ def test_the_guardian_can_cancel_its_own_replacement(world: ChainWorld) -> None:
     assert state(world, change) is State.CANCELLED
 
 
-def test_ownership_of_the_operator_moves_in_two_steps_and_never_ends(world: ChainWorld) -> None:
-    """The heir must accept; renouncing is refused."""
-    world.send(world.owner, world.operator, "transferOwnership", world.stranger.address)
+def test_ownership_of_the_operator_moves_by_the_grant_path_in_two_steps_and_never_ends(world: ChainWorld) -> None:
+    """The heir must accept; handing on directly and renouncing are refused."""
+    with pytest.raises(RefusedError, match="ownership is handed on by a proposal only"):
+        world.send(world.owner, world.operator, "transferOwnership", world.stranger.address)
+    world.grant(Action.of(Kind.OWNER, world.operator.address, bytes.fromhex(world.stranger.address[2:])))
     before = reader(world).owner()
     world.send(world.stranger, world.operator, "acceptOwnership")
 
@@ -392,36 +437,71 @@ def test_ownership_of_the_operator_moves_in_two_steps_and_never_ends(world: Chai
         world.send(world.stranger, world.operator, "renounceOwnership")
 
 
+@pytest.mark.parametrize(("kind", "function"), [(Kind.OWNER, "acceptOwnership"), (Kind.GUARDIAN, "acceptGuardian")])
+def test_only_who_was_named_accepts_and_within_14_days(world: ChainWorld, kind: Kind, function: str) -> None:
+    """Nobody else can take a role, nobody can take one twice, and a nomination forgotten is void."""
+    heir = world.stranger
+    world.grant(Action.of(kind, world.operator.address, bytes.fromhex(heir.address[2:])))
+    executed = now(world)
+
+    with pytest.raises(RefusedError, match=f"{world.owner.address}: not named for this role"):
+        world.send(world.owner, world.operator, function)
+    with restored(world.chain):
+        world.warp_to(executed + int(WINDOW.total_seconds()) - 2)
+        world.send(heir, world.operator, function)
+        with pytest.raises(RefusedError, match=f"{heir.address}: not named for this role"):
+            world.send(heir, world.operator, function)
+    world.warp_to(executed + int(WINDOW.total_seconds()))
+    with pytest.raises(RefusedError, match=f"{heir.address}: not named for this role"):
+        world.send(heir, world.operator, function)
+
+
 @pytest.mark.parametrize("delay", [timedelta(), DELAY - timedelta(seconds=1), timedelta(days=365, seconds=1)])
-def test_the_delay_is_never_below_48_hours(world: ChainWorld, delay: timedelta) -> None:
-    """An operator with a shorter delay, or one of more than a year, cannot be deployed."""
+@pytest.mark.parametrize("which", ["policy", "roles", "upgrades"])
+def test_the_delay_is_never_below_48_hours(world: ChainWorld, delay: timedelta, which: str) -> None:
+    """An operator with a shorter delay of any class, or one of more than a year, cannot be deployed."""
+    accounts = world.owner.address, world.guardian.address
+    year = timedelta(days=365)
+    delays = replace(Delays(DELAY, DELAY, year), **{which: delay})
+
     with pytest.raises(RefusedError, match=f"want 172800 to 31536000 seconds, got {int(delay.total_seconds())}"):
-        deploy_system(world.w3, world.owner, owner=world.owner.address, guardian=world.guardian.address, delay=delay)
+        deploy_system(world.w3, world.owner, owner=accounts[0], guardian=accounts[1], delays=delays)
+
+
+def test_upgrades_wait_longest(world: ChainWorld) -> None:
+    """An operator in which anything waits longer than new code cannot be deployed."""
+    accounts = world.owner.address, world.guardian.address
+    delays = Delays(policy=DELAY, roles=timedelta(days=8), upgrades=timedelta(days=7))
+
+    with pytest.raises(RefusedError, match="want that of upgrades longest, got 0, 691200 and 604800 seconds"):
+        deploy_system(world.w3, world.owner, owner=accounts[0], guardian=accounts[1], delays=delays)
 
 
 def test_a_longer_delay_holds(world: ChainWorld) -> None:
     """An operator deployed with a week makes its proposals wait a week."""
     week = timedelta(days=7)
+    delays = Delays(week, week, week)
     accounts = world.owner.address, world.guardian.address
 
-    slow = deploy_system(world.w3, world.owner, owner=accounts[0], guardian=accounts[1], delay=week)
+    slow = deploy_system(world.w3, world.owner, owner=accounts[0], guardian=accounts[1], delays=delays)
 
-    receipt = world.call(propose_call(slow.operator, [Action.of(Kind.OS_IMAGE, slow.kms_auth, OS_IMAGE)], ""))
+    content = current_content(world.w3, slow.operator, [Action.of(Kind.OS_IMAGE, slow.kms_auth, OS_IMAGE)], "")
+    receipt = world.call(propose_call(slow.operator, content))
     proposal = proposal_in(receipt, chain_id=31337, operator=slow.operator)
     proposed_at = world.w3.eth.get_block(receipt["blockNumber"])["timestamp"]
     asks = OperatorReader(ChainClient(world.chain.rpc_url, block_tag="latest"), slow.operator)
-    assert (asks.delay(), asks.guardian(), asks.owner()) == (week, accounts[1], accounts[0])
+    assert (asks.delays(), asks.guardian(), asks.owner()) == (delays, accounts[1], accounts[0])
     assert proposal.ready_at == datetime.fromtimestamp(proposed_at, UTC) + week
 
 
 def test_an_operator_has_owner_and_guardian(world: ChainWorld) -> None:
     """Neither may be the zero address."""
-    nobody, seconds = "0x" + "00" * 20, int(DELAY.total_seconds())
+    nobody, delays = "0x" + "00" * 20, Delays(DELAY, DELAY, DELAY).abi_tuple()
 
     with pytest.raises(RefusedError, match="guardian: want an account"):
-        deploy_contract(world.w3, world.owner, "UpgradeOperator", world.owner.address, nobody, seconds)
+        deploy_contract(world.w3, world.owner, "UpgradeOperator", world.owner.address, nobody, delays)
     with pytest.raises(RefusedError, match="owner: want an account"):
-        deploy_contract(world.w3, world.owner, "UpgradeOperator", nobody, world.owner.address, seconds)
+        deploy_contract(world.w3, world.owner, "UpgradeOperator", nobody, world.owner.address, delays)
 
 
 def test_the_deployer_keeps_no_power(world: ChainWorld) -> None:
@@ -448,7 +528,7 @@ def test_history_is_read_in_pages(world: ChainWorld) -> None:
 
 def test_a_page_holds_at_most_100_ids(world: ChainWorld) -> None:
     """No question loops without a bound."""
-    call = propose_call(world.deployment.operator, [world.on_app(Kind.COMPOSE_HASH, COMPOSE)], "")
+    call = propose_call(world.deployment.operator, world.content(world.on_app(Kind.COMPOSE_HASH, COMPOSE)))
     for _ in range(101):
         world.call(call)
 
@@ -464,9 +544,9 @@ def test_no_value_and_no_unknown_call_is_taken(world: ChainWorld) -> None:
 
 def test_signers_can_ask_the_contract_for_the_id(world: ChainWorld) -> None:
     """The contract's own digest of content is the one computed on a machine without chain."""
-    action = world.on_app(Kind.COMPOSE_HASH, COMPOSE)
-    question = encode_call("UpgradeOperator", "proposalId", 7, [(action.kind, action.target, action.value)], URI)
+    content = world.content(world.on_app(Kind.COMPOSE_HASH, COMPOSE))
+    question = encode_call("UpgradeOperator", "proposalId", 7, content.abi_tuple())
 
     answer = world.w3.eth.call({"to": world.deployment.operator, "data": Web3.to_hex(question)})
 
-    assert bytes(answer) == proposal_id(31337, world.deployment.operator, 7, [action], URI)
+    assert bytes(answer) == proposal_id(31337, world.deployment.operator, 7, content)

@@ -26,7 +26,7 @@ def test_an_unknown_artifact_is_refused() -> None:
 
 def test_code_is_compared_outside_immutable_places() -> None:
     """Immutable values may be anything; any other byte, or another length, is other code."""
-    artifact = load_artifact("UpgradeOperator")
+    artifact = load_artifact("KmsAuth")
     start, length = artifact.immutable_places[0]
     code = bytearray(artifact.deployed_bytecode)
     code[start : start + length] = b"\x5a" * length
