@@ -186,6 +186,19 @@ def parse_address(text: str, *, what: str) -> ChecksumAddress:
     return Web3.to_checksum_address(text)
 
 
+def checked_address(text: str, *, what: str) -> ChecksumAddress:
+    """An address whose checksum (EIP-55) is right; one in a single case has none, and is taken.
+
+    Raises:
+        ConfigError: *text* is not an address, is the zero address, or its upper and lower case do not fit its digits.
+    """
+    address = parse_address(text, what=what)
+    digits = text.removeprefix("0x")
+    if digits not in (digits.lower(), digits.upper()) and text != address:
+        raise ConfigError(f"{what}: wrong checksum: the upper and lower case of {text} do not fit; a digit is wrong")
+    return address
+
+
 def printable(text: str, limit: int = 200) -> str:
     """Foreign text in a form that is safe to log: bounded, on one line, without control characters."""
     return "".join(char if char.isprintable() else "?" for char in text[:limit])

@@ -43,9 +43,10 @@ _SAFE_TX = (
 )
 _DOMAIN = (("chainId", "uint256"), ("verifyingContract", "address"))
 # Codes that a Safe refuses with, as its documentation lists them.
-_CODES = {
+CODES = {
     "GS013": "the call inside fails",
     "GS020": "want signatures of as many owners as the threshold says, got fewer",
+    "GS025": "an owner has not approved it on the chain",
     "GS026": "a signature is not by an owner, or they are not in order, or not of this transaction",
 }
 
@@ -76,6 +77,14 @@ class SafeTransaction:
         """What a wallet shows before it signs."""
         message = self.message()
         return Digest32(keccak(b"\x19" + message.version + message.header + message.body))
+
+    def domain_hash(self) -> Digest32:
+        """The first of the two hashes that a hardware wallet shows: which Safe on which chain."""
+        return Digest32(self.message().header)
+
+    def message_hash(self) -> Digest32:
+        """The second: what the Safe shall do."""
+        return Digest32(self.message().body)
 
     def values(self) -> tuple[Any, ...]:
         """Its fields in the order of Safe's `SafeTx`: a plain call without value, refund or gas limit."""
@@ -133,7 +142,7 @@ class Safe:
         try:
             return send(self._w3, sender, Call(self.address, data))
         except RefusedError as exc:
-            raise RefusedError(f"Safe: {_CODES.get(str(exc), str(exc))}") from exc
+            raise RefusedError(f"Safe: {CODES.get(str(exc), str(exc))}") from exc
 
 
 def sign_safe_transaction(owner: LocalAccount, transaction: SafeTransaction) -> SafeSignature:

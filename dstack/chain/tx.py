@@ -5,16 +5,18 @@ Keys stay inside the account objects; nothing here logs or shows them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from eth_account.signers.local import LocalAccount
 from eth_typing import ChecksumAddress, HexStr
+from hexbytes import HexBytes
 from requests.exceptions import RequestException
 from web3 import Web3
-from web3.exceptions import ContractLogicError, Web3Exception
+from web3.exceptions import ContractLogicError, TimeExhausted, Web3Exception
 from web3.types import TxParams, TxReceipt, Wei
 
 from dstack.chain.client import printable
@@ -24,6 +26,7 @@ from dstack.values import bytes_from_hex
 
 RECEIPT_SECONDS = 120.0
 POLL_SECONDS = 0.05
+SAY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,18 @@ class Call:
     data: bytes
 
 
-def send(w3: Web3, account: LocalAccount, call: Call) -> TxReceipt:
+def _silent(_: str) -> None:
+    """For callers who show no progress."""
+
+
+def send(w3: Web3, account: LocalAccount, call: Call, *, say: Callable[[str], None] = _silent) -> TxReceipt:
     """Have *call* executed, paid and signed by *account*.
+
+    Args:
+        w3: The chain.
+        account: Who sends it.
+        call: What it does.
+        say: Takes a sentence at each step, and every few seconds of waiting.
 
     Returns:
         The receipt of a transaction that succeeded.
@@ -45,11 +58,13 @@ def send(w3: Web3, account: LocalAccount, call: Call) -> TxReceipt:
         ChainUnavailableError: The endpoint does not answer, or the transaction was not mined in time.
     """
     simulate(w3, account.address, call)
+    say("simulated: the contracts would accept it")
     with translated():
         transaction = _priced(w3, account.address, call)
         signed = account.sign_transaction(cast("dict[str, Any]", transaction))
         sent = w3.eth.send_raw_transaction(signed.raw_transaction)
-        receipt = w3.eth.wait_for_transaction_receipt(sent, timeout=RECEIPT_SECONDS, poll_latency=POLL_SECONDS)
+        say(f"sent transaction 0x{sent.hex()}; waiting for its block")
+        receipt = _receipt(w3, sent, say)
     if receipt["status"] != 1:
         raise RefusedError(f"transaction 0x{sent.hex()}: refused in block {receipt['blockNumber']}")
     return receipt
@@ -84,6 +99,18 @@ def _priced(w3: Web3, sender: ChecksumAddress, call: Call) -> TxParams:
     transaction["nonce"] = w3.eth.get_transaction_count(sender, "pending")
     transaction["gas"] = w3.eth.estimate_gas(transaction)
     return transaction
+
+
+def _receipt(w3: Web3, sent: HexBytes, say: Callable[[str], None]) -> TxReceipt:
+    start = time.monotonic()
+    while True:
+        try:
+            return w3.eth.wait_for_transaction_receipt(sent, timeout=SAY_SECONDS, poll_latency=POLL_SECONDS)
+        except TimeExhausted:
+            waited = time.monotonic() - start
+            if waited >= RECEIPT_SECONDS:
+                raise
+            say(f"still waiting, {waited:.0f} s")
 
 
 @contextmanager

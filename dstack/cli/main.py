@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask, 130 interrupted.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -13,36 +12,21 @@ from typing import NoReturn
 
 import click
 
+from dstack.cli.lazy import LazyGroup
 from dstack.errors import DstackError
 
 COMMANDS = {
     "compose": "dstack.cli.compose",
     "compose-hash": "dstack.cli.compose_hash",
     "demo": "dstack.cli.demo",
+    "govern": "dstack.cli.govern",
     "replay": "dstack.cli.replay",
     "rtmr3": "dstack.cli.rtmr3",
     "verify-quote": "dstack.cli.verify_quote",
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a sub-command when it is asked for, so that the simple ones start fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name every sub-command."""
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of *cmd_name* and return its `command`."""
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command = importlib.import_module(module).command
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 def dstack() -> None:
     """Decide by smart contract which software may hold which keys; check it from a laptop.
 

@@ -185,6 +185,23 @@ def reference_boot_events(
     )
 
 
+def shapeless_registers(document: MeasurementDocument) -> dict[str, Register]:
+    """The registers that follow from the image alone, whatever the shape of the machine.
+
+    RTMR0 is not among them: it also depends on memory size and on the host's ACPI tables. MRTD has two values, because
+    QEMU 8 adds the firmware's pages in another order than later releases.
+    """
+    replayed = replay_event_log(
+        (*rtmr1_events(document.kernel_authenticode), *rtmr2_events(document.cmdline, document.initrd))
+    )
+    return {
+        "mrtd": document.mrtd_single_pass,
+        "mrtd of QEMU 8": document.mrtd_two_pass,
+        "rtmr1": replayed[1],
+        "rtmr2": replayed[2],
+    }
+
+
 def _accepted_document(config: VmConfig) -> MeasurementDocument:
     """Give the document that the image's checksum file lists."""
     if config.tdx_attestation_variant != "lite":

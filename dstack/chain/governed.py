@@ -1,0 +1,203 @@
+"""Everything that one UpgradeOperator governs, as of one block: proposals with their times, and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from eth_typing import ChecksumAddress
+from web3 import Web3
+from web3.contract.contract import ContractFunction
+
+from dstack.chain.allowed import Allowed, allowed_after, registered_apps
+from dstack.chain.bindings import contract_at
+from dstack.chain.deploy import Deployment
+from dstack.chain.history import PastEvent, past_events
+from dstack.chain.operator import Action, Proposal, parse_proposal
+from dstack.chain.tx import translated
+from dstack.errors import ChainUnavailableError, RefusedError
+from dstack.policy.timelock import Stage, Timetable
+from dstack.values import Digest32
+
+_ROLES = ("Owner", "Guardian")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownProposal:
+    """A proposal, its content, and its times."""
+
+    proposal: Proposal
+    timetable: Timetable
+    rollback_agreed_by: ChecksumAddress | None = None
+
+    @property
+    def id(self) -> Digest32:
+        """Digest of chain, contract, nonce and content."""
+        return self.proposal.id
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What is granted when it is executed."""
+        return self.proposal.content.actions
+
+
+@dataclass(frozen=True, slots=True)
+class Nomination:
+    """Who may take a role, and before when."""
+
+    role: str
+    account: ChecksumAddress
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """The state after one block.
+
+    Attributes:
+        at: The block's time.
+        delays: Seconds by class: policy, roles, upgrades.
+        apps: All that KmsAuth registered; `allowed.apps` are those that this operator owns.
+        events: Of all governed contracts, oldest first.
+    """
+
+    block: int
+    at: datetime
+    owner: ChecksumAddress
+    guardian: ChecksumAddress
+    delays: Mapping[str, int]
+    nominations: tuple[Nomination, ...]
+    proposals: tuple[KnownProposal, ...]
+    apps: tuple[ChecksumAddress, ...]
+    allowed: Allowed
+    events: tuple[PastEvent, ...]
+
+    def find(self, wanted: Digest32, deployment: Deployment) -> KnownProposal:
+        """The proposal of this id.
+
+        Raises:
+            RefusedError: There is none.
+        """
+        for known in self.proposals:
+            if known.id == wanted:
+                return known
+        raise RefusedError(
+            f"id 0x{wanted.hex()}: UpgradeOperator {deployment.operator} on chain {deployment.chain_id} has no such "
+            f"proposal; an id belongs to one chain and one contract"
+        )
+
+    def pending(self) -> tuple[KnownProposal, ...]:
+        """Proposals that are Waiting or Ready."""
+        return tuple(
+            known for known in self.proposals if known.timetable.stage(self.at) in (Stage.WAITING, Stage.READY)
+        )
+
+
+def read_governed(w3: Web3, deployment: Deployment, *, first_block: int) -> Governed:
+    """Read everything, in the state of the newest block.
+
+    Raises:
+        ChainUnavailableError: The endpoint does not answer, leaves proposals out, or shows events that do not fit the
+            contracts' own answers.
+    """
+    with translated():
+        newest = w3.eth.get_block("latest")
+    block = newest["number"]
+    blocks = {"first_block": first_block, "last_block": block}
+    kms_events = past_events(w3, {deployment.kms_auth: "KmsAuth"}, **blocks)
+    apps = registered_apps(kms_events)
+    governed = [app for app in apps if _owner(w3, app, block) == deployment.operator]
+    operator_events = past_events(w3, {deployment.operator: "UpgradeOperator"}, **blocks)
+    app_events = past_events(w3, dict.fromkeys(governed, "AppAuth"), **blocks)
+    allowed = allowed_after((*kms_events, *app_events), kms_auth=deployment.kms_auth, apps=governed)
+    _compare(w3, deployment, allowed, block)
+    operator = contract_at(w3, "UpgradeOperator", deployment.operator).functions
+    with translated():
+        owner = operator.owner().call(block_identifier=block)
+        guardian = operator.guardian().call(block_identifier=block)
+        policy, roles, upgrades = operator.delays().call(block_identifier=block)
+        named = [
+            function().call(block_identifier=block)
+            for function in (operator.nominatedOwner, operator.nominatedGuardian)
+        ]
+        count = operator.proposalCount().call(block_identifier=block)
+    proposals = known_proposals(operator_events, deployment)
+    if [known.proposal.nonce for known in proposals] != list(range(count)):
+        raise ChainUnavailableError(f"UpgradeOperator: want {count} proposals, the endpoint shows {len(proposals)}")
+    events = sorted((*kms_events, *operator_events, *app_events), key=lambda event: (event.block, event.index))
+    return Governed(
+        block=block,
+        at=datetime.fromtimestamp(newest["timestamp"], UTC),
+        owner=owner,
+        guardian=guardian,
+        delays={"policy": policy, "roles": roles, "upgrades": upgrades},
+        nominations=tuple(
+            Nomination(role, account, datetime.fromtimestamp(expires_at, UTC))
+            for role, (account, expires_at) in zip(_ROLES, named, strict=True)
+            if int(account, 16)
+        ),
+        proposals=proposals,
+        apps=apps,
+        allowed=allowed,
+        events=tuple(events),
+    )
+
+
+def known_proposals(events: Iterable[PastEvent], deployment: Deployment) -> tuple[KnownProposal, ...]:
+    """Fold UpgradeOperator's events into its proposals, oldest first; each content must have its id.
+
+    Raises:
+        ChainUnavailableError: A content has not the id that it was announced with.
+    """
+    found: dict[bytes, KnownProposal] = {}
+    for event in events:
+        if event.name == "ProposalQueued":
+            made = parse_proposal(event.log, chain_id=deployment.chain_id, operator=deployment.operator)
+            found[bytes(made.id)] = KnownProposal(made, Timetable(event.at, made.ready_at, made.expires_at))
+        known = found.get(bytes(event.arguments.get("id", b"")))
+        if known is None:
+            continue
+        if event.name == "ProposalExecuted":
+            known = replace(known, timetable=replace(known.timetable, executed_at=event.at))
+        elif event.name == "ProposalCancelled":
+            known = replace(known, timetable=replace(known.timetable, cancelled_at=event.at))
+        elif event.name == "ProposalRolledBack":
+            known = replace(known, timetable=replace(known.timetable, rolled_back_at=event.at))
+        elif event.name == "RollbackAgreed":
+            known = replace(known, rollback_agreed_by=event.arguments["by"])
+        found[bytes(known.id)] = known
+    return tuple(found.values())
+
+
+def _owner(w3: Web3, app: ChecksumAddress, block: int) -> ChecksumAddress | None:
+    """Who owns *app*; None for a contract that does not say."""
+    try:
+        with translated():
+            owner: ChecksumAddress = contract_at(w3, "AppAuth", app).functions.owner().call(block_identifier=block)
+    except (RefusedError, ChainUnavailableError):
+        return None
+    return owner
+
+
+def _compare(w3: Web3, deployment: Deployment, allowed: Allowed, block: int) -> None:
+    """Ask the contracts about what the events claim."""
+    kms = contract_at(w3, "KmsAuth", deployment.kms_auth).functions
+    claims: list[tuple[ContractFunction, object]] = []
+    claims += [(kms.allowedOsImages(image), True) for image in allowed.os_images]
+    claims += [(kms.kmsAllowedAggregatedMrs(one), True) for one in allowed.kms_measurements]
+    claims += [(kms.kmsAllowedDeviceIds(one), True) for one in allowed.kms_devices]
+    for address, app in allowed.apps.items():
+        contract = contract_at(w3, "AppAuth", address).functions
+        claims += [(contract.allowedComposeHashes(one), True) for one in app.compose_hashes]
+        claims += [(contract.allowedDeviceIds(one), True) for one in app.devices]
+        claims += [(contract.allowAnyDevice(), app.any_device), (contract.newestVersion(), app.newest_version)]
+        claims += [(contract.requireTcbUpToDate(), app.require_tcb_up_to_date)]
+        claims += [(contract.frozenForGood(), app.frozen_for_good)]
+    with translated():
+        for question, want in claims:
+            got = question.call(block_identifier=block)
+            if got != want:
+                raise ChainUnavailableError(
+                    f"{question.address}: {question.fn_name}: the events say {want}, the contract {got}"
+                )

@@ -1,0 +1,73 @@
+"""`dstack govern history`: what happened, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from eth_utils.address import is_checksum_address
+
+from dstack.chain.action_words import grant_sentence, show_time
+from dstack.chain.client import checked_address, printable
+from dstack.chain.governed import Governed, KnownProposal
+from dstack.chain.history import PastEvent
+from dstack.cli.govern.connection import answer, connect, connection_options
+
+_EXAMPLES = """\b
+Examples:
+  dstack govern history
+  dstack govern history --contract 0xa9b0... --limit 20 --json"""
+
+
+@click.command(name="history", epilog=_EXAMPLES)
+@click.option("--contract", metavar="ADDRESS", help="Only events of this contract.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many, the newest.")
+@connection_options
+def command(*, contract: str | None, limit: int | None, deployment: str, rpc_url: str, as_json: bool) -> None:
+    """List every event of the governed contracts, oldest first, with its block and transaction."""
+    only = None if contract is None else checked_address(contract, what="--contract")
+    governed = connect(rpc_url, deployment).governed()
+    events = [event for event in governed.events if only in (None, event.contract)]
+    shown = events if limit is None else events[-limit:]
+    facts = [
+        {
+            "time": event.at.isoformat(),
+            "block": event.block,
+            "transaction": "0x" + event.transaction.hex(),
+            "contract": event.contract,
+            "event": event.name,
+            "arguments": _plain(event.arguments),
+        }
+        for event in shown
+    ]
+    answer(as_json, {"events": facts}, [_line(event, governed) for event in shown])
+
+
+def _line(event: PastEvent, governed: Governed) -> str:
+    return f"{show_time(event.at)}  block {event.block:<8} {event.contract}  {event.name}{_detail(event, governed)}"
+
+
+def _detail(event: PastEvent, governed: Governed) -> str:
+    known = {bytes(known.id): known for known in governed.proposals}.get(event.arguments.get("id", b""))
+    if known is not None:
+        return f" 0x{known.id.hex()}{_sentences(known) if event.name == 'ProposalQueued' else ''}"
+    return "".join(f" {name}={_word(value)}" for name, value in event.arguments.items())
+
+
+def _sentences(known: KnownProposal) -> str:
+    return ": " + "; ".join(map(grant_sentence, known.actions))
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    return str(value) if is_checksum_address(value) else printable(str(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, Mapping):
+        return {name: _plain(member) for name, member in value.items()}
+    return [_plain(member) for member in value] if isinstance(value, list | tuple) else value

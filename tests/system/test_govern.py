@@ -1,0 +1,183 @@
+"""`dstack govern`, as owners use it: a 2-of-3 Safe from deploy to execution and cancellation, a key, nested Safes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dstack.chain.bindings import contract_at
+from dstack.devnet.anvil import Anvil
+from tests.govern_world import DEVICE, IMAGE, OTHER_IMAGE, GovernWorld
+
+
+@pytest.fixture
+def world(tmp_path: Path, project_root: Path) -> Iterator[GovernWorld]:
+    """A fresh chain."""
+    with Anvil.start() as chain:
+        yield GovernWorld(chain, tmp_path, project_root)
+
+
+def test_a_safe_goes_from_deploy_to_an_executed_and_a_cancelled_proposal(world: GovernWorld) -> None:
+    """A 2-of-3 Safe proposes, reviews, signs offline, submits, executes and cancels, with nothing but the CLI."""
+    safe = world.safe("alice", "bob", "carol")
+    deployed = world.deploy(safe)
+    app = world.app()
+    compose = world.compose("app-compose.json")
+
+    proposed = world.govern(
+        *("propose", "--app", app, "--compose", compose, "--image-digest", IMAGE, "--allow-image"),
+        *("--uri", "ipfs://one", "--out", world.path("one.json")),
+    ).facts
+    assert proposed["safe"] == safe
+    assert proposed["cut_off"] == []
+
+    reviewed = world.govern("review", "--file", world.path("one.json"), "--compose", compose).facts
+    assert reviewed["reproduced"] is True
+    assert (reviewed["digest"], reviewed["expected_id"]) == (proposed["digest"], proposed["expected_id"])
+
+    submitted = world.submit("one.json", "carol", "alice").facts
+    assert submitted["id"] == proposed["expected_id"]
+
+    assert world.govern("review", submitted["id"], "--compose", compose).facts["state"] == "Waiting"
+    early = world.govern("execute", submitted["id"], *world.key("stranger"))
+    assert (early.code, "want it Ready, it is Waiting" in early.refusal) == (1, True)
+
+    world.warp(hours=48)
+    executed = world.govern("execute", submitted["id"], *world.key("stranger")).facts
+    assert executed["block"] == world.w3.eth.block_number
+    status = world.govern("status").facts
+    assert status["os_images"] == [IMAGE]
+    assert [version["number"] for version in status["apps"][app]["versions"]] == [1]
+
+    second = world.compose("second.json", image="nginx:2")
+    sunset = datetime.fromtimestamp(world.w3.eth.get_block("latest")["timestamp"], UTC) + timedelta(days=20)
+    again = world.govern(
+        *("propose", "--app", app, "--compose", second, "--image-digest", IMAGE, "--sunset", sunset.isoformat()),
+        *("--previous", compose, "--out", world.path("two.json")),
+    ).facts
+    assert "version 1" in again["cut_off"][0]
+    assert any(line.startswith("+") and "nginx:2" in line for line in again["compose_diff"])
+    waiting = world.submit("two.json", "bob", "carol").facts
+
+    world.govern("cancel", waiting["id"], "--out", world.path("cancel.json"))
+    assert world.submit("cancel.json", "alice", "bob").code == 0
+    world.warp(hours=48)
+    late = world.govern("execute", waiting["id"], *world.key("stranger"))
+    assert (late.code, "it is Cancelled" in late.refusal) == (1, True)
+    kms_auth = contract_at(world.w3, "KmsAuth", deployed["kms_auth"])
+    assert kms_auth.functions.allowedOsImages(bytes.fromhex(IMAGE)).call()
+
+
+def test_a_single_key_proposes_denies_and_freezes(world: GovernWorld) -> None:
+    """An owner with one key needs no signing file; the guardian denies and freezes, and nothing else."""
+    world.deploy(world.account("owner"))
+    app = world.app()
+    made = world.govern("propose", f"OsImage={IMAGE}", f"Device:{app}={'ab' * 32}", *world.key("owner")).facts
+    world.warp(hours=48)
+    world.govern("execute", made["id"], *world.key("stranger"))
+
+    denied = world.govern("deny", f"OsImage={IMAGE}", "--as", "guardian", *world.key("guardian")).facts
+    frozen = world.govern("freeze", app, "--as", "guardian", *world.key("guardian")).facts
+    again = world.govern("freeze", app, "--as", "guardian", *world.key("guardian"))
+    refused = world.govern("propose", f"OsImage={IMAGE}", *world.key("guardian"))
+
+    status = world.govern("status").facts
+    assert "every KMS and every app" in denied["cut_off"][0]
+    assert "7 days" in frozen["sentence"]
+    assert again.code == 1
+    assert "the key is of" in refused.refusal
+    assert status["os_images"] == []
+    assert status["apps"][app]["devices"] == sorted([DEVICE, "ab" * 32])
+    assert status["apps"][app]["frozen_until"] is not None
+
+
+def test_a_safe_owned_by_a_safe_agrees_on_the_chain(world: GovernWorld) -> None:
+    """The outer Safe's owners sign its approval of the inner one's transaction; it then counts as a signature."""
+    parent = world.safe("dora", "emil", threshold=2)
+    child = world.safe("alice", parent, threshold=2)
+    world.deploy(child)
+    world.govern("propose", f"OsImage={IMAGE}", "--out", world.path("child.json"))
+    world.govern("sign", world.path("child.json"), "--yes", *world.key("alice"))
+    too_few = world.govern("submit", world.path("child.json"), *world.key("payer"))
+
+    approval = world.govern(
+        *("approve", world.path("child.json"), "--safe", parent, "--out", world.path("parent.json"))
+    ).facts
+    shown = world.run("govern", "sign", world.path("parent.json"), "--inner", world.path("child.json"), "--show")
+    assert world.submit("parent.json", "emil", "dora").code == 0
+    submitted = world.govern("submit", world.path("child.json"), *world.key("payer")).facts
+
+    assert "want 2 signatures of its 2 owners, got 1" in too_few.refusal
+    assert approval["safe"] == parent
+    assert IMAGE in shown.out
+    assert submitted["id"].startswith("0x")
+    keys = world.govern("powers").facts["keys"]["owner"]
+    assert [line.split()[0] for line in keys] == ["Safe", "key", "Safe", "key", "key"]
+
+
+def test_the_calendar_tells_what_becomes_possible_and_what_ends(world: GovernWorld) -> None:
+    """Each moment is announced before it comes: execution, expiry, the end of a superseded version."""
+    world.deploy(world.account("owner"))
+    app = world.app()
+    first, second = world.compose("1.json"), world.compose("2.json", image="other")
+    one = world.govern("propose", "--app", app, "--compose", first, "--image-digest", IMAGE, *world.key("owner")).facts
+    world.warp(hours=48)
+    world.govern("execute", one["id"], *world.key("stranger"))
+    now = datetime.fromtimestamp(world.w3.eth.get_block("latest")["timestamp"], UTC)
+    sunset = now + timedelta(days=10)
+    two = world.govern(
+        *("propose", "--app", app, "--compose", second, "--image-digest", OTHER_IMAGE),
+        *("--sunset", sunset.isoformat(), *world.key("owner")),
+    ).facts
+
+    entries = world.govern("calendar").facts["entries"]
+    then = world.govern("calendar", "--at", (now + timedelta(days=3)).isoformat()).facts
+
+    assert [entry["at"] for entry in entries] == [two["ready_at"], sunset.isoformat(), two["expires_at"]]
+    assert "version 1 of app" in entries[1]["sentence"]
+    assert len(then["entries"]) == 1
+    assert [line.split(":")[0] for line in then["allowed"]] == [
+        f"app {app}",
+        f"if somebody executes {two['id'][:10]}...",
+    ]
+
+
+def test_owner_and_guardian_roll_back_together(world: GovernWorld) -> None:
+    """A rollback that was announced with its upgrade runs without waiting once both agreed."""
+    world.deploy(world.account("owner"))
+    made = world.govern(
+        "propose", f"OsImage={IMAGE}", "--rollback", f"OsImage={OTHER_IMAGE}", *world.key("owner")
+    ).facts
+    world.warp(hours=48)
+    world.govern("execute", made["id"], *world.key("stranger"))
+
+    agreed = world.govern("rollback", made["id"], *world.key("owner")).facts
+    ran = world.govern("rollback", made["id"], "--as", "guardian", *world.key("guardian")).facts
+
+    assert (agreed["runs"], ran["runs"]) == (False, True)
+    assert world.govern("status").facts["os_images"] == sorted([IMAGE, OTHER_IMAGE])
+    names = [event["event"] for event in world.govern("history").facts["events"]]
+    assert names[-4:] == ["RollbackAgreed", "ProposalRolledBack", "OsImageHashAdded", "PolicyChanged"]
+
+
+def test_ownership_is_handed_on_in_two_steps(world: GovernWorld) -> None:
+    """A new guardian is proposed, waits, and must accept; until then the old one stays."""
+    world.deploy(world.account("owner"))
+    successor = world.account("successor")
+    made = world.govern("propose", f"Guardian={successor}", *world.key("owner")).facts
+    world.warp(hours=48)
+    world.govern("execute", made["id"], *world.key("stranger"))
+
+    before = world.govern("status").facts
+    stranger = world.govern("accept", "--as", "guardian", *world.key("stranger"))
+    world.govern("accept", "--as", "guardian", *world.key("successor"))
+
+    assert (before["guardian"], before["nominations"]) == (
+        world.account("guardian"),
+        [{"role": "Guardian", "account": successor}],
+    )
+    assert stranger.code == 1
+    assert world.govern("status").facts["guardian"] == successor
