@@ -26,6 +26,7 @@ demo: setup  ## the main job on a docker-compose file: make demo [COMPOSE=file] 
 
 test: setup  ## every test; recompiles the contracts and compares
 	$(BIN)/python scripts/compile_contracts.py --check
+	forge test --summary
 	$(BIN)/python -m pytest -p no:ape_test -q
 	@# ape alone would go on with what it compiled before some changes of the sources.
 	$(BIN)/ape compile --force > /dev/null
