@@ -26,7 +26,7 @@ demo: setup  ## the main job on a docker-compose file: make demo [COMPOSE=file] 
 test: setup  ## every test; recompiles the contracts and compares
 	$(BIN)/python scripts/compile_contracts.py --check
 	$(BIN)/python -m pytest -p no:ape_test -q
-	$(BIN)/ape test tests/ape -q --network ethereum:local:foundry
+	$(BIN)/ape test -q --network ethereum:local:foundry
 
 lint: setup  ## format, lint, types, import rules, the tree in ARCHITECTURE.md
 	$(BIN)/ruff format --check .
