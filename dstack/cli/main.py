@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from typing import NoReturn
 
@@ -15,13 +14,14 @@ import click
 
 from dstack.errors import DstackError
 
+# Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
-    "compose": "dstack.cli.compose",
-    "compose-hash": "dstack.cli.compose_hash",
-    "demo": "dstack.cli.demo",
-    "replay": "dstack.cli.replay",
-    "rtmr3": "dstack.cli.rtmr3",
-    "verify-quote": "dstack.cli.verify_quote",
+    "compose": ("dstack.cli.compose", "docker-compose file to app-compose.json"),
+    "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
+    "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
+    "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
+    "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
+    "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
 }
 
 
@@ -34,12 +34,16 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of *cmd_name* and return its `command`."""
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(module).command
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries without importing a single sub-command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,9 +70,6 @@ def run(command: click.Command, *, prog_name: str) -> NoReturn:
         fail(exc.format_message(), "UsageError", 2, arguments)
     except DstackError as exc:
         fail(str(exc), type(exc).__name__, exc.exit_code, arguments)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
 
 
