@@ -16,6 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """A warning is a failure, except in ape, which warns by itself."""
     if not RUN_BY_APE:
         config.addinivalue_line("filterwarnings", "error")
+        # httpcore leaves the unix socket of a failed connection to the garbage collector.
+        config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket\.socket fd=\d+, family=1,:ResourceWarning")
         # web3 imports a module that websockets is about to drop.
         config.addinivalue_line("filterwarnings", "ignore:websockets.legacy is deprecated:DeprecationWarning")
 
