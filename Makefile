@@ -30,7 +30,7 @@ test: setup  ## every test; recompiles the contracts and compares
 	$(BIN)/python -m pytest -p no:ape_test -q
 	@# ape alone would go on with what it compiled before some changes of the sources.
 	$(BIN)/ape compile --force > /dev/null
-	$(BIN)/ape test tests/ape -q --network ethereum:local:foundry
+	$(BIN)/ape test -q --network ethereum:local:foundry
 
 lint: setup  ## format, lint, types, import rules, the tree in ARCHITECTURE.md
 	$(BIN)/ruff format --check .

@@ -188,6 +188,8 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
 
 def _configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Every request to the guest agent would be a line.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     decisions = logging.StreamHandler(sys.stdout)
     decisions.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("kms.decisions")

@@ -30,6 +30,8 @@ def main() -> int:
     """Do what the command line says; the exit code is that of the error."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Every request to the guest agent would be a line.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = load_settings(arguments.config)
         if arguments.command == "bootstrap":

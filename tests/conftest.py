@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+APE_TESTS = ROOT / "tests" / "ape"
+RUN_BY_APE = Path(sys.argv[0]).name == "ape"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning is a failure, except in ape, which warns by itself."""
+    if not RUN_BY_APE:
+        config.addinivalue_line("filterwarnings", "error")
+        # httpcore leaves the unix socket of a failed connection to the garbage collector.
+        config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket\.socket fd=\d+, family=1,:ResourceWarning")
+        # web3 imports a module that websockets is about to drop.
+        config.addinivalue_line("filterwarnings", "ignore:websockets.legacy is deprecated:DeprecationWarning")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """`ape test` runs what is written for ape; pytest runs everything else."""
+    is_for_ape = APE_TESTS in (collection_path, *collection_path.parents)
+    return True if collection_path != APE_TESTS.parent and is_for_ape != RUN_BY_APE else None
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ interface IAppAuth {
     function isAppAllowed(AppBootInfo calldata bootInfo) external view returns (bool isAllowed, string memory reason);
 }
 
-/// @title The four lists operations that upstream's tools look for. ERC-165 id 0x8fd37527.
+/// @title The four list operations that upstream's tools look for. ERC-165 id 0x8fd37527.
 interface IAppAuthBasicManagement {
     /// @notice From now on `composeHash` is an allowed configuration of this app.
     event ComposeHashAdded(bytes32 composeHash);

@@ -160,9 +160,11 @@ class ChainClient:
             raise ChainUnavailableError(f"{self._endpoint}: {what}: want a hexadecimal number, got {value!r}") from exc
 
     def _bytes(self, value: object, what: str) -> bytes:
+        if not isinstance(value, str):
+            raise ChainUnavailableError(f"{self._endpoint}: {what}: want hexadecimal, got {type(value).__name__}")
         try:
-            return bytes_from_hex(cast("str", value), what=what)
-        except (TypeError, InputError) as exc:
+            return bytes_from_hex(value, what=what)
+        except InputError as exc:
             raise ChainUnavailableError(f"{self._endpoint}: {what}: want hexadecimal") from exc
 
     def _block_hash(self, value: object) -> Digest32:

@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask, 130 interrupted.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import NoReturn
 
@@ -15,14 +14,15 @@ import click
 from dstack.cli.lazy import LazyGroup
 from dstack.errors import DstackError
 
+# Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
-    "compose": "dstack.cli.compose",
-    "compose-hash": "dstack.cli.compose_hash",
-    "demo": "dstack.cli.demo",
-    "govern": "dstack.cli.govern",
-    "replay": "dstack.cli.replay",
-    "rtmr3": "dstack.cli.rtmr3",
-    "verify-quote": "dstack.cli.verify_quote",
+    "compose": ("dstack.cli.compose", "docker-compose file to app-compose.json"),
+    "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
+    "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
+    "govern": ("dstack.cli.govern", "propose, sign, execute and deny; who can do what, and what becomes allowed when"),
+    "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
+    "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
+    "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
 }
 
 
@@ -50,9 +50,6 @@ def run(command: click.Command, *, prog_name: str) -> NoReturn:
         fail(exc.format_message(), "UsageError", 2, arguments)
     except DstackError as exc:
         fail(str(exc), type(exc).__name__, exc.exit_code, arguments)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from dstack.attestation.appraise import Appraisal, appraise
-from dstack.attestation.evidence import Evidence, serialise_evidence
 from dstack.attestation.quote import TdReport
 from dstack.attestation.report_data import report_data
-from dstack.attestation.roots import TrustedRoots, simulated_root
-from dstack.attestation.verify import verify_quote
+from dstack.devnet.evidence import appraised, keep_evidence
 from dstack.devnet.governance import Governance
 from dstack.devnet.kms_steps import RunningKms
 from dstack.devnet.plan import Plan
 from dstack.devnet.programs import Program
 from dstack.devnet.transcript import demand
 from dstack.devnet.world import Machine, World, boot_answer
-from dstack.measurement.event_log import serialise_event_log
 from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.transport.agent import AgentClient
@@ -63,7 +58,7 @@ def start_app(world: World, plan: Plan, kms: RunningKms) -> None:
     nonce = report_data("app-data", world.secret.name.encode())
     evidence = AgentClient(machine.socket(world)).evidence(nonce)
     appraisal = appraised(world, evidence)
-    keep_evidence(world, "app", evidence)
+    keep_evidence(say, "app", evidence)
     demand(appraisal.rtmr3_boot == plan.rtmr3_at_boot, "RTMR3 at boot-mr-done differs from the one computed in step 2")
     say.proved(f"RTMR3 when it asked for keys is the one computed in step 2: {plan.rtmr3_at_boot.hex()}")
     complete = plan.rtmr3_complete(world, kms.ca_spki)
@@ -74,32 +69,6 @@ def start_app(world: World, plan: Plan, kms: RunningKms) -> None:
     )
     say.proved(f"RTMR3 of the running app, with the KMS's public key, was computed too: {complete.hex()}")
     say.proved(f"TCB status {appraisal.verified.tcb_status.value}, OS image {appraisal.os_image_hash.hex()}")
-
-
-def appraised(world: World, evidence: Evidence) -> Appraisal:
-    """What an auditor does with evidence, here with the simulator's root configured."""
-    verified = verify_quote(
-        evidence.quote,
-        world.pki.collateral(),
-        roots=TrustedRoots((simulated_root(world.pki.root_der),)),
-        at=datetime.now(UTC),
-    )
-    return appraise(evidence, verified, expected_report_data=evidence.report_data)
-
-
-def keep_evidence(world: World, folder: str, evidence: Evidence) -> None:
-    """Put quote, event log and the whole evidence into the results."""
-    log = serialise_event_log(evidence.event_log)
-    world.say.keep(f"{folder}/quote.bin", evidence.quote)
-    world.say.keep(f"{folder}/event-log.json", log)
-    world.say.keep(f"{folder}/evidence.bin", serialise_evidence(evidence))
-    answer = {
-        "quote": evidence.quote.hex(),
-        "event_log": log,
-        "report_data": evidence.report_data.hex(),
-        "vm_config": evidence.config,
-    }
-    world.say.keep(f"{folder}/get-quote.json", json.dumps(answer, indent=2) + "\n")
 
 
 def refuse_everything_else(world: World, plan: Plan, kms: RunningKms) -> None:

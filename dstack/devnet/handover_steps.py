@@ -10,7 +10,7 @@ from pathlib import Path
 from dstack.attestation.evidence import serialise_evidence
 from dstack.attestation.report_data import report_data
 from dstack.chain.operator import Proposal
-from dstack.devnet.app_steps import appraised
+from dstack.devnet.evidence import appraised
 from dstack.devnet.governance import Governance
 from dstack.devnet.http import HttpAnswer, call, wait_for
 from dstack.devnet.programs import free_port

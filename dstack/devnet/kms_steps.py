@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from dstack.attestation.evidence import parse_evidence
+from dstack.devnet.evidence import keep_evidence
 from dstack.devnet.governance import Governance
 from dstack.devnet.http import call, wait_for
 from dstack.devnet.plan import STORAGE_FS
@@ -61,7 +64,7 @@ def start_kms(world: World, governance: Governance) -> RunningKms:
 
     _bootstrap_refused(world, onboard)
     governance.allow_kms(Digest32(computed), world)
-    return _bootstrap(world, onboard, f"https://localhost:{rpc_port}", program)
+    return _bootstrap(world, onboard, rpc_port, program)
 
 
 def _app_compose() -> bytes:
@@ -131,11 +134,12 @@ def _bootstrap_refused(world: World, onboard: str) -> None:
     world.say.refused("bootstrap before the chain allows this KMS", by="KmsAuth", rule=rule, reason=reason)
 
 
-def _bootstrap(world: World, onboard: str, url: str, program: Program) -> RunningKms:
-    say = world.say
+def _bootstrap(world: World, onboard: str, rpc_port: int, program: Program) -> RunningKms:
+    say, url = world.say, f"https://localhost:{rpc_port}"
     answer = call(f"{onboard}/prpc/Onboard.Bootstrap?json", {"domain": "localhost"})
     demand(answer.ok, f"bootstrap was refused: {answer.text[:300]}")
     say.keep("kms/bootstrap-info.json", json.dumps(answer.body, indent=2) + "\n")
+    keep_evidence(say, "kms", parse_evidence(bytes.fromhex(answer.body["attestation"])))
     say.did("Bootstrap: the KMS made its root keys and a quote over them")
     demand(call(f"{onboard}/finish").ok, "the KMS did not finish its onboarding")
 
@@ -147,5 +151,6 @@ def _bootstrap(world: World, onboard: str, url: str, program: Program) -> Runnin
     demand(meta["k256_pubkey"] == answer.body["k256_pubkey"], "GetMeta shows another key than Bootstrap")
     say.keep("kms/meta.json", json.dumps(meta, indent=2) + "\n")
     say.keep("kms/root-ca.pem", str(meta["ca_cert"]))
+    say.keep("kms/rpc.pem", ssl.get_server_certificate(("127.0.0.1", rpc_port)))
     say.did(f"GetMeta over TLS at {url}: root key {meta['k256_pubkey']}")
     return RunningKms(url, spki, program)

@@ -47,6 +47,7 @@ def main() -> int:
     """Do what the command line says; the exit code is that of the error."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     _log.warning(_NOTICE)
     try:
         arguments.run(arguments)

@@ -24,7 +24,7 @@ def test_the_chain_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     assert again == (3, 10**21)
 
 
-def test_the_program_ends_with_the_block(tmp_path: Path) -> None:
+def test_the_program_ends_with_the_block() -> None:
     """Leaving the `with` block ends it also when the block fails."""
     with pytest.raises(RuntimeError, match="inside"), Anvil.start() as chain:  # noqa: PT012
         process = chain.process

@@ -39,6 +39,9 @@ def ask(world: ChainWorld, code: bytes) -> Decision:
 HOSTILE = {
     "reverts": bytes.fromhex("5f5ffd"),
     "reverts with a megabyte": bytes.fromhex("620f42405ffd"),
+    "reverts with a yes in form": answering(encode(["bool", "string"], [True, ""])).replace(
+        b"\x5f\xf3", b"\x5f\xfd", 1
+    ),
     "burns all gas": bytes.fromhex("5b5f56"),
     "runs an invalid instruction": bytes.fromhex("fe"),
     "answers nothing": bytes.fromhex("00"),

@@ -8,7 +8,7 @@ from web3 import Web3
 from dstack.chain.client import ChainClient
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ChainUnavailableError, ConfigError
-from dstack.policy import BlockRef, Denied, Granted, Rule
+from dstack.policy import BlockRef, BootInfo, Denied, Granted, Rule
 from dstack.values import Digest32
 from tests.chain_world import COMPOSE, DEVICE, OS_IMAGE, ChainWorld
 
@@ -27,7 +27,7 @@ def reader(world: ChainWorld, tag: str) -> KmsAuthReader:
     return KmsAuthReader(ChainClient(world.chain.rpc_url, block_tag=tag), world.own_kms_auth.address)
 
 
-def own_boot(world: ChainWorld):
+def own_boot(world: ChainWorld) -> BootInfo:
     """The boot info of the own app's machine."""
     return world.boot(app_id=Web3.to_bytes(hexstr=world.own_app_auth.address))
 

@@ -6,25 +6,25 @@ import click
 
 from dstack.cli.lazy import LazyGroup
 
-_COMMANDS = (
-    "accept",
-    "app",
-    "approve",
-    "calendar",
-    "cancel",
-    "deny",
-    "deploy",
-    "execute",
-    "freeze",
-    "history",
-    "powers",
-    "propose",
-    "review",
-    "rollback",
-    "sign",
-    "status",
-    "submit",
-)
+_SUMMARIES = {
+    "accept": "become owner or guardian, as an executed proposal said",
+    "app": "have KmsAuth make and register an app",
+    "approve": "agree, as owner of a Safe that owns the Safe",
+    "calendar": "what becomes possible or ends by itself, soonest first",
+    "cancel": "stop a proposal for good",
+    "deny": "take grants back at once",
+    "deploy": "put the contracts on a chain",
+    "execute": "put a proposal in force, 48 hours or more after it",
+    "freeze": "give an app no keys for 7 days",
+    "history": "every event of the governed contracts",
+    "powers": "who can do what, and how soon",
+    "propose": "announce what may get keys",
+    "review": "recompute a proposal from its content and your files",
+    "rollback": "agree to the rollback staged with a proposal, or run it",
+    "sign": "put a signature into a signing file, offline",
+    "status": "who governs, what is allowed, what waits",
+    "submit": "send what enough owners have signed",
+}
 _EXAMPLES = """\b
 Examples:
   dstack govern deploy --owner 0x5afe... --guardian 0x9a7d... --key-file payer.key --out deployment.json
@@ -37,7 +37,10 @@ variables DSTACK_DEPLOYMENT and DSTACK_RPC_URL. docs/owners.md tells the story f
 
 
 @click.group(
-    name="govern", cls=LazyGroup, modules={name: f"dstack.cli.govern.{name}" for name in _COMMANDS}, epilog=_EXAMPLES
+    name="govern",
+    cls=LazyGroup,
+    modules={name: (f"dstack.cli.govern.{name}", summary) for name, summary in _SUMMARIES.items()},
+    epilog=_EXAMPLES,
 )
 def command() -> None:
     """Decide what may get keys: propose, review, sign, execute, deny.

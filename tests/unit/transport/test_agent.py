@@ -106,8 +106,6 @@ def test_info_is_typed(tmp_path: Path) -> None:
         assert client.info() == InfoResponse(app_id=b"a" * 20, app_name="demo")
 
 
-# httpcore leaves the socket of a failed connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_agent_is_unavailable(tmp_path: Path) -> None:
     """A socket that is not there is named."""
     with pytest.raises(AgentUnavailableError, match=r"guest agent at .*absent\.sock: .*no answer"):
