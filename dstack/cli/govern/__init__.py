@@ -8,6 +8,7 @@ from dstack.cli.lazy import LazyGroup
 
 _COMMANDS = (
     "accept",
+    "adopt",
     "app",
     "approve",
     "calendar",
