@@ -95,7 +95,11 @@ def run(chosen: Sequence[Mutation], *, seconds: float) -> list[Tried]:
             print(f"{fate.outcome:9} {mutation.name}  {fate.by}", flush=True)
             return mutation, fate
 
-        return [tried for tried in pool.map(attempt, chosen) if tried is not None]
+        try:
+            return [tried for tried in pool.map(attempt, chosen) if tried is not None]
+        except BaseException:  # what is queued behind is not wanted any more
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def check_unharmed(free: SimpleQueue[Workshop]) -> None:
@@ -105,7 +109,7 @@ def check_unharmed(free: SimpleQueue[Workshop]) -> None:
         WorkshopError: They do not.
     """
     workshop = free.get()
-    fate = workshop.run_tests(workshop.tests(), seconds=SECONDS_A_MUTATION)
+    fate = workshop.judge(seconds=SECONDS_A_MUTATION)
     free.put(workshop)
     if fate.outcome != "survived":
         raise WorkshopError(f"the tests fail on the contracts as they are: {fate.by}")

@@ -30,10 +30,15 @@ LEFT_OUT = (
     "tests/contracts/test_mutation.py",
     "tests/contracts/test_reproducible_build.py",
 )
-TESTS = ("tests/contracts/test_*.py", "tests/contracts/*/test_*.py", "tests/adversary/test_a[0-9]*.py")
+TESTS = ("tests/contracts/test_*.py", "tests/contracts/properties/test_*.py", "tests/adversary/governance/test_*.py")
+FORGE = Path("node_modules/@foundry-rs/forge-linux-amd64/bin/forge")
+# forge looks only at what pytest let pass, and at fewer sequences than `make test` has it look at.
+FORGE_RUNS = {"FOUNDRY_FUZZ_RUNS": "32", "FOUNDRY_INVARIANT_RUNS": "12", "FOUNDRY_INVARIANT_DEPTH": "48"}
 SECONDS_A_TEST = 60
 SECONDS_TO_END = 30
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
+# The steps that led to a broken invariant may stand between the two.
+_FORGE_FAILED = re.compile(r"^\[FAIL.*?\b(\w+)\([\w, ]*\) \(", re.MULTILINE | re.DOTALL)
 
 
 class WorkshopError(Exception):
@@ -82,7 +87,7 @@ class Workshop:
                 return Fate("refused", said)
             if self._codes_now() == self._codes:
                 return Fate("same")
-            return self.run_tests(self.tests(mutation.path), seconds=seconds)
+            return self.judge(mutation.path, seconds=seconds)
         finally:
             source.write_bytes(original)
 
@@ -107,7 +112,32 @@ class Workshop:
             key=lambda name: -len(words & set(re.split(r"[_./]", name))),
         )
 
-    def run_tests(self, files: Sequence[str], *, seconds: int) -> Fate:
+    def judge(self, source: str = "", *, seconds: int) -> Fate:
+        """What the tests say of the sources as they are: pytest's, and forge's if those say nothing."""
+        fate = self._run_pytest(self.tests(source), seconds=seconds)
+        return self._run_forge(seconds=seconds) if fate.outcome == "survived" else fate
+
+    def _run_forge(self, *, seconds: int) -> Fate:
+        if not (self.folder / FORGE).exists() or not (self.folder / "tests" / "forge").is_dir():
+            return Fate("survived")
+        try:
+            said = subprocess.run(
+                [self.folder / FORGE, "test", "--fail-fast"],
+                cwd=self.folder,
+                env=os.environ | FORGE_RUNS,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            return Fate("killed", f"forge: no end within {seconds} s")
+        failed = _FORGE_FAILED.search(said.stdout)
+        if said.returncode and not failed:
+            raise WorkshopError(f"forge does not work:\n{said.stdout[-1000:]}{said.stderr[-1000:]}")
+        return Fate("killed", f"forge: {failed[1]}") if failed else Fate("survived")
+
+    def _run_pytest(self, files: Sequence[str], *, seconds: int) -> Fate:
         """Run *files* up to the first failure.
 
         Raises:
