@@ -3,8 +3,8 @@ pragma solidity 0.8.30;
 
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {UUPSUpgradeable} from "@openzeppelin/contracts/proxy/utils/UUPSUpgradeable.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
 import {Actions} from "./Actions.sol";
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
@@ -13,7 +13,7 @@ import {IKmsAuth} from "./interfaces/IKmsAuth.sol";
 import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
 
 /// @title The only owner of KmsAuth and of governed apps; the words are in IUpgradeOperator.
-contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
+contract UpgradeOperator is IUpgradeOperator, Ownable {
     using Actions for Action;
 
     /// @inheritdoc IUpgradeOperator
@@ -46,6 +46,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     bytes32[] private _ids;
     mapping(bytes32 id => Proposal) private _proposals;
     mapping(bytes32 subjectHash => uint256 time) private _deniedAt;
+    bool private transient _running;
 
     /// @param owner_ Who may propose, cancel and deny; not zero.
     /// @param guardian_ Who else may cancel and deny; not zero, the owner itself where there is nobody else.
@@ -61,6 +62,14 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     modifier onlyOwnerOrGuardian() {
         require(msg.sender == owner() || msg.sender == guardian, NeitherOwnerNorGuardian(msg.sender));
         _;
+    }
+
+    /// @dev Keeps contracts that are called from calling what calls contracts. All state is final before, too.
+    modifier alone() {
+        require(!_running, Reentered());
+        _running = true;
+        _;
+        _running = false;
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -80,7 +89,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function adopt(address target) external onlyOwner nonReentrant {
+    function adopt(address target) external onlyOwner alone {
         emit ContractAdopted(target);
         Ownable2Step(target).acceptOwnership();
     }
@@ -96,7 +105,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function deny(Action[] calldata actions) external onlyOwnerOrGuardian nonReentrant {
+    function deny(Action[] calldata actions) external onlyOwnerOrGuardian alone {
         require(actions.length > 0, ActionCountOutOfRange(0, MAX_ACTIONS));
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
@@ -116,7 +125,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian nonReentrant {
+    function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian alone {
         Proposal storage record = _checkRollbackOpen(id);
         _checkContent(id, content);
         require(content.rollback.length > 0, NoRollback(id));
@@ -144,7 +153,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function execute(bytes32 id, Content calldata content) external nonReentrant {
+    function execute(bytes32 id, Content calldata content) external alone {
         State state = stateOf(id);
         require(state == State.Ready, UnexpectedState(id, state, State.Ready));
         _checkContent(id, content);
@@ -270,7 +279,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     function _grant(Action calldata action) private {
         (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).addComposeHash(value);
-        else if (kind == Kind.Version) IAppAuthPolicy(target).addVersion(_version(action));
+        else if (kind == Kind.Version) _addVersion(action);
         else if (kind == Kind.Sunset) IAppAuthPolicy(target).postponeSunset(_time(value), _second(action));
         else if (kind == Kind.Device) IAppAuthPolicy(target).addDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(true);
@@ -303,6 +312,11 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
         else if (kind == Kind.App) _freeze(action);
         else if (kind == Kind.ContractUpgrades) _disableUpgrades(target);
         else revert NotDeniable(kind);
+    }
+
+    /// @dev A call like the others: the data is the encoding of the one argument, as `propose` has checked.
+    function _addVersion(Action calldata action) private {
+        Address.functionCall(action.target, bytes.concat(IAppAuthPolicy.addVersion.selector, action.data));
     }
 
     function _disableUpgrades(address target) private {
@@ -389,8 +403,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     function _checkNotDenied(Action calldata action, uint256 proposedAt) private view {
-        uint256 time = _deniedAt[_subjectHash(action)];
         (Kind kind, bytes32 subject) = action.subjectOf();
+        uint256 time = _deniedAt[_hash(kind, action.target, subject)];
         require(time < proposedAt, DeniedSince(kind, action.target, subject, time));
     }
 
@@ -439,10 +453,6 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
 
     function _hash(Kind kind, address target, bytes32 subject) private pure returns (bytes32) {
         return keccak256(abi.encode(kind, target, subject));
-    }
-
-    function _version(Action calldata action) private pure returns (IAppAuthPolicy.Version memory) {
-        return abi.decode(action.data, (IAppAuthPolicy.Version));
     }
 
     function _second(Action calldata action) private pure returns (uint64) {

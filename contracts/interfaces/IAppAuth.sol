@@ -214,6 +214,9 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     /// @notice Whether only the TCB status `UpToDate` is allowed.
     function requireTcbUpToDate() external view returns (bool);
 
+    /// @notice Fails unless this version has the form that every version must have, whatever its number.
+    function checkVersion(Version calldata version_) external pure;
+
     /// @notice Until when any TCB status is tolerated although only `UpToDate` is allowed; zero for no such time.
     function outdatedTcbToleratedUntil() external view returns (uint64);
 

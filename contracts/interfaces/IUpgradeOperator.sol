@@ -208,6 +208,9 @@ interface IUpgradeOperator {
     /// @notice Owner and guardian, as they are now, have not both agreed to the rollback.
     error RollbackNotAgreed(bytes32 id);
 
+    /// @notice A contract that this operator called tried to have it call contracts.
+    error Reentered();
+
     /// @notice The time lies in the past; what was allowed then follows from the events.
     error TimePassed(uint256 got, uint256 current);
 

@@ -71,6 +71,7 @@ SENTENCES = {
     "NotNominated": "{caller}: not named for this role, or more than 14 days ago",
     "OnlyByProposal": "ownership is handed on by a proposal only",
     "TimePassed": "time: want {current} or later, got {got}",
+    "Reentered": "a contract that the operator called tried to act through it",
     "RenounceRefused": "ownership cannot be renounced",
     "UpgradesNotLongest": "delays: want that of upgrades longest, got {policy}, {roles} and {upgrades} seconds",
     "FreezeOutOfRange": "freeze: want it to end from {earliest} to {latest}, got {got}",
