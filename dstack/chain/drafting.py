@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from web3 import Web3
 
-from dstack.chain.action_data import AppVersion
+from dstack.chain.action_data import AppVersion, RegisterSet
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.bindings import contract_at
 from dstack.chain.deploy import Deployment
@@ -24,6 +24,7 @@ class VersionDraft:
 
     compose_hash: ComposeHash
     os_image_hashes: tuple[OsImageHash, ...]
+    registers: tuple[RegisterSet, ...]
     number: int | None
     supersedes: int | None
     sunset: datetime | None
@@ -50,11 +51,19 @@ def draft_version(draft: VersionDraft, app: AllowedApp, *, at: datetime) -> Acti
         raise InputError(f"--sunset: want the time when version {supersedes} ends")
     if not supersedes and draft.sunset is not None:
         raise InputError("--sunset: there is no version that it could end")
-    is_rollback = all((draft.compose_hash, image) in app.holders for image in draft.os_image_hashes)
+    known_images = all((draft.compose_hash, image) in app.holders for image in draft.os_image_hashes)
+    known_registers = {
+        registers
+        for known in app.versions.values()
+        if known.version.compose_hash == draft.compose_hash
+        for registers in known.version.registers
+    }
+    is_rollback = known_images and known_registers.issuperset(draft.registers)
     version = AppVersion(
         number=number,
         compose_hash=draft.compose_hash,
         os_image_hashes=draft.os_image_hashes,
+        registers=draft.registers,
         supersedes=supersedes,
         sunset=draft.sunset,
         is_rollback=is_rollback,

@@ -17,6 +17,7 @@ from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_v
 from dstack.chain.effects import effects_of_grants
 from dstack.chain.governed import Governed
 from dstack.chain.operator import Action, Kind, proposal_id, propose_call
+from dstack.chain.register_file import MAX_FILE, parse_register_file
 from dstack.cli.files import read_input
 from dstack.cli.govern.acting import act, acting_options
 from dstack.cli.govern.connection import connect, connection_options, shown_effects
@@ -43,6 +44,7 @@ GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal. Of Upgrad
 @click.option("--compose", metavar="FILE", help="Its app-compose.json, byte for byte as machines will run it.")
 @click.option("--image-digest", multiple=True, metavar="HEX", help="OS image hash that it may run on. Repeatable.")
 @click.option("--image", multiple=True, metavar="FOLDER", help="An OS image's folder, measured here. Repeatable.")
+@click.option("--registers", metavar="FILE", help="The exact registers, JSON: [{mrtd, rtmr0, rtmr1, rtmr2, rtmr3}].")
 @click.option("--allow-image", is_flag=True, help="Also allow these images, for every app and KMS.")
 @click.option("--number", type=click.IntRange(1), help="Of the version. Default: the next.")
 @click.option("--supersedes", type=click.IntRange(0), help="Version that it replaces; 0: none. Default: the newest.")
@@ -59,6 +61,7 @@ def command(
     compose: str | None,
     image_digest: tuple[str, ...],
     image: tuple[str, ...],
+    registers: str | None,
     allow_image: bool,
     number: int | None,
     supersedes: int | None,
@@ -85,7 +88,8 @@ def command(
         parsed = parse_app_compose(read_input(compose, limit=MAX_APP_COMPOSE))
         images = _images(image_digest, image)
         end = None if sunset is None else parse_time(sunset, what="--sunset")
-        draft = VersionDraft(parsed.compose_hash, images, number, supersedes, end)
+        exact = () if registers is None else parse_register_file(read_input(registers, limit=MAX_FILE))
+        draft = VersionDraft(parsed.compose_hash, images, exact, number, supersedes, end)
         if allow_image:
             kms_auth = connection.deployment.kms_auth
             wanted += [Action(Kind.OS_IMAGE, kms_auth, bytes(one)) for one in images]
