@@ -9,6 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one option of our own."""
+    parser.addoption("--rewrite-gas", action="store_true", help="write what tests/contracts/test_gas.py measures")
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     """The checkout."""
