@@ -476,7 +476,9 @@ def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) 
         operator, False, True, False, bytes(32), bytes(32)
     ).transact({"from": stranger})
     ((_, event),) = (
-        entry for entry in events_of(kms, w3.eth.wait_for_transaction_receipt(made, timeout=10, poll_latency=0.002)) if entry[0] == "AppDeployedViaFactory"
+        entry
+        for entry in events_of(kms, w3.eth.wait_for_transaction_receipt(made, timeout=10, poll_latency=0.002))
+        if entry[0] == "AppDeployedViaFactory"
     )
     return GovernedWorld(
         chain,

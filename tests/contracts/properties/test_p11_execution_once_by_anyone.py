@@ -58,10 +58,14 @@ def test_p11_a_target_that_calls_back_finds_it_executed(governed: GovernedWorld)
     outcomes = [target.functions.outcome(i).call() for i in range(4)]
     said = [(done, decoded_refusal(said)) for done, said in outcomes]
     assert target.functions.visits().call() == 2
-    assert said == [
-        (False, ("Reentered",)),
-        (False, ("NeitherOwnerNorGuardian", target.address)),
-    ] * 2
+    assert (
+        said
+        == [
+            (False, ("Reentered",)),
+            (False, ("NeitherOwnerNorGuardian", target.address)),
+        ]
+        * 2
+    )
     assert governed.state(proposal) is State.EXECUTED
 
 

@@ -24,7 +24,10 @@ def pairs(world: GovernedWorld) -> dict[str, tuple[Action, Action]]:
         "version": (world.version(1), world.compose()),
         "device": (world.on_app(Kind.DEVICE, DEVICE),) * 2,
         "any device": (world.on_app(Kind.ANY_DEVICE, ON),) * 2,
-        "outdated TCB": (world.on_app(Kind.OUTDATED_TCB, word(world.now + 30 * DAY)), world.on_app(Kind.OUTDATED_TCB, ON)),
+        "outdated TCB": (
+            world.on_app(Kind.OUTDATED_TCB, word(world.now + 30 * DAY)),
+            world.on_app(Kind.OUTDATED_TCB, ON),
+        ),
         "OS image": (world.image(),) * 2,
         "KMS measurement": (world.on_kms(Kind.KMS_AGGREGATED_MR, COMPOSE),) * 2,
         "KMS device": (world.on_kms(Kind.KMS_DEVICE, DEVICE),) * 2,
