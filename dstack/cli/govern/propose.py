@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from dstack.chain.action_text import parse_action, parse_hash, parse_time
-from dstack.chain.action_words import proposal_sentence
+from dstack.chain.action_words import grant_sentence, proposal_sentence
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.client import checked_address, printable
 from dstack.chain.deploy import Deployment
-from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_version
+from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_rollback, draft_version
 from dstack.chain.effects import effects_of_grants
 from dstack.chain.governed import Governed
 from dstack.chain.operator import Action, Kind, proposal_id, propose_call
@@ -51,6 +51,7 @@ GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal. Of Upgrad
 @click.option("--sunset", metavar="TIME", help="When the replaced version ends, such as 2027-01-15T08:00:00Z.")
 @click.option("--previous", metavar="FILE", help="The app-compose.json that is allowed now: show what changes.")
 @click.option("--rollback", multiple=True, metavar="ACTION", help="Stage an action to undo it with. Repeatable.")
+@click.option("--stage-rollback", is_flag=True, help="Stage the replaced version's content as a rollback.")
 @click.option("--uri", default="", help="Where everybody finds what the hashes stand for.")
 @connection_options
 @acting_options
@@ -68,6 +69,7 @@ def command(
     sunset: str | None,
     previous: str | None,
     rollback: tuple[str, ...],
+    stage_rollback: bool,
     uri: str,
     deployment: str,
     rpc_url: str,
@@ -82,6 +84,7 @@ def command(
     connection = connect(rpc_url, deployment)
     governed = connection.governed()
     wanted = [parse_action(text, connection.deployment) for text in actions]
+    undo = [parse_action(text, connection.deployment) for text in rollback]
     compose_diff: list[str] = []
     if app is not None and compose is not None:
         known = _app(governed, app, connection.deployment)
@@ -94,12 +97,14 @@ def command(
             kms_auth = connection.deployment.kms_auth
             wanted += [Action(Kind.OS_IMAGE, kms_auth, bytes(one)) for one in images]
         wanted.append(draft_version(draft, known, at=governed.at))
+        if stage_rollback:
+            ends_at = governed.at + delay_of(connection.w3, connection.deployment, wanted)
+            undo.append(draft_rollback(wanted[-1], known, at=ends_at))
         compose_diff = [] if previous is None else _compose_diff(previous, parsed, known, governed.at)
     elif app is not None or compose is not None:
         raise InputError("want --app and --compose together")
     if not wanted:
         raise InputError("want actions, or --app and --compose")
-    undo = [parse_action(text, connection.deployment) for text in rollback]
     content = draft_content(connection.w3, connection.deployment, wanted, undo, uri)
     ready_at = governed.at + delay_of(connection.w3, connection.deployment, wanted + undo)
     effects = effects_of_grants(wanted, governed.allowed, at=ready_at)
@@ -109,9 +114,11 @@ def command(
         "sentence": proposal_sentence(wanted, ready_at=ready_at),
         "diff": list(effects.diff),
         "cut_off": list(effects.cut_off),
+        "rollback": [grant_sentence(one) for one in undo],
         "compose_diff": compose_diff,
     }
-    lines = [f"{facts['sentence']}", *shown_effects(effects), *compose_diff, f"expected id 0x{made.hex()}"]
+    staged = [f"rollback, if owner and guardian agree: {grant_sentence(one)}" for one in undo]
+    lines = [f"{facts['sentence']}", *shown_effects(effects), *staged, *compose_diff, f"expected id 0x{made.hex()}"]
     call = propose_call(connection.deployment.operator, content)
     act(connection, call, governed.owner, role="owner", as_json=as_json, facts=facts, lines=lines, **how)
 

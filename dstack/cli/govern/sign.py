@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dstack.chain.call_words import NOT_UNDERSTOOD
 from dstack.chain.client import checked_address
 from dstack.chain.deployment_file import MAX_FILE as MAX_DEPLOYMENT
 from dstack.chain.deployment_file import parse_deployment
@@ -34,6 +35,7 @@ Examples:
 @click.option("--show", is_flag=True, help="Only show what would be signed.")
 @click.option("--digest", metavar="HEX", help="What the digest must be, as you heard or computed it elsewhere.")
 @click.option("--yes", is_flag=True, help="Do not ask before signing.")
+@click.option("--blind", is_flag=True, help="Sign even what cannot be put into words.")
 @click.option("--inner", metavar="FILE", help="The signing file that FILE's transaction agrees to: show its content.")
 @click.option(
     "--deployment",
@@ -51,6 +53,7 @@ def command(
     show: bool,
     digest: str | None,
     yes: bool,
+    blind: bool,
     inner: str | None,
     deployment: str | None,
     owner: str | None,
@@ -72,6 +75,8 @@ def command(
     if show:
         answer(as_json, file_facts(read), shown)
         return
+    if not blind and any(NOT_UNDERSTOOD in line for line in shown):
+        raise RefusedError("signing file: what its transaction does cannot be put into words; nothing was signed")
     if not as_json:
         click.echo("\n".join(shown))
     if (owner is None) != (signature is None):
