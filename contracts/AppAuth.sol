@@ -9,6 +9,15 @@ import {Versions} from "./Versions.sol";
 
 /// @title One app's own gate; the words are in IAppAuthPolicy.
 contract AppAuth is IAppAuthPolicy, Governed {
+    /// @dev A record, and when the end in it was last set; one slot.
+    struct Kept {
+        uint48 addedAt;
+        uint64 endsAt;
+        uint64 previous;
+        bool isRollback;
+        uint48 endSetAt;
+    }
+
     bytes32 private constant COMPOSE_HASH = keccak256("compose-hash");
     bytes32 private constant DEVICE = keccak256("device");
     bytes32 private constant ALLOW_ANY_DEVICE = keccak256("allow-any-device");
@@ -42,7 +51,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
     uint64 private _newestRemoved;
     /// @dev Whether the newest version has an end: where it has none, its record need not be read.
     bool private _newestEnds;
-    mapping(uint64 number => VersionRecord) private _versions;
+    mapping(uint64 number => Kept) private _versions;
     /// @inheritdoc IAppAuthPolicy
     mapping(bytes32 composeHash => mapping(bytes32 osImageHash => uint64 number)) public versionOf;
     mapping(bytes32 registersKey => uint64 number) private _versionOfRegisters;
@@ -132,7 +141,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
         require(number > newestVersion, NumberNotRising(number, newestVersion));
 
         if (version_.supersedes != 0) _supersede(version_.supersedes, version_.sunset);
-        _versions[number] = VersionRecord(uint48(block.timestamp), 0, newestVersion, version_.isRollback);
+        _versions[number] = Kept(uint48(block.timestamp), 0, newestVersion, version_.isRollback, 0);
         newestVersion = number;
         _newestEnds = false;
         require(_enter(version_) != version_.isRollback, RollbackMisstated(number, version_.isRollback));
@@ -197,7 +206,13 @@ contract AppAuth is IAppAuthPolicy, Governed {
 
     /// @inheritdoc IAppAuthPolicy
     function versionRecord(uint64 number) external view returns (VersionRecord memory) {
-        return _versions[number];
+        Kept storage kept = _versions[number];
+        return VersionRecord(kept.addedAt, kept.endsAt, kept.previous, kept.isRollback);
+    }
+
+    /// @inheritdoc IAppAuthPolicy
+    function endSetAt(uint64 number) external view returns (uint48) {
+        return _versions[number].endSetAt;
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -312,6 +327,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
     function _setEnd(uint64 number, uint64 endsAt) private {
         emit VersionEndSet(number, _versions[number].endsAt, endsAt);
         _versions[number].endsAt = endsAt;
+        _versions[number].endSetAt = uint48(block.timestamp);
         if (number == newestVersion) _newestEnds = endsAt != 0;
     }
 

@@ -33,6 +33,9 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @notice How many ids `proposalIds` gives at once.
     uint256 public constant MAX_PAGE = 100;
 
+    /// @dev What all contracts that `isAllowed` asks may use together.
+    uint256 private constant ASK_GAS = 2_000_000;
+
     /// @inheritdoc IUpgradeOperator
     Delays public delays;
     /// @inheritdoc IUpgradeOperator
@@ -43,6 +46,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     Nomination public nominatedGuardian;
     /// @inheritdoc IUpgradeOperator
     mapping(bytes32 id => address) public rollbackAgreedBy;
+    /// @inheritdoc IUpgradeOperator
+    mapping(address target => bool) public isAnnounced;
     bytes32[] private _ids;
     mapping(bytes32 id => Proposal) private _proposals;
     mapping(bytes32 subjectHash => uint256 time) private _deniedAt;
@@ -245,12 +250,26 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     }
 
     /// @inheritdoc IUpgradeOperator
+    /// @dev Asks by a call of its own, so that whatever goes wrong in there stays in there.
     function isAllowedAt(Workload calldata workload, uint256 at)
         public
         view
         returns (bool allowed, string memory reason)
     {
         require(at >= block.timestamp, TimePassed(at, block.timestamp));
+        try this.askWhetherAllowed{gas: ASK_GAS}(workload, at) returns (bool allowed_, string memory reason_) {
+            return (allowed_, reason_);
+        } catch {
+            return (false, "A contract did not answer");
+        }
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function askWhetherAllowed(Workload calldata workload, uint256 at)
+        external
+        view
+        returns (bool allowed, string memory reason)
+    {
         (IKmsAuth kmsAuth, IAppAuthPolicy app) = (IKmsAuth(workload.kmsAuth), IAppAuthPolicy(workload.app));
         bytes32 composeHash = workload.composeHash;
         bytes32 osImageHash = workload.osImageHash;
@@ -262,6 +281,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         if (_anyGiven(workload.registers) && !app.areRegistersAllowed(composeHash, workload.registers, at)) {
             return (false, "Registers not allowed");
         }
+        if (!isAnnounced[address(kmsAuth)] || !isAnnounced[address(app)]) return (false, "Not announced");
         return (true, "");
     }
 
@@ -271,16 +291,17 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
             _checkNotDenied(actions[i], proposedAt);
-            _grant(actions[i]);
+            if (!isAnnounced[actions[i].target]) isAnnounced[actions[i].target] = true;
+            _grant(actions[i], proposedAt);
         }
         _checkTargets(actions);
     }
 
-    function _grant(Action calldata action) private {
+    function _grant(Action calldata action, uint256 proposedAt) private {
         (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).addComposeHash(value);
         else if (kind == Kind.Version) _addVersion(action);
-        else if (kind == Kind.Sunset) IAppAuthPolicy(target).postponeSunset(_time(value), _second(action));
+        else if (kind == Kind.Sunset) _postponeSunset(action, proposedAt);
         else if (kind == Kind.Device) IAppAuthPolicy(target).addDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(true);
         else if (kind == Kind.OutdatedTcb) IAppAuthPolicy(target).tolerateOutdatedTcb(_time(value));
@@ -293,7 +314,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         else if (kind == Kind.App) IKmsAuth(target).unfreezeApp(action.accountOf());
         else if (kind == Kind.FreezeRenewal) _renewFreeze(action);
         else if (kind == Kind.ImplementationUpgrade) UUPSUpgradeable(target).upgradeToAndCall(action.accountOf(), "");
-        else if (kind == Kind.Delay) _setDelay(action.classOf(), _second(action));
+        else if (kind == Kind.Delay) _changeDelay(action, proposedAt);
         else if (kind == Kind.Owner) _nominate(nominatedOwner, action);
         else if (kind == Kind.Guardian) _nominate(nominatedGuardian, action);
         else revert NotGrantable(kind);
@@ -317,6 +338,21 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @dev A call like the others: the data is the encoding of the one argument, as `propose` has checked.
     function _addVersion(Action calldata action) private {
         Address.functionCall(action.target, bytes.concat(IAppAuthPolicy.addVersion.selector, action.data));
+    }
+
+    /// @dev An end that was set since the proposal is a denial of it, whoever set it.
+    function _postponeSunset(Action calldata action, uint256 proposedAt) private {
+        (IAppAuthPolicy app, uint64 number) = (IAppAuthPolicy(action.target), _time(bytes32(action.data)));
+        uint256 endSetAt = app.endSetAt(number);
+        require(endSetAt < proposedAt, DeniedSince(action.kind, action.target, bytes32(action.data), endSetAt));
+        app.postponeSunset(number, _second(action));
+    }
+
+    function _changeDelay(Action calldata action, uint256 proposedAt) private {
+        (DelayClass class, uint256 delay) = (action.classOf(), _second(action));
+        uint256 from = delay < _delay(class) ? proposedAt + _delay(class) : 0;
+        require(block.timestamp >= from, LoweredTooSoon(class, from));
+        _setDelay(class, delay);
     }
 
     function _disableUpgrades(address target) private {

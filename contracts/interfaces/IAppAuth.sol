@@ -229,6 +229,9 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     /// @notice What is kept of a version; all zero if there is none of this number.
     function versionRecord(uint64 number) external view returns (VersionRecord memory);
 
+    /// @notice When the end of a version was last set; zero if it never was.
+    function endSetAt(uint64 number) external view returns (uint48);
+
     /// @notice Version numbers from `from` (zero: from the newest) on, newest first: at most `count`, and at most 100.
     function versionNumbers(uint64 from, uint256 count) external view returns (uint64[] memory);
 

@@ -69,6 +69,7 @@ SENTENCES = {
     "CodeHashCount": "code hashes: want {want}, two for each action, got {got}",
     "CodeChanged": "{account}: want code of hash {want}, got {got}",
     "NotNominated": "{caller}: not named for this role, or more than 14 days ago",
+    "LoweredTooSoon": "{class} delay: it can be lowered by this proposal from {from} on",
     "OnlyByProposal": "ownership is handed on by a proposal only",
     "TimePassed": "time: want {current} or later, got {got}",
     "Reentered": "a contract that the operator called tried to act through it",
