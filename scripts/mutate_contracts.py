@@ -80,8 +80,9 @@ def run(chosen: Sequence[Mutation], *, seconds: float) -> list[Tried]:
     files = [name for name in tracked_files() if (ROOT / name).is_file()]
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder, ThreadPoolExecutor(WORKERS) as pool:
         free: SimpleQueue[Workshop] = SimpleQueue()
+        noticed: Counter[tuple[str, str]] = Counter()
         for number in range(WORKERS):
-            free.put(Workshop(Path(folder) / str(number), files))
+            free.put(Workshop(Path(folder) / str(number), files, noticed))
         check_unharmed(free)
 
         def attempt(mutation: Mutation) -> Tried | None:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ LINKED = ("node_modules", ".solcx")
 LEFT_OUT = (
     "tests/contracts/test_build.py",
     "tests/contracts/test_gas.py",
+    "tests/contracts/properties/test_p26_gas.py",
     "tests/contracts/test_mutation.py",
     "tests/contracts/test_reproducible_build.py",
 )
@@ -62,8 +64,16 @@ class Fate:
 class Workshop:
     """One copy of the checkout."""
 
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[str], noticed: Counter[tuple[str, str]]) -> None:
+        """Make the copy.
+
+        Args:
+            folder: Where to; empty.
+            files: Their paths, from the root of the project.
+            noticed: How often which test file noticed a fault in which source; shared by the copies.
+        """
         self.folder = folder
+        self._noticed = noticed
         self._artifacts = folder / "dstack" / "chain" / "artifacts"
         for name in files:
             target = folder / name
@@ -103,18 +113,21 @@ class Workshop:
         return ""
 
     def tests(self, source: str = "") -> list[str]:
-        """Every test file, those first whose name shares most words with that of *source*."""
+        """Every test file: first those that noticed most in *source* so far, then those whose name sounds like it."""
         words = {word.lower() for word in re.findall("[A-Z][a-z]+", Path(source).stem)}
         files = sorted(path for pattern in TESTS for path in self.folder.glob(pattern))
         names = [str(path.relative_to(self.folder)) for path in files]
-        return sorted(
-            (name for name in names if name not in LEFT_OUT),
-            key=lambda name: -len(words & set(re.split(r"[_./]", name))),
-        )
+
+        def promise(name: str) -> tuple[int, int, int]:
+            alike = len(words & set(re.split(r"[_./]", name)))
+            return -self._noticed[source, name], -alike, -self._noticed["", name]
+
+        return sorted((name for name in names if name not in LEFT_OUT), key=promise)
 
     def judge(self, source: str = "", *, seconds: int) -> Fate:
         """What the tests say of the sources as they are: pytest's, and forge's if those say nothing."""
         fate = self._run_pytest(self.tests(source), seconds=seconds)
+        self._noticed.update([(source, fate.by.split("::")[0]), ("", fate.by.split("::")[0])])
         return self._run_forge(seconds=seconds) if fate.outcome == "survived" else fate
 
     def _run_forge(self, *, seconds: int) -> Fate:

@@ -1,6 +1,7 @@
 """What asking and governing costs, to the unit: a change is paid by every owner and every key release.
 
-`pytest tests/contracts/test_gas.py --rewrite-gas` (`make snapshots`) writes what is measured into gas.json.
+`pytest tests/contracts/test_gas.py --rewrite-gas` (`make snapshots`) writes what is measured into gas.json. A
+transaction's own 21000 and its call data are part of it. What it may cost at most is the test of P26.
 """
 
 from __future__ import annotations
@@ -34,9 +35,6 @@ from dstack.policy import Granted
 from dstack.values import ComposeHash, Register
 from tests.chain_world import COMPOSE, DEVICE, KMS_MR, OS_IMAGE, ChainWorld, chain_world
 
-# By how the name of what is measured begins; a transaction's own 21000 and its call data are part of it.
-# Executing a version costs more than the 120k of a compose hash: it writes two words for ever, its number and its end.
-GOALS = {"propose ": 200_000, "execute a compose hash": 120_000, "ask about an app": 60_000}
 OTHER_COMPOSE = ComposeHash(b"\xc2" * 32)
 NEXT_COMPOSE = ComposeHash(b"\xc1" * 32)
 SUNSET = datetime(2100, 1, 1, tzinfo=UTC)
@@ -108,12 +106,3 @@ def test_gas_is_the_committed_one(measured: dict[str, int], pytestconfig: pytest
         snapshot.write_text(json.dumps(measured, indent=1) + "\n")
 
     assert measured == json.loads(snapshot.read_text())
-
-
-@pytest.mark.parametrize("goal", GOALS)
-def test_gas_stays_below_its_goal(measured: dict[str, int], goal: str) -> None:
-    """P26: a proposal costs at most 200k, execution of a compose hash 120k, a question through KmsAuth 60k."""
-    found = {name: gas for name, gas in measured.items() if name.startswith(goal)}
-
-    assert found
-    assert {name: gas for name, gas in found.items() if gas > GOALS[goal]} == {}
