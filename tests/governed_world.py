@@ -475,11 +475,8 @@ def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) 
     made = kms.functions["deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"](
         operator, False, True, False, bytes(32), bytes(32)
     ).transact({"from": stranger})
-    ((_, event),) = (
-        entry
-        for entry in events_of(kms, w3.eth.wait_for_transaction_receipt(made, timeout=10, poll_latency=0.002))
-        if entry[0] == "AppDeployedViaFactory"
-    )
+    receipt = w3.eth.wait_for_transaction_receipt(made, timeout=10, poll_latency=0.002)
+    (event,) = (arguments for name, arguments in events_of(kms, receipt) if name == "AppDeployedViaFactory")
     return GovernedWorld(
         chain,
         w3,

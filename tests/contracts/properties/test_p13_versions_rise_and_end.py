@@ -25,7 +25,7 @@ def test_p13_a_version_is_announced_whole_and_allowed(governed: GovernedWorld) -
     receipt = governed.execute(proposal, at=proposal.ready_at)
 
     name, event = events_of(governed.app, receipt)[0]
-    read = event["version"]
+    read = dict(event["version"])
     assert (name, event["number"]) == ("VersionAdded", 5)
     assert [tuple(each.values()) for each in read.pop("registers")] == list(sets)
     assert tuple(read.values()) == (5, COMPOSE, [IMAGE], 0, 0, False)
@@ -85,18 +85,31 @@ def test_p13_an_end_moves_later_only_by_a_proposal_and_earlier_at_once(first: Go
     assert first.app.functions.versionRecord(5).call()[1] == end + 1
 
 
-def test_p13_an_ended_version_stays_ended(first: GovernedWorld) -> None:
+@pytest.mark.parametrize(("offset", "lives"), [(-1, True), (0, False), (1, False)])
+def test_p13_an_ended_version_stays_ended(first: GovernedWorld, offset: int, lives: bool) -> None:
     """In its last second it can be prolonged; from its end on it is over for good."""
     end = first.now + 5 * DAY
     first.deny(first.sunset(5, end))
-    in_time = first.propose(first.sunset(5, end + DAY))
-    too_late = first.propose(first.sunset(5, 0))
+    longer = first.propose(first.sunset(5, 0))
 
-    first.execute(in_time, at=end - 1)
-    refusal = first.execution_refused(too_late, at=end + DAY)
+    if lives:
+        first.execute(longer, at=end + offset)
+    else:
+        assert first.execution_refused(longer, at=end + offset) == ("VersionEnded", 5, end)
 
-    assert first.app.functions.versionRecord(5).call()[1] == end + DAY
-    assert refusal == ("VersionEnded", 5, end + DAY)
+    assert first.app.functions.versionRecord(5).call()[1] == (0 if lives else end)
+
+
+def test_p13_an_end_set_since_the_proposal_stands(first: GovernedWorld) -> None:
+    """A later end proposed before the present one was set is not granted: the newer decision is the earlier end."""
+    longer = first.propose(first.sunset(5, 0))
+    sunset = first.now + 30 * DAY
+    set_by = first.grant(first.version(6, compose_hash=NEXT, supersedes=5, sunset=sunset))
+
+    refusal = first.execution_refused(longer)
+
+    assert refusal == ("DeniedSince", Kind.SUNSET, first.app.address, (5).to_bytes(32, "big"), set_by.ready_at)
+    assert first.app.functions.versionRecord(5).call()[1] == sunset
 
 
 @pytest.mark.parametrize(("supersedes", "sunset"), [(0, 1), (4, 0), (6, 9), (7, 9)])

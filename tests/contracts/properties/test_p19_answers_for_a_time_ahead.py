@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from web3.exceptions import ContractLogicError
 
 from tests.governed_world import (
     COMPOSE,
     DAY,
+    DEVICE,
     FREEZE,
     GRANTED,
     IMAGE,
+    Action,
     GovernedWorld,
+    Kind,
     decoded_error,
     registers,
+    version_data,
 )
 
 NEXT = b"\xc2" * 32
@@ -41,35 +47,54 @@ def test_p19_the_answer_for_a_time_is_the_answer_at_that_time(governed: Governed
 
 
 def test_p19_every_gate_has_its_words(governed: GovernedWorld) -> None:
-    """In the order of the interface; the first that is closed is named."""
+    """The gates open one after the other, in the order of the interface; the first that is closed is named."""
     other_kms = governed.proxy("KmsAuth", "initialize", governed.owner, governed.app_implementation)
-    foreign = governed.own_app(governed.stranger).address
-    unregistered = governed.own_app(governed.operator.address).address
-    at = governed.now
+    app = governed.own_app(governed.stranger)
     workload = (other_kms.address, governed.app.address, COMPOSE, IMAGE, (b"",) * 5)
-    answers = [
-        tuple(governed.operator.functions.isAllowedAt(workload, at).call()),
-        governed.allowed_at(at, app=foreign),
-        governed.allowed_at(at, app=unregistered),
-        governed.allowed_at(at),
-    ]
+    at = governed.now
+
+    def ask(**changes: Any) -> tuple[bool, str]:
+        return governed.allowed_at(governed.now, app=app.address, **changes)
+
+    answers = [tuple(governed.operator.functions.isAllowedAt(workload, at).call()), ask()]
+    governed.send(governed.stranger, app, "transferOwnership", governed.operator.address)
+    governed.send(governed.owner, governed.operator, "adopt", app.address)
+    answers.append(ask())
+    governed.send(governed.stranger, governed.kms, "registerApp", app.address)
+    governed.deny(governed.freeze(app=app.address))
+    answers.append(ask())
+    governed.warp_to(governed.now + FREEZE)
+    answers.append(ask())
     governed.grant(governed.image())
-    answers.append(governed.allowed_at(governed.now))
-    governed.grant(governed.version(1, register_sets=[registers(1)]))
-    answers.append(governed.allowed_at(governed.now, registers=registers(2)))
-    answers.append(governed.allowed_at(governed.now, registers=registers(1)))
-    answers.append(governed.allowed_at(governed.now, COMPOSE, NEXT))
+    answers.append(ask())
+    governed.grant(Action(Kind.VERSION, app.address, version_data(1, register_sets=[registers(1)])))
+    answers += [ask(registers=registers(2)), ask(registers=registers(1)), ask()]
 
     assert answers == [
         (False, "Not governed by this operator"),
         (False, "Not governed by this operator"),
         (False, "App not registered"),
+        (False, "App is frozen"),
         (False, "OS image is not allowed"),
         NO,
         (False, "Registers not allowed"),
         GRANTED,
-        (False, "OS image is not allowed"),
+        GRANTED,
     ]
+
+
+def test_p19_what_nobody_announced_has_its_words_too(governed: GovernedWorld) -> None:
+    """An app that allowed something before it came here is a no until a proposal about it was executed."""
+    governed.grant(governed.image())
+    app = governed.own_app(governed.stranger, COMPOSE)
+    governed.send(governed.stranger, governed.kms, "registerApp", app.address)
+    governed.send(governed.stranger, app, "transferOwnership", governed.operator.address)
+    governed.send(governed.owner, governed.operator, "adopt", app.address)
+    before = governed.allowed_at(governed.now, app=app.address)
+
+    governed.grant(Action(Kind.DEVICE, app.address, DEVICE))
+
+    assert (before, governed.allowed_at(governed.now, app=app.address)) == ((False, "Not announced"), GRANTED)
 
 
 def test_p19_the_past_is_not_answered(governed: GovernedWorld) -> None:

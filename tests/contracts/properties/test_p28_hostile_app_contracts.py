@@ -1,4 +1,4 @@
-"""P28: an app contract that reverts, burns gas or answers garbage yields (false, reason), never a revert, never a grant.
+"""P28: an app contract that reverts, burns gas or answers garbage yields (false, reason): no revert, no grant.
 
 KmsAuth's side in every form of garbage: tests/contracts/test_hostile_apps.py. Here: through the operator, and together.
 """
