@@ -13,7 +13,7 @@ export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
 FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
 export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup demo test lint format vectors bench contracts mutation snapshots lock clean
+.PHONY: help setup demo test lint format vectors bench contracts symbolic slither mutation snapshots lock clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,8 +49,21 @@ vectors: setup  ## golden data through our public functions: make vectors [VECTO
 bench: setup  ## our rates beside the limits of this machine, as JSON
 	@$(BIN)/python scripts/bench.py
 
-contracts: setup  ## compile the contracts and write the committed artifacts
+contracts: setup  ## compile, write the committed artifacts, run the forge tests with gas by function
 	$(BIN)/python scripts/compile_contracts.py
+	forge test --gas-report --no-match-contract Proofs --no-match-test invariant
+	forge test --match-test invariant
+
+symbolic: setup .symbolic/ready  ## prove properties of the contracts, and that changed contracts fail (two minutes)
+	@$(BIN)/python scripts/prove.py
+
+slither: setup .audit/ready  ## static analysis; every finding must be argued in docs/slither.md
+	@$(BIN)/python scripts/run_slither.py
+
+.symbolic/ready .audit/ready: .%/ready: requirements/%.txt
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/pip -q --disable-pip-version-check install --no-deps --require-hashes -r $<
+	@touch $@
 
 mutation: setup  ## which small faults in the contracts the tests notice: make mutation [ARGS="--all --json FILE"]
 	@$(BIN)/python scripts/mutate_contracts.py $(ARGS)

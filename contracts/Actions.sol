@@ -3,7 +3,6 @@ pragma solidity 0.8.30;
 
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
 import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
-import {Versions} from "./Versions.sol";
 
 /// @title What follows from an action by itself: its form, its class, its subject; the words are in IUpgradeOperator.
 library Actions {
@@ -66,7 +65,7 @@ library Actions {
 
     function _isGrant(IUpgradeOperator.Action calldata action) private view returns (bool) {
         (IUpgradeOperator.Kind kind, bytes calldata data) = (action.kind, action.data);
-        if (kind == IUpgradeOperator.Kind.Version) return _isVersion(data);
+        if (kind == IUpgradeOperator.Kind.Version) return _isVersion(action);
         if (kind == IUpgradeOperator.Kind.Sunset) return _isSunset(data);
         if (kind == IUpgradeOperator.Kind.Delay) return _isDelay(data);
         if (data.length != WORD || bytes32(data) == 0) return false;
@@ -107,11 +106,11 @@ library Actions {
             || kind == IUpgradeOperator.Kind.ImplementationUpgrade;
     }
 
-    /// @dev Exactly the ABI encoding of a well-formed version, so that one content has one encoding.
-    function _isVersion(bytes calldata data) private pure returns (bool) {
-        IAppAuthPolicy.Version memory version = abi.decode(data, (IAppAuthPolicy.Version));
-        Versions.check(version);
-        return keccak256(abi.encode(version)) == keccak256(data);
+    /// @dev Exactly the ABI encoding of a version, so that one content has one encoding; the app says what else it wants.
+    function _isVersion(IUpgradeOperator.Action calldata action) private pure returns (bool) {
+        IAppAuthPolicy.Version memory version = abi.decode(action.data, (IAppAuthPolicy.Version));
+        IAppAuthPolicy(action.target).checkVersion(version);
+        return keccak256(abi.encode(version)) == keccak256(action.data);
     }
 
     function _isSunset(bytes calldata data) private pure returns (bool) {

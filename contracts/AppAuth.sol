@@ -9,12 +9,20 @@ import {Versions} from "./Versions.sol";
 
 /// @title One app's own gate; the words are in IAppAuthPolicy.
 contract AppAuth is IAppAuthPolicy, Governed {
+    /// @dev A record, and when the end in it was last set; one slot.
+    struct Kept {
+        uint48 addedAt;
+        uint64 endsAt;
+        uint64 previous;
+        bool isRollback;
+        uint48 endSetAt;
+    }
+
     bytes32 private constant COMPOSE_HASH = keccak256("compose-hash");
     bytes32 private constant DEVICE = keccak256("device");
     bytes32 private constant ALLOW_ANY_DEVICE = keccak256("allow-any-device");
     bytes32 private constant REQUIRE_TCB_UP_TO_DATE = keccak256("require-tcb-up-to-date");
     bytes32 private constant OUTDATED_TCB_TOLERATED_UNTIL = keccak256("outdated-tcb-tolerated-until");
-    bytes32 private constant VERSION = keccak256("version");
     bytes32 private constant FROZEN_FOR_GOOD = keccak256("frozen-for-good");
 
     /// @notice How far ahead the toleration of an outdated TCB may end.
@@ -39,7 +47,11 @@ contract AppAuth is IAppAuthPolicy, Governed {
     uint64 public newestVersion;
     /// @inheritdoc IAppAuthPolicy
     bool public frozenForGood;
-    mapping(uint64 number => VersionRecord) private _versions;
+    /// @dev The newest version that any removal of a compose hash reached: above it, `_removedUpTo` need not be asked.
+    uint64 private _newestRemoved;
+    /// @dev Whether the newest version has an end: where it has none, its record need not be read.
+    bool private _newestEnds;
+    mapping(uint64 number => Kept) private _versions;
     /// @inheritdoc IAppAuthPolicy
     mapping(bytes32 composeHash => mapping(bytes32 osImageHash => uint64 number)) public versionOf;
     mapping(bytes32 registersKey => uint64 number) private _versionOfRegisters;
@@ -86,6 +98,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
         emit PolicyChanged(msg.sender, COMPOSE_HASH, composeHash, false);
         if (newestVersion == 0) return;
         _removedUpTo[composeHash] = newestVersion;
+        _newestRemoved = newestVersion;
         emit VersionsRemoved(composeHash, newestVersion);
     }
 
@@ -128,12 +141,12 @@ contract AppAuth is IAppAuthPolicy, Governed {
         require(number > newestVersion, NumberNotRising(number, newestVersion));
 
         if (version_.supersedes != 0) _supersede(version_.supersedes, version_.sunset);
-        _versions[number] = VersionRecord(uint48(block.timestamp), 0, newestVersion, version_.isRollback);
+        _versions[number] = Kept(uint48(block.timestamp), 0, newestVersion, version_.isRollback, 0);
         newestVersion = number;
+        _newestEnds = false;
         require(_enter(version_) != version_.isRollback, RollbackMisstated(number, version_.isRollback));
 
         emit VersionAdded(number, version_);
-        emit PolicyChanged(msg.sender, VERSION, bytes32(uint256(number)), true);
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -165,7 +178,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
         view
         returns (bool isAllowed, string memory reason)
     {
-        if (requireTcbUpToDate && block.timestamp >= outdatedTcbToleratedUntil && !_isUpToDate(bootInfo.tcbStatus)) {
+        if (requireTcbUpToDate && !_isUpToDate(bootInfo.tcbStatus) && block.timestamp >= outdatedTcbToleratedUntil) {
             return (false, "TCB status is not up to date");
         }
         if (!isConfigurationAllowed(bootInfo.composeHash, bootInfo.osImageHash, block.timestamp)) {
@@ -187,8 +200,19 @@ contract AppAuth is IAppAuthPolicy, Governed {
     }
 
     /// @inheritdoc IAppAuthPolicy
+    function checkVersion(Version calldata version_) external pure {
+        Versions.check(version_);
+    }
+
+    /// @inheritdoc IAppAuthPolicy
     function versionRecord(uint64 number) external view returns (VersionRecord memory) {
-        return _versions[number];
+        Kept storage kept = _versions[number];
+        return VersionRecord(kept.addedAt, kept.endsAt, kept.previous, kept.isRollback);
+    }
+
+    /// @inheritdoc IAppAuthPolicy
+    function endSetAt(uint64 number) external view returns (uint48) {
+        return _versions[number].endSetAt;
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -213,7 +237,8 @@ contract AppAuth is IAppAuthPolicy, Governed {
 
     /// @inheritdoc IAppAuthPolicy
     function isConfigurationAllowed(bytes32 composeHash, bytes32 osImageHash, uint256 at) public view returns (bool) {
-        return allowedComposeHashes[composeHash] || _isLive(versionOf[composeHash][osImageHash], composeHash, at);
+        if (newestVersion != 0 && _isLive(versionOf[composeHash][osImageHash], composeHash, at)) return true;
+        return allowedComposeHashes[composeHash];
     }
 
     /// @inheritdoc Governed
@@ -302,6 +327,8 @@ contract AppAuth is IAppAuthPolicy, Governed {
     function _setEnd(uint64 number, uint64 endsAt) private {
         emit VersionEndSet(number, _versions[number].endsAt, endsAt);
         _versions[number].endsAt = endsAt;
+        _versions[number].endSetAt = uint48(block.timestamp);
+        if (number == newestVersion) _newestEnds = endsAt != 0;
     }
 
     function _storeUpgradesDisabled() internal override {
@@ -316,7 +343,8 @@ contract AppAuth is IAppAuthPolicy, Governed {
     }
 
     function _isLive(uint64 number, bytes32 composeHash, uint256 at) private view returns (bool) {
-        if (number == 0 || number <= _removedUpTo[composeHash]) return false;
+        if (number == 0 || (number <= _newestRemoved && number <= _removedUpTo[composeHash])) return false;
+        if (number == newestVersion && !_newestEnds) return true;
         uint64 endsAt = _versions[number].endsAt;
         return endsAt == 0 || at < endsAt;
     }

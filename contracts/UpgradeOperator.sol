@@ -3,8 +3,8 @@ pragma solidity 0.8.30;
 
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {UUPSUpgradeable} from "@openzeppelin/contracts/proxy/utils/UUPSUpgradeable.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
 import {Actions} from "./Actions.sol";
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
@@ -13,7 +13,7 @@ import {IKmsAuth} from "./interfaces/IKmsAuth.sol";
 import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
 
 /// @title The only owner of KmsAuth and of governed apps; the words are in IUpgradeOperator.
-contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
+contract UpgradeOperator is IUpgradeOperator, Ownable {
     using Actions for Action;
 
     /// @inheritdoc IUpgradeOperator
@@ -33,6 +33,9 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     /// @notice How many ids `proposalIds` gives at once.
     uint256 public constant MAX_PAGE = 100;
 
+    /// @dev What all contracts that `isAllowed` asks may use together.
+    uint256 private constant ASK_GAS = 2_000_000;
+
     /// @inheritdoc IUpgradeOperator
     Delays public delays;
     /// @inheritdoc IUpgradeOperator
@@ -43,9 +46,12 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     Nomination public nominatedGuardian;
     /// @inheritdoc IUpgradeOperator
     mapping(bytes32 id => address) public rollbackAgreedBy;
+    /// @inheritdoc IUpgradeOperator
+    mapping(address target => bool) public isAnnounced;
     bytes32[] private _ids;
     mapping(bytes32 id => Proposal) private _proposals;
     mapping(bytes32 subjectHash => uint256 time) private _deniedAt;
+    bool private transient _running;
 
     /// @param owner_ Who may propose, cancel and deny; not zero.
     /// @param guardian_ Who else may cancel and deny; not zero, the owner itself where there is nobody else.
@@ -61,6 +67,14 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     modifier onlyOwnerOrGuardian() {
         require(msg.sender == owner() || msg.sender == guardian, NeitherOwnerNorGuardian(msg.sender));
         _;
+    }
+
+    /// @dev Keeps contracts that are called from calling what calls contracts. All state is final before, too.
+    modifier alone() {
+        require(!_running, Reentered());
+        _running = true;
+        _;
+        _running = false;
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -80,7 +94,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function adopt(address target) external onlyOwner nonReentrant {
+    function adopt(address target) external onlyOwner alone {
         emit ContractAdopted(target);
         Ownable2Step(target).acceptOwnership();
     }
@@ -96,7 +110,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function deny(Action[] calldata actions) external onlyOwnerOrGuardian nonReentrant {
+    function deny(Action[] calldata actions) external onlyOwnerOrGuardian alone {
         require(actions.length > 0, ActionCountOutOfRange(0, MAX_ACTIONS));
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
@@ -116,7 +130,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian nonReentrant {
+    function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian alone {
         Proposal storage record = _checkRollbackOpen(id);
         _checkContent(id, content);
         require(content.rollback.length > 0, NoRollback(id));
@@ -144,7 +158,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
-    function execute(bytes32 id, Content calldata content) external nonReentrant {
+    function execute(bytes32 id, Content calldata content) external alone {
         State state = stateOf(id);
         require(state == State.Ready, UnexpectedState(id, state, State.Ready));
         _checkContent(id, content);
@@ -236,12 +250,26 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     /// @inheritdoc IUpgradeOperator
+    /// @dev Asks by a call of its own, so that whatever goes wrong in there stays in there.
     function isAllowedAt(Workload calldata workload, uint256 at)
         public
         view
         returns (bool allowed, string memory reason)
     {
         require(at >= block.timestamp, TimePassed(at, block.timestamp));
+        try this.askWhetherAllowed{gas: ASK_GAS}(workload, at) returns (bool allowed_, string memory reason_) {
+            return (allowed_, reason_);
+        } catch {
+            return (false, "A contract did not answer");
+        }
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function askWhetherAllowed(Workload calldata workload, uint256 at)
+        external
+        view
+        returns (bool allowed, string memory reason)
+    {
         (IKmsAuth kmsAuth, IAppAuthPolicy app) = (IKmsAuth(workload.kmsAuth), IAppAuthPolicy(workload.app));
         bytes32 composeHash = workload.composeHash;
         bytes32 osImageHash = workload.osImageHash;
@@ -253,6 +281,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
         if (_anyGiven(workload.registers) && !app.areRegistersAllowed(composeHash, workload.registers, at)) {
             return (false, "Registers not allowed");
         }
+        if (!isAnnounced[address(kmsAuth)] || !isAnnounced[address(app)]) return (false, "Not announced");
         return (true, "");
     }
 
@@ -262,16 +291,17 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
             _checkNotDenied(actions[i], proposedAt);
-            _grant(actions[i]);
+            if (!isAnnounced[actions[i].target]) isAnnounced[actions[i].target] = true;
+            _grant(actions[i], proposedAt);
         }
         _checkTargets(actions);
     }
 
-    function _grant(Action calldata action) private {
+    function _grant(Action calldata action, uint256 proposedAt) private {
         (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).addComposeHash(value);
-        else if (kind == Kind.Version) IAppAuthPolicy(target).addVersion(_version(action));
-        else if (kind == Kind.Sunset) IAppAuthPolicy(target).postponeSunset(_time(value), _second(action));
+        else if (kind == Kind.Version) _addVersion(action);
+        else if (kind == Kind.Sunset) _postponeSunset(action, proposedAt);
         else if (kind == Kind.Device) IAppAuthPolicy(target).addDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(true);
         else if (kind == Kind.OutdatedTcb) IAppAuthPolicy(target).tolerateOutdatedTcb(_time(value));
@@ -284,7 +314,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
         else if (kind == Kind.App) IKmsAuth(target).unfreezeApp(action.accountOf());
         else if (kind == Kind.FreezeRenewal) _renewFreeze(action);
         else if (kind == Kind.ImplementationUpgrade) UUPSUpgradeable(target).upgradeToAndCall(action.accountOf(), "");
-        else if (kind == Kind.Delay) _setDelay(action.classOf(), _second(action));
+        else if (kind == Kind.Delay) _changeDelay(action, proposedAt);
         else if (kind == Kind.Owner) _nominate(nominatedOwner, action);
         else if (kind == Kind.Guardian) _nominate(nominatedGuardian, action);
         else revert NotGrantable(kind);
@@ -303,6 +333,26 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
         else if (kind == Kind.App) _freeze(action);
         else if (kind == Kind.ContractUpgrades) _disableUpgrades(target);
         else revert NotDeniable(kind);
+    }
+
+    /// @dev A call like the others: the data is the encoding of the one argument, as `propose` has checked.
+    function _addVersion(Action calldata action) private {
+        Address.functionCall(action.target, bytes.concat(IAppAuthPolicy.addVersion.selector, action.data));
+    }
+
+    /// @dev An end that was set since the proposal is a denial of it, whoever set it.
+    function _postponeSunset(Action calldata action, uint256 proposedAt) private {
+        (IAppAuthPolicy app, uint64 number) = (IAppAuthPolicy(action.target), _time(bytes32(action.data)));
+        uint256 endSetAt = app.endSetAt(number);
+        require(endSetAt < proposedAt, DeniedSince(action.kind, action.target, bytes32(action.data), endSetAt));
+        app.postponeSunset(number, _second(action));
+    }
+
+    function _changeDelay(Action calldata action, uint256 proposedAt) private {
+        (DelayClass class, uint256 delay) = (action.classOf(), _second(action));
+        uint256 from = delay < _delay(class) ? proposedAt + _delay(class) : 0;
+        require(block.timestamp >= from, LoweredTooSoon(class, from));
+        _setDelay(class, delay);
     }
 
     function _disableUpgrades(address target) private {
@@ -389,8 +439,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
     }
 
     function _checkNotDenied(Action calldata action, uint256 proposedAt) private view {
-        uint256 time = _deniedAt[_subjectHash(action)];
         (Kind kind, bytes32 subject) = action.subjectOf();
+        uint256 time = _deniedAt[_hash(kind, action.target, subject)];
         require(time < proposedAt, DeniedSince(kind, action.target, subject, time));
     }
 
@@ -439,10 +489,6 @@ contract UpgradeOperator is IUpgradeOperator, Ownable, ReentrancyGuard {
 
     function _hash(Kind kind, address target, bytes32 subject) private pure returns (bytes32) {
         return keccak256(abi.encode(kind, target, subject));
-    }
-
-    function _version(Action calldata action) private pure returns (IAppAuthPolicy.Version memory) {
-        return abi.decode(action.data, (IAppAuthPolicy.Version));
     }
 
     function _second(Action calldata action) private pure returns (uint64) {

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
 import {IGoverned} from "./interfaces/IGoverned.sol";
 
-/// @title The form that every version must have, whatever else is allowed; the words are in IAppAuthPolicy.
+/// @title The form that every version must have, whatever its number; the words are in IAppAuthPolicy.
 library Versions {
     bytes32 internal constant COMPOSE_HASH = keccak256("compose-hash");
     bytes32 internal constant OS_IMAGE = keccak256("os-image");
@@ -12,7 +12,7 @@ library Versions {
     uint256 internal constant MOST = 8;
     uint256 internal constant REGISTER_BYTES = 48;
 
-    function check(IAppAuthPolicy.Version memory version) internal pure {
+    function check(IAppAuthPolicy.Version calldata version) internal pure {
         (uint64 number, uint64 supersedes, uint64 sunset) = (version.number, version.supersedes, version.sunset);
         require(
             (supersedes == 0) == (sunset == 0) && supersedes < number,
@@ -30,11 +30,11 @@ library Versions {
     }
 
     /// @dev What registers are known under; the same registers may belong to several configurations.
-    function key(bytes32 composeHash, IAppAuthPolicy.Registers memory registers) internal pure returns (bytes32) {
+    function key(bytes32 composeHash, IAppAuthPolicy.Registers calldata registers) internal pure returns (bytes32) {
         return keccak256(abi.encode(composeHash, registers));
     }
 
-    function _check(IAppAuthPolicy.Registers memory registers) private pure {
+    function _check(IAppAuthPolicy.Registers calldata registers) private pure {
         _checkRegister(registers.mrtd);
         _checkRegister(registers.rtmr0);
         _checkRegister(registers.rtmr1);
@@ -42,7 +42,7 @@ library Versions {
         if (registers.rtmr3.length != 0) _checkRegister(registers.rtmr3);
     }
 
-    function _checkRegister(bytes memory register) private pure {
+    function _checkRegister(bytes calldata register) private pure {
         require(register.length == REGISTER_BYTES, IAppAuthPolicy.RegisterLength(register.length));
     }
 

@@ -80,8 +80,9 @@ def run(chosen: Sequence[Mutation], *, seconds: float) -> list[Tried]:
     files = [name for name in tracked_files() if (ROOT / name).is_file()]
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder, ThreadPoolExecutor(WORKERS) as pool:
         free: SimpleQueue[Workshop] = SimpleQueue()
+        noticed: Counter[tuple[str, str]] = Counter()
         for number in range(WORKERS):
-            free.put(Workshop(Path(folder) / str(number), files))
+            free.put(Workshop(Path(folder) / str(number), files, noticed))
         check_unharmed(free)
 
         def attempt(mutation: Mutation) -> Tried | None:
@@ -95,7 +96,11 @@ def run(chosen: Sequence[Mutation], *, seconds: float) -> list[Tried]:
             print(f"{fate.outcome:9} {mutation.name}  {fate.by}", flush=True)
             return mutation, fate
 
-        return [tried for tried in pool.map(attempt, chosen) if tried is not None]
+        try:
+            return [tried for tried in pool.map(attempt, chosen) if tried is not None]
+        except BaseException:  # what is queued behind is not wanted any more
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def check_unharmed(free: SimpleQueue[Workshop]) -> None:
@@ -105,7 +110,7 @@ def check_unharmed(free: SimpleQueue[Workshop]) -> None:
         WorkshopError: They do not.
     """
     workshop = free.get()
-    fate = workshop.run_tests(workshop.tests(), seconds=SECONDS_A_MUTATION)
+    fate = workshop.judge(seconds=SECONDS_A_MUTATION)
     free.put(workshop)
     if fate.outcome != "survived":
         raise WorkshopError(f"the tests fail on the contracts as they are: {fate.by}")

@@ -28,6 +28,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path != APE_TESTS.parent and is_for_ape != RUN_BY_APE else None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one option of our own."""
+    parser.addoption("--rewrite-gas", action="store_true", help="write what tests/contracts/test_gas.py measures")
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     """The checkout."""

@@ -178,12 +178,11 @@ class GovernedWorld:
     def transact(
         self, sender: str, to: str | None, data: bytes, *, at: int | None = None, value: int = 0, gas: int = GAS
     ) -> TxReceipt:
-        """Have a transaction mined, in a block at the second *at*; it may have been refused."""
-        if at is not None:
-            self.rpc("evm_setNextBlockTimestamp", hex(at))
+        """Have a transaction mined, in a block at the second *at* or one after the newest; it may have been refused."""
+        self.rpc("evm_setNextBlockTimestamp", hex(self.now + 1 if at is None else at))
         transaction = {"from": sender, "data": Web3.to_hex(data), "value": hex(value), "gas": hex(gas)}
         sent = self.rpc("eth_sendTransaction", transaction if to is None else transaction | {"to": to})
-        return self.w3.eth.get_transaction_receipt(HexBytes(sent))
+        return self._receipt(sent)
 
     def send(self, sender: str, contract: Contract, function: str, *arguments: Any, at: int | None = None) -> TxReceipt:
         """Call a function that must succeed."""
@@ -213,12 +212,11 @@ class GovernedWorld:
                 transaction |= {"data": Web3.to_hex(_data(call.contract, call.function, call.arguments))}
                 transaction |= {"maxFeePerGas": fee, "maxPriorityFeePerGas": fee}
                 hashes.append(self.rpc("eth_sendTransaction", transaction))
-            if at is not None:
-                self.rpc("evm_setNextBlockTimestamp", hex(at))
+            self.rpc("evm_setNextBlockTimestamp", hex(self.now + 1 if at is None else at))
             self.rpc("evm_mine")
         finally:
             self.rpc("evm_setAutomine", True)
-        receipts = [self.w3.eth.get_transaction_receipt(HexBytes(sent)) for sent in hashes]
+        receipts = [self._receipt(sent) for sent in hashes]
         assert len({receipt["blockHash"] for receipt in receipts}) == 1
         assert [receipt["transactionIndex"] for receipt in receipts] == list(range(len(calls)))
         return [receipt["status"] for receipt in receipts]
@@ -242,6 +240,9 @@ class GovernedWorld:
     def own_app(self, owner: str, compose_hash: bytes = bytes(32)) -> Contract:
         """An app of somebody else, which any device may run."""
         return self.proxy("AppAuth", APP_INITIALIZE, owner, False, False, True, bytes(32), compose_hash)
+
+    def _receipt(self, sent: str) -> TxReceipt:
+        return self.w3.eth.wait_for_transaction_receipt(HexBytes(sent), timeout=10, poll_latency=0.002)
 
     def _why(self, sender: str, to: str, data: bytes, receipt: TxReceipt, value: int = 0) -> Refusal:
         transaction = {"from": sender, "to": to, "data": Web3.to_hex(data), "value": hex(value), "gas": hex(GAS)}
@@ -463,7 +464,7 @@ def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) 
 
     def deploy(name: str, *arguments: Any) -> ChecksumAddress:
         sent = w3.eth.send_transaction({"from": stranger, "data": Web3.to_hex(encode_creation(name, *arguments))})
-        address = w3.eth.get_transaction_receipt(sent)["contractAddress"]
+        address = w3.eth.wait_for_transaction_receipt(sent, timeout=10, poll_latency=0.002)["contractAddress"]
         assert address is not None
         return address
 
@@ -474,9 +475,8 @@ def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) 
     made = kms.functions["deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"](
         operator, False, True, False, bytes(32), bytes(32)
     ).transact({"from": stranger})
-    ((_, event),) = (
-        entry for entry in events_of(kms, w3.eth.get_transaction_receipt(made)) if entry[0] == "AppDeployedViaFactory"
-    )
+    receipt = w3.eth.wait_for_transaction_receipt(made, timeout=10, poll_latency=0.002)
+    (event,) = (arguments for name, arguments in events_of(kms, receipt) if name == "AppDeployedViaFactory")
     return GovernedWorld(
         chain,
         w3,

@@ -1,4 +1,4 @@
-"""Contracts of others: those that mean harm, compiled from `tests/hostile` by our solc, and OpenZeppelin's built ones."""
+"""Contracts of others: those that mean harm, compiled from `tests/hostile` by our solc; OpenZeppelin's built ones."""
 
 from __future__ import annotations
 

@@ -214,6 +214,9 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     /// @notice Whether only the TCB status `UpToDate` is allowed.
     function requireTcbUpToDate() external view returns (bool);
 
+    /// @notice Fails unless this version has the form that every version must have, whatever its number.
+    function checkVersion(Version calldata version_) external pure;
+
     /// @notice Until when any TCB status is tolerated although only `UpToDate` is allowed; zero for no such time.
     function outdatedTcbToleratedUntil() external view returns (uint64);
 
@@ -225,6 +228,9 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
 
     /// @notice What is kept of a version; all zero if there is none of this number.
     function versionRecord(uint64 number) external view returns (VersionRecord memory);
+
+    /// @notice When the end of a version was last set; zero if it never was.
+    function endSetAt(uint64 number) external view returns (uint48);
 
     /// @notice Version numbers from `from` (zero: from the newest) on, newest first: at most `count`, and at most 100.
     function versionNumbers(uint64 from, uint256 count) external view returns (uint64[] memory);

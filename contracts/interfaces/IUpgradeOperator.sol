@@ -29,8 +29,8 @@ interface IUpgradeOperator {
     /// - Guardian, Owner (this contract): address of the new one, who must accept within 14 days. Grant only;
     /// - ContractUpgrades (AppAuth, KmsAuth): 1. Deny only, by the owner only, and for good;
     /// - Version (AppAuth): an `IAppAuthPolicy.Version`. Grant only; deny its compose hash or its sunset instead;
-    /// - Sunset (AppAuth): version number and time. Granting has the version end later (time zero: never); denying has
-    ///   it end earlier, at once if the time is not in the future;
+    /// - Sunset (AppAuth): version number and time. Granting has the version end later (time zero: never), unless its
+    ///   end was set after the proposal; denying has it end earlier, at once if the time is not in the future;
     /// - App (KmsAuth): the app's address. Granting ends its freeze; denying freezes it for 7 days, and again only 7
     ///   days after the end of the last freeze;
     /// - FreezeRenewal (KmsAuth): the app's address. Freezes it for 7 days, whenever the last freeze was. Grant only;
@@ -187,6 +187,9 @@ interface IUpgradeOperator {
     /// @notice The app was frozen lately; before `from` only a proposal of kind `FreezeRenewal` can freeze it.
     error FreezeTooSoon(address app, uint256 from);
 
+    /// @notice A delay can be lowered no sooner after the proposal than the delay that it has now: from `from` on.
+    error LoweredTooSoon(DelayClass class, uint256 from);
+
     /// @notice The proposal is not in the state that this call needs.
     error UnexpectedState(bytes32 id, State got, State want);
 
@@ -207,6 +210,9 @@ interface IUpgradeOperator {
 
     /// @notice Owner and guardian, as they are now, have not both agreed to the rollback.
     error RollbackNotAgreed(bytes32 id);
+
+    /// @notice A contract that this operator called tried to have it call contracts.
+    error Reentered();
 
     /// @notice The time lies in the past; what was allowed then follows from the events.
     error TimePassed(uint256 got, uint256 current);
@@ -245,7 +251,8 @@ interface IUpgradeOperator {
 
     /// @notice Owner: announce content.
     /// @dev The earliest time is fixed here: the longest delay of all its actions, rollback included, as of now. Equal
-    /// content proposed twice makes two proposals.
+    /// content proposed twice makes two proposals. Later changes of delays do not shorten it; a proposal that lowers a
+    /// delay must have waited as long as that delay is when it is executed.
     /// @return id keccak256 of chain id, this contract, nonce and content.
     function propose(Content calldata content) external returns (bytes32 id);
 
@@ -322,14 +329,25 @@ interface IUpgradeOperator {
         view
         returns (bytes32[] memory);
 
+    /// @notice Whether any proposal about this contract was ever executed, or rolled back.
+    /// @dev Before, it may allow what nobody announced here: what it was made with, or what an earlier owner allowed.
+    /// By then all of that was to be seen for as long as the proposal had waited.
+    function isAnnounced(address target) external view returns (bool);
+
     /// @notice Whether a workload may have keys now, as far as this operator governs it, and if not, why.
     /// @dev For the replicator. Device and TCB status are not asked here; `KmsAuth.isAppAllowed` asks them.
     /// @dev Gates, in this order: KmsAuth and app are this operator's, the app is registered, not frozen, the OS image,
-    /// the configuration, the registers if any are given.
+    /// the configuration, the registers if any are given, both announced. A contract that fails or burns gas is a no.
     function isAllowed(Workload calldata workload) external view returns (bool allowed, string memory reason);
 
     /// @notice The same at the time `at`, now or later, if nothing is granted or denied until then.
     function isAllowedAt(Workload calldata workload, uint256 at)
+        external
+        view
+        returns (bool allowed, string memory reason);
+
+    /// @notice The same as `isAllowedAt`, but fails where a contract that is asked fails.
+    function askWhetherAllowed(Workload calldata workload, uint256 at)
         external
         view
         returns (bool allowed, string memory reason);

@@ -16,6 +16,7 @@ from dstack.chain.operator import Action, Kind
 from dstack.chain.safe_account import approved_digest
 from dstack.errors import InputError
 
+NOT_UNDERSTOOD = "NOT UNDERSTOOD"
 _OFFLINE = Web3()
 
 
@@ -31,7 +32,7 @@ def describe_call(to: ChecksumAddress, data: bytes) -> list[str]:
         function, arguments = contract_at(_OFFLINE, "UpgradeOperator", to).decode_function_input(data)
         return _described(function.fn_name, arguments)
     except (Web3Exception, InputError, ValueError) as exc:
-        return [f"NOT UNDERSTOOD: data 0x{data[:4].hex()}..., {len(data)} bytes ({type(exc).__name__})"]
+        return [f"{NOT_UNDERSTOOD}: data 0x{data[:4].hex()}..., {len(data)} bytes ({type(exc).__name__})"]
 
 
 def _described(name: str, arguments: dict[str, Any]) -> list[str]:
@@ -47,7 +48,9 @@ def _described(name: str, arguments: dict[str, Any]) -> list[str]:
         return [f"{words} proposal 0x{arguments['id'].hex()}"]
     if name == "adopt":
         return [f"accept the ownership of contract {arguments['target']}"]
-    return [name]
+    if name in ("acceptOwnership", "acceptGuardian"):
+        return ["become owner" if name == "acceptOwnership" else "become guardian"]
+    return [f"{NOT_UNDERSTOOD}: {name}"]
 
 
 def _sentences(actions: Sequence[Any]) -> list[str]:

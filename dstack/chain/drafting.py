@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from web3 import Web3
 
-from dstack.chain.action_data import AppVersion
+from dstack.chain.action_data import AppVersion, RegisterSet, parse_action_data
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.bindings import contract_at
 from dstack.chain.deploy import Deployment
@@ -24,6 +24,7 @@ class VersionDraft:
 
     compose_hash: ComposeHash
     os_image_hashes: tuple[OsImageHash, ...]
+    registers: tuple[RegisterSet, ...]
     number: int | None
     supersedes: int | None
     sunset: datetime | None
@@ -50,14 +51,43 @@ def draft_version(draft: VersionDraft, app: AllowedApp, *, at: datetime) -> Acti
         raise InputError(f"--sunset: want the time when version {supersedes} ends")
     if not supersedes and draft.sunset is not None:
         raise InputError("--sunset: there is no version that it could end")
-    is_rollback = all((draft.compose_hash, image) in app.holders for image in draft.os_image_hashes)
+    known_images = all((draft.compose_hash, image) in app.holders for image in draft.os_image_hashes)
+    known_registers = {
+        registers
+        for known in app.versions.values()
+        if known.version.compose_hash == draft.compose_hash
+        for registers in known.version.registers
+    }
+    is_rollback = known_images and known_registers.issuperset(draft.registers)
     version = AppVersion(
         number=number,
         compose_hash=draft.compose_hash,
         os_image_hashes=draft.os_image_hashes,
+        registers=draft.registers,
         supersedes=supersedes,
         sunset=draft.sunset,
         is_rollback=is_rollback,
+    )
+    return Action(Kind.VERSION, app.address, version.encode())
+
+
+def draft_rollback(upgrade: Action, app: AllowedApp, *, at: datetime) -> Action:
+    """The action that undoes *upgrade*, a version: one more version with the content of the one it supersedes.
+
+    Args:
+        upgrade: Of kind VERSION.
+        app: The app.
+        at: When the upgraded version ends under the rollback; if that is past by then, at once.
+
+    Raises:
+        InputError: The upgrade supersedes nothing.
+    """
+    new = parse_action_data(upgrade.kind, upgrade.data)
+    old = app.versions.get(new.supersedes) if isinstance(new, AppVersion) else None
+    if not isinstance(new, AppVersion) or old is None:
+        raise InputError("--stage-rollback: there is no version to go back to")
+    version = replace(
+        old.version, number=new.number + 1, supersedes=new.number, sunset=at.replace(microsecond=0), is_rollback=True
     )
     return Action(Kind.VERSION, app.address, version.encode())
 

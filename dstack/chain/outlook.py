@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dstack.chain.action_data import AppVersion, parse_action_data
+from eth_typing import ChecksumAddress
+
+from dstack.chain.action_data import AppVersion, SunsetChange, parse_action_data
 from dstack.chain.action_words import grant_sentence, show_duration, show_time
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.governed import Governed, KnownProposal
+from dstack.chain.operator import Action, Kind
 from dstack.policy.timelock import Entry, Stage, next_freeze_at
 
 
@@ -139,3 +142,23 @@ def _limits(app: AllowedApp, at: datetime) -> Iterator[Power]:
         yield Power(
             "nobody", f"get keys for app {app.address}", f"before {show_time(app.frozen_until)}, or a proposal ends it"
         )
+
+
+def stopped_by(denials: Sequence[Action], governed: Governed) -> list[str]:
+    """The pending proposals that can no longer be executed once *denials* are made."""
+    subjects = {_subject(action) for action in denials}
+    return [
+        f"proposal 0x{known.id.hex()} can no longer be executed"
+        for known in governed.pending()
+        if subjects & {_subject(action) for action in known.actions}
+    ]
+
+
+def _subject(action: Action) -> tuple[Kind, ChecksumAddress, bytes]:
+    """What denials of an action share (`IUpgradeOperator.deniedAt`)."""
+    meaning = parse_action_data(action.kind, action.data)
+    if isinstance(meaning, AppVersion):
+        return Kind.COMPOSE_HASH, action.target, bytes(meaning.compose_hash)
+    if isinstance(meaning, SunsetChange):
+        return action.kind, action.target, meaning.number.to_bytes(8, "big")
+    return action.kind, action.target, b"" if action.kind is Kind.OUTDATED_TCB else action.data

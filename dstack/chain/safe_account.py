@@ -24,6 +24,8 @@ from dstack.values import Digest32
 MAX_NESTING = 4
 _EXECUTE = "execTransaction(address,uint256,bytes,uint8,uint256,uint256,uint256,address,address,bytes)"
 _EXECUTE_TYPES = _EXECUTE.removeprefix("execTransaction(").removesuffix(")").split(",")
+_DIGEST = _EXECUTE.replace("execTransaction", "getTransactionHash").replace(",bytes)", ",uint256)")
+_DIGEST_TYPES = [*_EXECUTE_TYPES[:-1], "uint256"]
 _APPROVE = keccak(text="approveHash(bytes32)")[:4]
 
 
@@ -67,7 +69,7 @@ def safe_transaction(w3: Web3, safe: SafeAccount, call: Call, *, nonce: int | No
         nonce: The Safe's number for it; None for the next.
 
     Raises:
-        RefusedError: The contract called would refuse it.
+        RefusedError: The contract called would refuse it, or the Safe has its owners sign in another way.
         ChainUnavailableError: The endpoint does not answer.
     """
     if call.to is None:
@@ -75,7 +77,13 @@ def safe_transaction(w3: Web3, safe: SafeAccount, call: Call, *, nonce: int | No
     simulate(w3, safe.address, call)
     with translated():
         chain_id = w3.eth.chain_id
-    return SafeTransaction(chain_id, safe.address, call.to, call.data, safe.nonce if nonce is None else nonce)
+    made = SafeTransaction(chain_id, safe.address, call.to, call.data, safe.nonce if nonce is None else nonce)
+    theirs = _ask(w3, safe.address, _DIGEST, "bytes32", _DIGEST_TYPES, made.values())
+    if theirs != made.digest():
+        raise RefusedError(
+            f"Safe: {safe.address}, version {safe.version}, has owners sign another digest than 1.5 does"
+        )
+    return made
 
 
 def approved_on_chain(w3: Web3, safe: SafeAccount, digest: Digest32) -> tuple[ChecksumAddress, ...]:

@@ -118,7 +118,11 @@ def test_upgrades_can_be_given_up_for_good(world: ChainWorld) -> None:
     upgraded = world.send(world.owner, world.own_app_auth, "upgradeToAndCall", code, b"")
     world.send(world.owner, world.own_app_auth, "disableUpgrades")
 
-    assert [name for name, _ in events_of(world.own_app_auth, upgraded)] == ["PolicyReplaced", "PolicyChanged", "Upgraded"]
+    assert [name for name, _ in events_of(world.own_app_auth, upgraded)] == [
+        "PolicyReplaced",
+        "PolicyChanged",
+        "Upgraded",
+    ]
     with pytest.raises(RefusedError, match=r"^Upgrades are permanently disabled$"):
         world.send(world.owner, world.own_app_auth, "upgradeToAndCall", code, b"")
 

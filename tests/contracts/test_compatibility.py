@@ -108,7 +108,7 @@ def test_interface_ids_are_upstreams(world: ChainWorld, upstream: Any) -> None:
 
 @pytest.mark.parametrize(("ours", "theirs"), [("KmsAuth", "DstackKms"), ("AppAuth", "DstackApp")])
 def test_storage_layout_is_upstreams(project_root: Path, upstream: Any, ours: str, theirs: str) -> None:
-    """Variables lie where upstream has them, and ours behind, so that an upstream proxy can be upgraded to this code."""
+    """Variables lie where upstream has them, and ours behind: an upstream proxy can be upgraded to this code."""
     artifact = json.loads((project_root / f"dstack/chain/artifacts/{ours}.json").read_text())
 
     layout = [(entry["slot"], entry["offset"], entry["label"]) for entry in artifact["storageLayout"]]

@@ -186,7 +186,11 @@ def test_the_owner_replaces_the_code_and_keeps_the_state(open_gates: ChainWorld)
     receipt = open_gates.send(open_gates.owner, open_gates.own_kms_auth, "upgradeToAndCall", code, b"")
 
     assert isinstance(kms_answer(open_gates), Granted)
-    assert [name for name, _ in events_of(open_gates.own_kms_auth, receipt)] == ["PolicyReplaced", "PolicyChanged", "Upgraded"]
+    assert [name for name, _ in events_of(open_gates.own_kms_auth, receipt)] == [
+        "PolicyReplaced",
+        "PolicyChanged",
+        "Upgraded",
+    ]
 
 
 FACTORY = {

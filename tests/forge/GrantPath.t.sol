@@ -100,6 +100,22 @@ contract GrantPathTest is World {
         assert(_executes(id, content) == (waited >= old));
     }
 
+    /// @dev P3, P4: a lowering proposed under a short delay waits the longer one that came into force meanwhile.
+    function testFuzz_P4_loweringRacesARaise(uint48 raised, uint32 wait) public {
+        uint256 longer = _within(raised, 48 hours + 1, 7 days);
+        IUpgradeOperator.Content memory raise = _content(_delay(IUpgradeOperator.DelayClass.Policy, longer));
+        bytes32 raiseId = _propose(raise);
+        IUpgradeOperator.Content memory lower = _content(_delay(IUpgradeOperator.DelayClass.Policy, 48 hours));
+        bytes32 lowerId = _propose(lower);
+        vm.warp(START + 48 hours);
+        operator.execute(raiseId, raise);
+        uint256 waited = _within(wait, 48 hours, longer + 1 days);
+
+        vm.warp(START + waited);
+
+        assert(_executes(lowerId, lower) == (waited >= longer));
+    }
+
     /// @dev P5: what nobody executed in its window is over, and stays over.
     function testFuzz_P5_expires(uint32 later) public {
         IUpgradeOperator.Content memory content = _content(_allowCompose(COMPOSE));

@@ -3,7 +3,9 @@ pragma solidity 0.8.30;
 
 import {ERC1967Proxy} from "@openzeppelin/contracts/proxy/ERC1967/ERC1967Proxy.sol";
 import {KmsAuth} from "../../contracts/KmsAuth.sol";
+import {UpgradeOperator} from "../../contracts/UpgradeOperator.sol";
 import {IAppAuth} from "../../contracts/interfaces/IAppAuth.sol";
+import {IUpgradeOperator} from "../../contracts/interfaces/IUpgradeOperator.sol";
 import {ForgeTest} from "./support/Forge.sol";
 
 /// @title An app contract that does to whoever asks what the test told it to.
@@ -101,6 +103,21 @@ contract HostileAppsTest is ForgeTest {
         vm.etch(address(_app), code);
 
         (bool isAllowed, string memory reason) = _ask();
+
+        assert(!isAllowed && bytes(reason).length > 0);
+    }
+
+    /// @dev The operator's own answer to the replicator neither fails nor grants, whichever of the two is hostile.
+    function testFuzz_P28_operatorGrantsNothing(uint8 manner, bytes calldata words, bool asKms) public {
+        IUpgradeOperator.Delays memory delays = IUpgradeOperator.Delays(48 hours, 48 hours, 48 hours);
+        UpgradeOperator operator = new UpgradeOperator(address(this), address(this), delays);
+        _app.behave(HostileApp.Manner(uint8(_within(manner, 0, 3))), words);
+        IUpgradeOperator.Workload memory workload;
+        workload.app = address(_app);
+        workload.kmsAuth = asKms ? address(_app) : address(_kms);
+        workload.osImageHash = OS_IMAGE;
+
+        (bool isAllowed, string memory reason) = operator.isAllowed(workload);
 
         assert(!isAllowed && bytes(reason).length > 0);
     }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from dstack.chain.bindings import contract_at
+from dstack.chain.bindings import contract_at, encode_call
+from dstack.chain.deploy import deploy_contract
+from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
+from dstack.measurement.event_log import replay_event_log
+from dstack.simulator.os_image import make_image
 from tests.govern_world import DEVICE, IMAGE, OTHER_IMAGE, GovernWorld
 
 
@@ -40,6 +45,8 @@ def test_a_safe_goes_from_deploy_to_an_executed_and_a_cancelled_proposal(world: 
 
     submitted = world.submit("one.json", "carol", "alice").facts
     assert submitted["id"] == proposed["expected_id"]
+    twice = world.govern("submit", world.path("one.json"), *world.key("payer"))
+    assert "transaction 0 was made or replaced already; its next is 1" in twice.refusal
 
     assert world.govern("review", submitted["id"], "--compose", compose).facts["state"] == "Waiting"
     early = world.govern("execute", submitted["id"], *world.key("stranger"))
@@ -181,3 +188,81 @@ def test_ownership_is_handed_on_in_two_steps(world: GovernWorld) -> None:
     )
     assert stranger.code == 1
     assert world.govern("status").facts["guardian"] == successor
+
+
+def test_an_image_folder_and_registers_are_proposed_and_reproduced(world: GovernWorld) -> None:
+    """A reviewer with the same files gets the same hashes; content that was allowed once is a rollback."""
+    world.deploy(world.account("owner"))
+    app, compose = world.app(), world.compose("1.json")
+    image = make_image()
+    (world.folder / "image").mkdir()
+    for name, content in image.files.items():
+        world.write(f"image/{name}", content)
+    replayed = replay_event_log(image.boot_log(image.vm_config()))
+    values = [image.mr_td(image.vm_config()), replayed[0], replayed[1], replayed[2]]
+    names = ("mrtd", "rtmr0", "rtmr1", "rtmr2")
+    exact = dict(zip(names, [value.hex() for value in values], strict=True))
+    version = ("propose", "--app", app, "--compose", compose, "--image", world.path("image"))
+    registers = ("--registers", world.write("registers.json", json.dumps([exact])))
+
+    first = world.govern(*version, *registers, *world.key("owner")).facts
+    review = ("review", first["id"], "--compose", compose)
+    reviewed = world.govern(*review, "--image", world.path("image")).facts
+    unseen = world.govern(*review).facts
+    world.warp(hours=48)
+    assert world.govern("execute", first["id"], *world.key("stranger")).code == 0
+    again = world.govern(*version, *registers, "--supersedes", "0", *world.key("owner")).facts
+    world.warp(hours=48)
+    assert world.govern("execute", again["id"], *world.key("stranger")).code == 0
+
+    assert {finding["result"] for finding in reviewed["findings"]} == {"reproduced"}
+    assert [one["what"] for one in unseen["findings"] if one["result"] == "not looked at"] == [
+        "OS image hash",
+        "registers",
+    ]
+    versions = world.govern("status").facts["apps"][app]["versions"]
+    assert [(one["number"], one["is_rollback"]) for one in versions] == [(2, True)]
+
+
+def test_a_contract_as_owner_gets_the_call_to_make(world: GovernWorld) -> None:
+    """For a Governor or a timelock the tool simulates, and prints target and data."""
+    world.account("payer")
+    payer = world.keys["payer"]
+    other = deploy_contract(world.w3, payer, "AppAuth")
+    operator = world.deploy(other)["operator"]
+
+    refused = world.govern("propose", f"OsImage={IMAGE}", *world.key("owner"))
+    printed = world.govern("propose", f"OsImage={IMAGE}", "--print-call").facts
+
+    assert "is a contract and no Safe; want --print-call" in refused.refusal
+    assert (printed["from"], printed["to"]) == (other, operator)
+    assert printed["data"].startswith("0x")
+
+
+def test_an_offered_contract_is_adopted(world: GovernWorld) -> None:
+    """A KmsAuth of somebody else's becomes governed once it was offered and the owner accepts it."""
+    operator = world.deploy(world.account("owner"))["operator"]
+    payer = world.keys["payer"]
+    implementation = deploy_contract(world.w3, payer, "KmsAuth")
+    set_up = encode_call("KmsAuth", "initialize", payer.address, "0x" + "00" * 20)
+    kms_auth = deploy_contract(world.w3, payer, "ERC1967Proxy", implementation, set_up)
+
+    early = world.govern("adopt", kms_auth, *world.key("owner"))
+    send(world.w3, payer, Call(kms_auth, encode_call("KmsAuth", "transferOwnership", operator)))
+    world.govern("adopt", kms_auth, *world.key("owner"))
+
+    assert early.code == 1
+    assert contract_at(world.w3, "KmsAuth", kms_auth).functions.owner().call() == operator
+
+
+def test_a_denial_stops_what_was_proposed_of_it(world: GovernWorld) -> None:
+    """The denial names the proposals that it stops, and they are stopped."""
+    world.deploy(world.account("owner"))
+    made = world.govern("propose", f"OsImage={IMAGE}", *world.key("owner")).facts
+
+    denied = world.govern("deny", f"OsImage={IMAGE}", "--as", "guardian", *world.key("guardian")).facts
+    world.warp(hours=48)
+    late = world.govern("execute", made["id"], *world.key("stranger"))
+
+    assert denied["stopped"] == [f"proposal {made['id']} can no longer be executed"]
+    assert "denied at" in late.refusal

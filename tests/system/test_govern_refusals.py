@@ -336,3 +336,23 @@ def test_a_simulated_refusal_is_a_sentence(world: GovernWorld) -> None:
     run = world.govern("propose", f"Device:{app}={'ab' * 32}", "--out", world.path("never.json"))
 
     refused(run, 1, f"Device: want a contract that this operator owns, got {app}")
+
+
+def test_what_cannot_be_put_into_words_is_not_signed(world: GovernWorld) -> None:
+    """A well-made file whose call nobody can read is refused unless the signer insists."""
+    file = file_of(world)
+    opaque = replace(file, transaction=replace(file.transaction, data=b"\xde\xad\xbe\xef"))
+    path = world.write("opaque.json", serialise_signing_file(opaque))
+
+    refused(world.govern("sign", path, "--yes", *world.key("alice")), 1, "cannot be put into words")
+    assert world.govern("sign", path, "--yes", "--blind", *world.key("alice")).code == 0
+
+
+def test_a_call_of_another_contract_is_not_signed(world: GovernWorld) -> None:
+    """The same words said to another contract than the known UpgradeOperator mean something else."""
+    file = file_of(world)
+    elsewhere = replace(file, transaction=replace(file.transaction, to=file.transaction.safe))
+    path = world.write("other-contract.json", serialise_signing_file(elsewhere))
+
+    refused(world.govern("sign", path, "--yes", *world.key("alice")), 1, "not UpgradeOperator")
+    refused(world.govern("review", "--file", path), 1, "not UpgradeOperator")

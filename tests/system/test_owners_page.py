@@ -36,7 +36,7 @@ def test_the_commands_of_the_owners_page_run_as_written(tmp_path: Path, project_
 
     assert (status["owner"], status["guardian"]) == (settings["NEW_SAFE"], settings["NEW_GUARDIAN"])
     versions = status["apps"][settings["APP"]]["versions"]
-    assert [(version["number"], version["ends_at"]) for version in versions] == [(1, None)]
+    assert [(version["number"], version["ends_at"]) for version in versions] == [(3, None)]
 
 
 def _settings(world: GovernWorld) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dstack.cli.lazy import LazyGroup
 
 _SUMMARIES = {
     "accept": "become owner or guardian, as an executed proposal said",
+    "adopt": "take over a contract that was offered to the operator",
     "app": "have KmsAuth make and register an app",
     "approve": "agree, as owner of a Safe that owns the Safe",
     "calendar": "what becomes possible or ends by itself, soonest first",

@@ -22,6 +22,7 @@ from dstack.chain.tx import translated
 from dstack.cli.files import read_input
 from dstack.errors import ConfigError
 
+DEFAULT_DEPLOYMENT = "deployment.json"
 REQUEST_SECONDS = 20.0
 
 
@@ -53,7 +54,7 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--deployment",
         metavar="FILE",
         envvar="DSTACK_DEPLOYMENT",
-        default="deployment.json",
+        default=DEFAULT_DEPLOYMENT,
         show_default=True,
         help="Where the contracts are; `govern deploy` writes it.",
     )

@@ -11,6 +11,7 @@ from dstack.chain.action_text import parse_action
 from dstack.chain.action_words import denial_sentence
 from dstack.chain.effects import effects_of_denials
 from dstack.chain.operator import Action, deny_call
+from dstack.chain.outlook import stopped_by
 from dstack.cli.govern.acting import account_of, act, acting_options, role_option
 from dstack.cli.govern.connection import Connection, connect, connection_options, shown_effects
 
@@ -43,7 +44,13 @@ def deny(connection: Connection, actions: Sequence[Action], *, role: str, as_jso
     governed = connection.governed()
     effects = effects_of_denials(actions, governed.allowed, at=governed.at)
     sentence = "at once: " + "; ".join(map(denial_sentence, actions))
-    facts = {"sentence": sentence, "diff": list(effects.diff), "cut_off": list(effects.cut_off)}
+    stopped = stopped_by(actions, governed)
+    facts = {
+        "sentence": sentence,
+        "diff": list(effects.diff),
+        "cut_off": list(effects.cut_off),
+        "stopped": stopped,
+    }
     call = deny_call(connection.deployment.operator, actions)
-    lines = [sentence, *shown_effects(effects)]
+    lines = [sentence, *shown_effects(effects), *stopped]
     act(connection, call, account_of(connection, role), role=role, as_json=as_json, facts=facts, lines=lines, **how)

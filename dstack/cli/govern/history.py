@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
-from eth_utils.address import is_checksum_address
 
 from dstack.chain.action_words import grant_sentence, show_time
 from dstack.chain.client import checked_address, printable
@@ -62,7 +62,8 @@ def _sentences(known: KnownProposal) -> str:
 def _word(value: object) -> str:
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    return str(value) if is_checksum_address(value) else printable(str(value))
+    text = json.dumps(_plain(value)) if isinstance(value, Mapping | list | tuple) else str(value)
+    return printable(text, 1000)
 
 
 def _plain(value: Any) -> Any:

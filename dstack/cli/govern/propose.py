@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from dstack.chain.action_text import parse_action, parse_hash, parse_time
-from dstack.chain.action_words import proposal_sentence
+from dstack.chain.action_words import grant_sentence, proposal_sentence
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.client import checked_address, printable
 from dstack.chain.deploy import Deployment
-from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_version
+from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_rollback, draft_version
 from dstack.chain.effects import effects_of_grants
 from dstack.chain.governed import Governed
 from dstack.chain.operator import Action, Kind, proposal_id, propose_call
+from dstack.chain.register_file import MAX_FILE, parse_register_file
 from dstack.cli.files import read_input
 from dstack.cli.govern.acting import act, acting_options
 from dstack.cli.govern.connection import connect, connection_options, shown_effects
@@ -43,12 +44,14 @@ GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal. Of Upgrad
 @click.option("--compose", metavar="FILE", help="Its app-compose.json, byte for byte as machines will run it.")
 @click.option("--image-digest", multiple=True, metavar="HEX", help="OS image hash that it may run on. Repeatable.")
 @click.option("--image", multiple=True, metavar="FOLDER", help="An OS image's folder, measured here. Repeatable.")
+@click.option("--registers", metavar="FILE", help="The exact registers, JSON: [{mrtd, rtmr0, rtmr1, rtmr2, rtmr3}].")
 @click.option("--allow-image", is_flag=True, help="Also allow these images, for every app and KMS.")
 @click.option("--number", type=click.IntRange(1), help="Of the version. Default: the next.")
 @click.option("--supersedes", type=click.IntRange(0), help="Version that it replaces; 0: none. Default: the newest.")
 @click.option("--sunset", metavar="TIME", help="When the replaced version ends, such as 2027-01-15T08:00:00Z.")
 @click.option("--previous", metavar="FILE", help="The app-compose.json that is allowed now: show what changes.")
 @click.option("--rollback", multiple=True, metavar="ACTION", help="Stage an action to undo it with. Repeatable.")
+@click.option("--stage-rollback", is_flag=True, help="Stage the replaced version's content as a rollback.")
 @click.option("--uri", default="", help="Where everybody finds what the hashes stand for.")
 @connection_options
 @acting_options
@@ -59,12 +62,14 @@ def command(
     compose: str | None,
     image_digest: tuple[str, ...],
     image: tuple[str, ...],
+    registers: str | None,
     allow_image: bool,
     number: int | None,
     supersedes: int | None,
     sunset: str | None,
     previous: str | None,
     rollback: tuple[str, ...],
+    stage_rollback: bool,
     uri: str,
     deployment: str,
     rpc_url: str,
@@ -79,23 +84,27 @@ def command(
     connection = connect(rpc_url, deployment)
     governed = connection.governed()
     wanted = [parse_action(text, connection.deployment) for text in actions]
+    undo = [parse_action(text, connection.deployment) for text in rollback]
     compose_diff: list[str] = []
     if app is not None and compose is not None:
         known = _app(governed, app, connection.deployment)
         parsed = parse_app_compose(read_input(compose, limit=MAX_APP_COMPOSE))
         images = _images(image_digest, image)
         end = None if sunset is None else parse_time(sunset, what="--sunset")
-        draft = VersionDraft(parsed.compose_hash, images, number, supersedes, end)
+        exact = () if registers is None else parse_register_file(read_input(registers, limit=MAX_FILE))
+        draft = VersionDraft(parsed.compose_hash, images, exact, number, supersedes, end)
         if allow_image:
             kms_auth = connection.deployment.kms_auth
             wanted += [Action(Kind.OS_IMAGE, kms_auth, bytes(one)) for one in images]
         wanted.append(draft_version(draft, known, at=governed.at))
+        if stage_rollback:
+            ends_at = governed.at + delay_of(connection.w3, connection.deployment, wanted)
+            undo.append(draft_rollback(wanted[-1], known, at=ends_at))
         compose_diff = [] if previous is None else _compose_diff(previous, parsed, known, governed.at)
     elif app is not None or compose is not None:
         raise InputError("want --app and --compose together")
     if not wanted:
         raise InputError("want actions, or --app and --compose")
-    undo = [parse_action(text, connection.deployment) for text in rollback]
     content = draft_content(connection.w3, connection.deployment, wanted, undo, uri)
     ready_at = governed.at + delay_of(connection.w3, connection.deployment, wanted + undo)
     effects = effects_of_grants(wanted, governed.allowed, at=ready_at)
@@ -105,9 +114,11 @@ def command(
         "sentence": proposal_sentence(wanted, ready_at=ready_at),
         "diff": list(effects.diff),
         "cut_off": list(effects.cut_off),
+        "rollback": [grant_sentence(one) for one in undo],
         "compose_diff": compose_diff,
     }
-    lines = [f"{facts['sentence']}", *shown_effects(effects), *compose_diff, f"expected id 0x{made.hex()}"]
+    staged = [f"rollback, if owner and guardian agree: {grant_sentence(one)}" for one in undo]
+    lines = [f"{facts['sentence']}", *shown_effects(effects), *staged, *compose_diff, f"expected id 0x{made.hex()}"]
     call = propose_call(connection.deployment.operator, content)
     act(connection, call, governed.owner, role="owner", as_json=as_json, facts=facts, lines=lines, **how)
 

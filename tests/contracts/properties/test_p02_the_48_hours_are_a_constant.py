@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from web3 import Web3
+from web3.exceptions import ContractLogicError
 
 from dstack.chain.artifacts import load_artifact
 from dstack.chain.bindings import encode_creation
@@ -14,8 +16,6 @@ from tests.governed_world import (
     GovernedWorld,
     decoded_error,
 )
-from web3 import Web3
-from web3.exceptions import ContractLogicError
 
 
 def creation_refused(world: GovernedWorld, *delays: int) -> tuple[object, ...]:

@@ -21,9 +21,15 @@ def slow(governed: GovernedWorld) -> GovernedWorld:
 
 @pytest.mark.parametrize(
     ("delay_class", "old", "new"),
-    [(DelayClass.POLICY, 5 * DAY, 2 * DAY), (DelayClass.ROLES, 10 * DAY, 2 * DAY), (DelayClass.UPGRADES, 20 * DAY, 10 * DAY)],
+    [
+        (DelayClass.POLICY, 5 * DAY, 2 * DAY),
+        (DelayClass.ROLES, 10 * DAY, 2 * DAY),
+        (DelayClass.UPGRADES, 20 * DAY, 10 * DAY),
+    ],
 )
-def test_p04_each_class_waits_its_own_old_delay(slow: GovernedWorld, delay_class: DelayClass, old: int, new: int) -> None:
+def test_p04_each_class_waits_its_own_old_delay(
+    slow: GovernedWorld, delay_class: DelayClass, old: int, new: int
+) -> None:
     """One second before the old delay has passed the change is refused; then it happens and says both values."""
     change = slow.propose(slow.delay(delay_class, new))
 
