@@ -165,9 +165,7 @@ def propose_call(operator: ChecksumAddress, content: Content) -> Call:
 
 def execute_call(proposal: Proposal) -> Call:
     """Anybody: put a Ready proposal in force."""
-    return Call(
-        proposal.operator, encode_call("UpgradeOperator", "execute", proposal.id, proposal.content.abi_tuple())
-    )
+    return Call(proposal.operator, encode_call("UpgradeOperator", "execute", proposal.id, proposal.content.abi_tuple()))
 
 
 def agree_to_rollback_call(proposal: Proposal) -> Call:
