@@ -54,7 +54,7 @@ contracts: setup  ## compile, write the committed artifacts, run the forge tests
 	forge test --gas-report --no-match-contract Proofs --no-match-test invariant
 	forge test --match-test invariant
 
-symbolic: setup .symbolic/ready  ## prove properties of the contracts, and that changed contracts fail (two minutes)
+symbolic: setup .symbolic/ready  ## prove properties of the contracts, and that changed contracts fail (some minutes)
 	@$(BIN)/python scripts/prove.py
 
 slither: setup .audit/ready  ## static analysis; every finding must be argued in docs/slither.md

@@ -97,6 +97,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     function adopt(address target) external onlyOwner alone {
         emit ContractAdopted(target);
         Ownable2Step(target).acceptOwnership();
+        require(_owns(target), NotHandedOver(target));
     }
 
     /// @inheritdoc IUpgradeOperator

@@ -172,6 +172,9 @@ interface IUpgradeOperator {
     /// @notice The target is not a contract that this operator owns (for its own kinds: not this operator).
     error TargetNotGoverned(Kind kind, address target);
 
+    /// @notice The contract took the acceptance of its ownership, and is not owned by this operator.
+    error NotHandedOver(address target);
+
     /// @notice The data is zero, or has not exactly the form that its kind wants.
     error DataMalformed(Kind kind, bytes data);
 

@@ -61,6 +61,7 @@ SENTENCES = {
     "ActionCountOutOfRange": "actions: want 1 to {most}, got {got}",
     "UriTooLong": "uri: want at most {most} bytes, got {got}",
     "TargetNotGoverned": "{kind}: want a contract that this operator owns, got {target}",
+    "NotHandedOver": "{target}: accepted, and is not owned by this operator",
     "DataMalformed": "{kind}: the data {data} is zero or not of the form wanted",
     "NotGrantable": "{kind} can only be denied",
     "NotDeniable": "{kind} cannot be denied",

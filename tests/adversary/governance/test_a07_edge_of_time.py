@@ -1,4 +1,7 @@
-"""A7: the edge of time. (Every edge at minus one, exact, plus one second: test_p25_edges_of_time.py.)"""
+"""A7: the edge of time.
+
+Every edge at minus one, exact, plus one second: test_p25_edges_of_time.py.
+"""
 
 from __future__ import annotations
 

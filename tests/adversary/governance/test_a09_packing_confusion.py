@@ -1,4 +1,7 @@
-"""A9: length and packing confusion. (Every wrong length: test_p15_nothing_is_padded.py.)"""
+"""A9: length and packing confusion.
+
+Every wrong length: test_p15_nothing_is_padded.py.
+"""
 
 from __future__ import annotations
 

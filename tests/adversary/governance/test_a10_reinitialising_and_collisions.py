@@ -1,4 +1,7 @@
-"""A10: re-initialising a proxy, storage collision on upgrade. (The layout itself: scripts/storage_layout.py.)"""
+"""A10: re-initialising a proxy, storage collision on upgrade.
+
+The layout itself: scripts/storage_layout.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A11: code swapped at a known address (CREATE2, self-destruct). (Every place of the content: test_p12_*.py.)"""
+"""A11: code swapped at a known address (CREATE2, self-destruct).
+
+Every place of the content: test_p12_code_hashes_are_checked_again.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ RUNTIME = bytes.fromhex("5f5ff3")
 
 
 def test_a11_code_that_appears_at_an_address_named_before(governed: GovernedWorld) -> None:
-    """A gateway, guardian or owner proposed as an empty address, and filled by CREATE2 before the execution, is refused."""
+    """A gateway, guardian or owner proposed as an empty address, and filled by CREATE2 later, is refused."""
     factory = hostile("Factory").deploy(governed)
     digest = Web3.keccak(b"\xff" + bytes.fromhex(factory.address[2:]) + bytes(32) + Web3.keccak(CREATION))
     account = Web3.to_checksum_address(digest[12:])

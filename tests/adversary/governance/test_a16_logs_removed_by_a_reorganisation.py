@@ -1,7 +1,8 @@
 """A16: an indexer that saw logs removed by a reorganisation.
 
-We keep no index: every answer of `OperatorReader` and `history.past_events` is read anew from one block on, addressed by
-its hash, and compared with the count that the contract gives in that block. A persistent indexer does not exist here.
+We keep no index. `OperatorReader` and `history.past_events` read everything anew each time; what is called is addressed
+by the hash of its block, and the list of proposals is compared with the count that the contract gives. A persistent
+indexer, or one that follows a reorganisation, does not exist here.
 """
 
 from __future__ import annotations

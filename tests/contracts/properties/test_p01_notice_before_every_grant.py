@@ -129,7 +129,7 @@ def test_p01_nothing_is_allowed_by_content_that_nobody_announced(governed: Gover
 
 
 def test_p01_an_app_that_the_operator_never_announced_is_not_allowed_by_it(governed: GovernedWorld) -> None:
-    """An app that a stranger makes in the operator's name, with a first policy of the stranger's, gets no yes of it."""
+    """What a stranger makes in the operator's name, with a policy of the stranger's, gets no yes of it."""
     governed.grant(governed.image())
     arguments = (governed.operator.address, False, False, True, bytes(32), COMPOSE)
     function = "deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"
@@ -142,7 +142,7 @@ def test_p01_an_app_that_the_operator_never_announced_is_not_allowed_by_it(gover
 
 
 def test_p01_an_adopted_app_brings_no_grants_along(governed: GovernedWorld) -> None:
-    """What an app allowed under its old owner was never announced here; adoption does not make it the operator's yes."""
+    """What an app allowed under its old owner was not announced here; adoption alone does not make it a yes."""
     governed.grant(governed.image())
     app = governed.own_app(governed.stranger, COMPOSE)
     governed.send(governed.stranger, governed.kms, "registerApp", app.address)

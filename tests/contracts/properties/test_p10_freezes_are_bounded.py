@@ -72,7 +72,7 @@ def test_p10_a_freeze_concerns_one_app(running: GovernedWorld) -> None:
 
 
 def test_p10_renewing_takes_a_proposal_and_its_delay(running: GovernedWorld) -> None:
-    """The grant path can freeze again at once after a freeze, for seven days more, and then the cool-down starts anew."""
+    """The grant path can freeze on, for seven days more, and then the cool-down starts anew."""
     renewal = running.propose(running.freeze(Kind.FREEZE_RENEWAL))
     running.deny(running.freeze())
 

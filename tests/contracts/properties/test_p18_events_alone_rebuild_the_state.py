@@ -43,6 +43,7 @@ class Replay:
         self.delays = [0, 0, 0]
         self.proposals: dict[bytes, list[Any]] = {}
         self.end_set_at: dict[int, int] = {}
+        self.times: dict[int, int] = {}
         self.contents: dict[bytes, Any] = {}
         self.agreed: dict[bytes, str] = {}
         self.denied: dict[tuple[int, str, bytes], int] = {}
@@ -60,7 +61,10 @@ class Replay:
         by_topic = {event().topic: event for event in contract.events}
         for log in logs:
             event = by_topic["0x" + log["topics"][0].hex().removeprefix("0x")]().process_log(log)
-            time = int(self.world.w3.eth.get_block(log["blockNumber"])["timestamp"])
+            number = log["blockNumber"]
+            if number not in self.times:
+                self.times[number] = int(self.world.w3.eth.get_block(number)["timestamp"])
+            time = self.times[number]
             handler = getattr(self, f"on_{event['event']}", None)
             if handler is not None:
                 handler(event["args"], time, contract_name)
@@ -232,7 +236,7 @@ def compare(world: GovernedWorld, block: int) -> None:
     def ask(contract: str, function: str, *arguments: Any) -> Any:
         return getattr(world, contract).functions[function](*arguments).call(block_identifier=block)
 
-    everything = {bytes([n]) * 32 for n in (*range(1, 12), 0xC0, 0xDE, 0x05, 0x3A)}
+    everything = {bytes([n]) * 32 for n in (1, 2, 3, 4, 5, 8, 0xDE, 0x3A)}
     addresses = {
         world.app.address,
         world.kms.address,

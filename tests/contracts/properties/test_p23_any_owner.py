@@ -1,4 +1,7 @@
-"""P23: owner may be a Safe, a Governor or another timelock. (The Safe: tests/contracts/test_safe.py.)"""
+"""P23: owner may be a Safe, a Governor or another timelock.
+
+The Safe: tests/contracts/test_safe.py. A real Governor is not deployed here; any contract that calls will do.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """P24: chain id and contract address are bound into whatever a KMS or replicator signs about a decision.
 
-The replicator's request and receipt bind both. A KMS signs no statement about a decision: its signature chain over app
-keys is upstream's (tests/vectors/kms/signature_chain.json) and names neither chain nor contract; it only says, unsigned,
-in `GetMeta` which contract and chain it asks.
+The replicator's request and receipt bind both. A KMS signs no statement about a decision: its signature chain over
+app keys is upstream's (tests/vectors/kms/signature_chain.json) and names neither chain nor contract; which contract and
+chain it asks it only says, unsigned, in `GetMeta`.
 """
 
 from __future__ import annotations
