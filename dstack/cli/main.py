@@ -14,12 +14,14 @@ import click
 from dstack.cli.lazy import LazyGroup
 from dstack.errors import DstackError
 
+INTERRUPTED = 130
+
 # Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
     "compose": ("dstack.cli.compose", "docker-compose file to app-compose.json"),
     "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
-    "govern": ("dstack.cli.govern", "propose, sign, execute and deny; who can do what, and what becomes allowed when"),
+    "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
     "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
     "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
     "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
@@ -45,7 +47,7 @@ def run(command: click.Command, *, prog_name: str) -> NoReturn:
     try:
         result = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        fail("interrupted", "Interrupted", 130, arguments)
+        fail("interrupted", "Interrupted", INTERRUPTED, arguments)
     except click.ClickException as exc:
         fail(exc.format_message(), "UsageError", 2, arguments)
     except DstackError as exc:

@@ -13,12 +13,15 @@ from pathlib import Path
 import click
 
 from dstack.cli.files import read_input
-from dstack.cli.main import run
+from dstack.cli.main import INTERRUPTED, run
 from dstack.devnet.programs import Programs
 from dstack.devnet.story import tell
 from dstack.devnet.transcript import Transcript, fresh_results_folder
 from dstack.devnet.world import World
 from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE, parse_docker_compose
+
+# Ctrl-C, and a polite `kill`.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(
@@ -44,6 +47,8 @@ def demo(compose: str | None, results: str, as_json: bool) -> None:
         try:
             tell(World.create(say, programs, secret), raw, cleanup)
             say.did(f"took {time.monotonic() - began:.0f} s", seconds=round(time.monotonic() - began))
+        except SystemExit as exc:
+            raise click.exceptions.Abort from exc
         finally:
             say.keep("transcript.json", list(say.entries))
 
@@ -53,10 +58,17 @@ def _default_compose() -> bytes:
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    """End the demo in order; a second signal does not cut the cleaning up short.
+
+    Not by KeyboardInterrupt: where one passes through code that was compiled from text, as that of dataclasses is,
+    Python ends by the signal even if it was caught.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    # A polite `kill` ends the programs too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     run(demo, prog_name="dstack demo")

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -30,12 +31,23 @@ def test_help_names_every_command() -> None:
     ] * len(COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo"}))
-def test_each_command_has_examples_and_json(name: str) -> None:
-    """A command shows how to call it, and can answer a machine."""
-    command = importlib.import_module(COMMANDS[name][0]).command
-    assert isinstance(command, click.Command)
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command that answers by itself, with its whole name."""
+    for name in sorted(set(COMMANDS) - {"demo"}):
+        command = importlib.import_module(COMMANDS[name][0]).command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for inner in command.list_commands(context):
+                found = command.get_command(context, inner)
+                assert found is not None
+                yield f"{name} {inner}", found
+        else:
+            yield name, command
 
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_each_command_has_examples_and_json(name: str, command: click.Command) -> None:
+    """A command shows how to call it, and can answer a machine."""
     assert f"dstack {name} " in (command.epilog or "")
     assert "--json" in [option for parameter in command.params for option in parameter.opts]
 
