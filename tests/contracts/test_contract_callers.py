@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ from web3.types import TxReceipt
 
 from dstack.chain.bindings import contract_at
 from dstack.chain.deploy import DEFAULT_DELAYS, deploy_contract
-from dstack.chain.operator import Action, Kind, deny_call, execute_call, proposal_in, propose_call
+from dstack.chain.operator import (
+    Action,
+    Kind,
+    agree_to_rollback_call,
+    cancel_call,
+    deny_call,
+    execute_call,
+    proposal_in,
+    propose_call,
+    roll_back_call,
+)
 from dstack.chain.proposing import current_content
 from dstack.chain.tx import Call
 from tests.chain_world import COMPOSE, DEVICE, KMS_MR, OS_IMAGE, URI, ChainWorld, events_of
@@ -120,8 +131,9 @@ def test_a_new_app_names_the_contract_that_had_it_made(world: ChainWorld, relay:
 
 def test_an_operator_names_the_contract_that_acts(world: ChainWorld, relay: Relay) -> None:
     """Owner and guardian can be contracts: each step of a proposal, and a denial, is announced under their name."""
+    guard = Relay(world, world.place_code(RELAY))
     operator = deploy_contract(
-        world.w3, world.stranger, "UpgradeOperator", relay.address, relay.address, DEFAULT_DELAYS.abi_tuple()
+        world.w3, world.stranger, "UpgradeOperator", relay.address, guard.address, DEFAULT_DELAYS.abi_tuple()
     )
     announced = contract_at(world.w3, "UpgradeOperator", operator)
     function = "deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"
@@ -130,13 +142,18 @@ def test_an_operator_names_the_contract_that_acts(world: ChainWorld, relay: Rela
     grant, undo = Action.of(Kind.COMPOSE_HASH, app, COMPOSE), Action.of(Kind.DEVICE, app, b"\x01" * 32)
     content = current_content(world.w3, operator, [grant], URI, rollback=[undo])
 
-    proposed = relay.call(propose_call(operator, content))
-    proposal = proposal_in(proposed, chain_id=31337, operator=operator)
-    world.warp_to(int(proposal.ready_at.timestamp()))
-    steps = [proposed, relay.call(execute_call(proposal)), relay.send(announced, "agreeToRollback", proposal.id)]
-    steps.append(relay.send(announced, "rollBack", proposal.id, content.abi_tuple()))
-    steps.append(relay.call(deny_call(operator, [grant])))
-    second = proposal_in(relay.call(propose_call(operator, content)), chain_id=31337, operator=operator)
-    steps.append(relay.send(announced, "cancel", second.id))
-
-    assert [actors(announced, receipt) for receipt in steps] == [{relay.address}] * len(steps)
+    for first, second in ((relay, guard), (guard, relay)):
+        proposed = relay.call(propose_call(operator, content))
+        proposal = proposal_in(proposed, chain_id=31337, operator=operator)
+        world.warp_to(int(proposal.ready_at.timestamp()))
+        executed = first.call(execute_call(proposal))
+        agreed = first.call(agree_to_rollback_call(proposal))
+        rolled_back = second.call(roll_back_call(proposal))
+        denied = second.call(deny_call(operator, [grant]))
+        steps = (proposed, executed, agreed, rolled_back, denied)
+        assert [actors(announced, step) for step in steps] == [
+            {who.address} for who in (relay, first, first, second, second)
+        ]
+        world.warp(timedelta(seconds=1))  # what is proposed in the second of a denial is stopped by it
+        again = proposal_in(relay.call(propose_call(operator, content)), chain_id=31337, operator=operator)
+        assert actors(announced, first.call(cancel_call(again))) == {first.address}
