@@ -13,7 +13,7 @@ export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
 FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
 export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup demo test lint format vectors bench contracts symbolic slither mutation snapshots lock clean
+.PHONY: help setup parts demo test lint format vectors bench contracts symbolic slither mutation snapshots lock clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,10 +21,13 @@ help:  ## what can be typed here
 setup:  ## install everything that is pinned, if it is not there yet
 	@$(PYTHON) scripts/install.py
 
+parts:  ## Debian packages that some tests drive: QEMU, OVMF, PostgreSQL, Chromium (as root; else those tests skip)
+	@$(PYTHON) scripts/install_debian.py
+
 demo: setup  ## the main job on a docker-compose file: make demo [COMPOSE=file] [RESULTS=folder] [ARGS=--json]
 	@$(BIN)/dstack demo --compose "$(COMPOSE)" --results "$(RESULTS)" $(ARGS)
 
-test: setup  ## every test; recompiles the contracts and compares
+test: setup parts  ## every test; recompiles the contracts and compares
 	$(BIN)/python scripts/compile_contracts.py --check
 	forge test --summary
 	$(BIN)/python -m pytest -p no:ape_test -q
@@ -79,6 +82,7 @@ lock:  ## resolve requirements/*.in into *.txt with hashes
 	$(UV_COMPILE) requirements/node.in -o requirements/node.txt
 	$(UV_COMPILE) requirements/symbolic.in -o requirements/symbolic.txt
 	$(UV_COMPILE) requirements/audit.in -o requirements/audit.txt
+	$(UV_COMPILE) requirements/fuzz.in --override requirements/overrides.in -o requirements/fuzz.txt
 	rm -rf .lock
 
 clean:  ## remove everything that set-up and runs have made
