@@ -174,7 +174,7 @@ contract KmsAuth is IKmsAuth, Governed {
             window >= MIN_EPOCH_WINDOW && window <= MAX_EPOCH_WINDOW,
             EpochWindowOutOfRange(window, MIN_EPOCH_WINDOW, MAX_EPOCH_WINDOW)
         );
-        require(block.timestamp >= servedUntil, EpochStillServed(previous - 1, servedUntil));
+        require(block.timestamp >= servedUntil, PreviousEpochServed(servedUntil));
 
         (_keyEpoch, _previousServedUntil) = (epoch, uint64(block.timestamp) + window);
         emit KeyEpochBegan(previous, epoch, _previousServedUntil);

@@ -34,8 +34,8 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice The epoch before would be served on for less than a day, or for more than 90 days.
     error EpochWindowOutOfRange(uint64 got, uint256 shortest, uint256 longest);
 
-    /// @notice Before `until` the epoch before is served on, and no other can begin.
-    error EpochStillServed(uint64 epoch, uint64 until);
+    /// @notice The epoch before the current one is served on; no other can begin before `until`.
+    error PreviousEpochServed(uint64 until);
 
     /// @notice Keys are those of epoch `current`, and of `previous` before `previousServedUntil`.
     event KeyEpochBegan(uint64 previous, uint64 current, uint64 previousServedUntil);
