@@ -1,7 +1,7 @@
 """Fuzzes every parser for a while: `fuzz.py --seconds N [TARGET...]`, behind `make fuzz SECONDS=N`.
 
-One process at a time for each of `--jobs`; each starts from the seeds and goes on with the inputs that earlier runs found
-interesting (`.fuzz/corpus`). A finding is kept in tests/fuzz/found/, where the ordinary tests replay it for ever.
+Each target has a process of its own, which starts from the seeds and from what earlier runs found interesting
+(`.fuzz/corpus`). A finding is kept in tests/fuzz/found/, where the ordinary tests replay it for ever.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _fuzz_one(name: str, seconds: int) -> Outcome:
         str(corpus),
     ]
     with log.open("wb") as stream:
-        done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False, env=_environment())
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False, env=_environment()
+        )
     said = log.read_text(errors="replace")
     findings = tuple(sorted(set(found.iterdir()) - before))
     if not any(found.iterdir()):

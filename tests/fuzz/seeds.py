@@ -72,7 +72,7 @@ def _event_logs() -> list[bytes]:
 
 def _pck_extensions() -> Iterable[bytes]:
     extension = _pki().pck.extensions.get_extension_for_oid(SGX_EXTENSION).value
-    yield extension.value  # type: ignore[attr-defined]
+    yield extension.value
 
 
 def _ratls_certificates() -> list[bytes]:

@@ -1,8 +1,8 @@
 """What is fuzzed: every parser of bytes that a stranger may send, by name.
 
 A target reads its input and returns, or raises one of the project's errors; anything else is a finding. Where there is
-a serialiser, what was read must survive writing and reading again. Nothing here imports the simulator: a fuzzing process
-holds the parsers and little else.
+a serialiser, what was read must survive writing and reading again. Nothing here imports the simulator: a fuzzing
+process holds the parsers and little else.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ def attempt(target: Target, data: bytes) -> None:
     Raises:
         AssertionError: An error text is too long, or what was read did not survive being written.
     """
+    sentence = ""
     try:
         target(data)
     except DstackError as exc:
-        assert len(str(exc)) <= _LONGEST_ERROR, f"an error text of {len(str(exc))} characters"
+        sentence = str(exc)
+    assert len(sentence) <= _LONGEST_ERROR, f"an error text of {len(sentence)} characters"
 
 
 def _again(parse: Callable[[Any], Any], serialise: Callable[[Any], Any]) -> Target:
@@ -146,7 +148,7 @@ TARGETS: Final[dict[str, Target]] = {
     "collateral": _again(parse_collateral, serialise_collateral),
     "app_compose": parse_app_compose,
     "docker_compose": parse_docker_compose,
-    "vm_config": lambda data: _again(parse_vm_config, serialise_vm_config)(_text(data)),  # type: ignore[arg-type]
+    "vm_config": lambda data: _again(parse_vm_config, serialise_vm_config)(_text(data)),
     "measurement_document": _again(parse_measurement_document, serialise_measurement_document),
     "hob_witness": _again(parse_hob_witness, serialise_hob_witness),
     "checksum_file": parse_checksum_file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-import atheris  # type: ignore[import-not-found]
+import atheris
 
 # A parser that is busy for longer than this with one small input can be used to stop a service.
 LONGEST_SECONDS = 1.0
