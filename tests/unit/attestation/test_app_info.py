@@ -14,7 +14,7 @@ INFO = AppInfo(*(bytes((n,)) * 20 for n in range(8)))
 
 def test_golden_app_info(project_root: Path) -> None:
     """Eight elements are written, eight or nine are read, to the same value."""
-    case = json.loads((project_root / "tests/vectors/kms/app_info.json").read_bytes())
+    case = json.loads((project_root / "tests/vectors/kms/certs.json").read_bytes())["app_info"]
     info = AppInfo(*map(bytes.fromhex, case["values"]))
 
     assert serialise_app_info(info).hex() == case["msgpack_8_fields"]
