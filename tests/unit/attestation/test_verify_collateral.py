@@ -35,7 +35,7 @@ def test_it_is_good_from_issue_to_end(pki: SimulatedPki, roots: TrustedRoots, at
     for moment in (at, at + VALIDITY - timedelta(seconds=1)):
         verify_collateral(pki.collateral(), roots=roots, at=moment)
     for moment in (at - timedelta(seconds=1), at + VALIDITY):
-        with pytest.raises(QuoteUntrustedError, match="step 4: CRL .* in force"):
+        with pytest.raises(QuoteUntrustedError, match=r"step 4: CRL .* in force"):
             verify_collateral(pki.collateral(), roots=roots, at=moment)
 
 
