@@ -191,7 +191,7 @@ def test_the_table_tells_the_same(project_root: Path, golden: Path) -> None:
     assert ["kms/prpc", "5", "4", "1"] in [line.split() for line in lines]
     assert ["all", "46", "45", "1"] in [line.split() for line in lines]
     assert "FAILED kms/prpc cases[3] error_text" in lines
-    assert lines[-1] == "kinds not supported yet, none of their cases counted: kms/certs"
+    assert lines[-1] == "kinds not supported yet, none of their cases counted: kms/csr"
 
 
 def test_everything_beside_the_checkout_passes(run: Run, shared_vectors: Path) -> None:
