@@ -122,9 +122,9 @@ def require_issued(certificate: x509.Certificate, issuer: x509.Certificate, *, s
 
 
 def require_current_crl(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, at: datetime, step: int
-) -> tuple[int, Period]:
-    """Require a full, numbered CRL signed by *issuer*, in force at *at*; returns its number and period."""
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, minimum: int, at: datetime, step: int
+) -> int:
+    """Require a full CRL signed by *issuer*, in force at *at*, numbered *minimum* or more; returns its number."""
     name = f"CRL of {_named(issuer)}"
     if crl.issuer != issuer.subject or not _is_signed_with(crl, p256_key(issuer, step=step)):
         raise QuoteUntrustedError(step, f"{name}: not signed by it")
@@ -134,14 +134,19 @@ def require_current_crl(
     if any(extension.critical for extension in crl.extensions):
         raise QuoteUntrustedError(step, f"{name}: want a full CRL, got one with a critical extension")
     number = _crl_number(crl)
-    if number is None:
-        raise QuoteUntrustedError(step, f"{name}: want number 0 or more, got None")
-    return number, Period(crl.last_update_utc, next_update, name)
+    require_crl_number(number, minimum, issuer, step=step)
+    return number or 0
 
 
-def validity(certificate: x509.Certificate) -> Period:
-    """When it is valid."""
-    return Period(certificate.not_valid_before_utc, certificate.not_valid_after_utc, _named(certificate))
+def require_crl_number(number: int | None, minimum: int, issuer: x509.Certificate, *, step: int) -> None:
+    """Require that the CRL of *issuer* is not older than another that was seen."""
+    if number is None or number < minimum:
+        raise QuoteUntrustedError(step, f"CRL of {_named(issuer)}: want number {minimum} or more, got {number}")
+
+
+def validity(certificate: x509.Certificate, name: str) -> Period:
+    """When it is valid; *name* says which it is."""
+    return Period(certificate.not_valid_before_utc, certificate.not_valid_after_utc, name)
 
 
 def require_signature(

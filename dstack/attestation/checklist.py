@@ -73,9 +73,7 @@ class Ledger:
         """Everything so far, by item."""
         return tuple(sorted(self._checks, key=lambda check: check.item))
 
-    def run(
-        self, item: int, check: Callable[[], _T], *, seen: Callable[[_T], str] | str, name: str = ""
-    ) -> _T | None:
+    def run(self, item: int, check: Callable[[], _T], *, seen: Callable[[_T], str] | str, name: str = "") -> _T | None:
         """Run one check.
 
         Args:

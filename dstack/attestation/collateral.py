@@ -36,7 +36,9 @@ class Collateral:
 
     def __post_init__(self) -> None:
         values = (getattr(self, name) for name in NAMES)
-        digest = content_key(*(value if isinstance(value, bytes) else value.encode(errors="surrogatepass") for value in values))
+        digest = content_key(
+            *(value if isinstance(value, bytes) else value.encode(errors="surrogatepass") for value in values)
+        )
         object.__setattr__(self, "digest", digest)
 
     def parsed_tcb_info(self) -> TcbInfo:

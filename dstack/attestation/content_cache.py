@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from dstack.errors import ConfigError
 
@@ -67,7 +67,7 @@ class ContentCache:
             if at < entry[0].start:
                 return None
             self._entries.move_to_end(key)
-        return cast(_T, entry[1]) if isinstance(entry[1], kind) else None
+        return entry[1] if isinstance(entry[1], kind) else None
 
     def put(self, key: bytes, value: object, period: Period) -> None:
         """Remember *value* for *period*."""

@@ -83,9 +83,7 @@ def _platform(part: Part, info: TcbInfo, platform: PckExtension, tee_tcb_svn: by
     return _nearest(part, reached, info.levels, gaps)
 
 
-def _pairs(
-    level: PlatformLevel, info: TcbInfo, platform: PckExtension, tee_tcb_svn: bytes | None
-) -> Iterable[Gap]:
+def _pairs(level: PlatformLevel, info: TcbInfo, platform: PckExtension, tee_tcb_svn: bytes | None) -> Iterable[Gap]:
     for n in range(COMPONENTS):
         yield Gap(_called("SGX component", n, info.sgx_names), platform.cpu_svn[n], level.sgx[n])
     yield Gap("PCESVN", platform.pce_svn, level.pce_svn)

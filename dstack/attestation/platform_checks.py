@@ -1,4 +1,4 @@
-"""Items 6 to 11: which platform is it, and does Intel vouch for its quoting enclave?
+"""Items 6 to 11: which platform it is, and whether Intel vouches for its quoting enclave.
 
 A platform shows the same certificates, QE report and attestation key in every quote, so this too is done once for the
 same content, and holds while the certificates and the collateral do.
@@ -24,12 +24,12 @@ from dstack.attestation.certificates import (
     validity,
 )
 from dstack.attestation.checklist import Ledger
-from dstack.attestation.collateral_checks import CheckedCollateral, require_pck_authority, require_role
 from dstack.attestation.content_cache import Period
 from dstack.attestation.pck import PckExtension, parse_pck_extension
 from dstack.attestation.qe import attestation_key, check_identity, check_key_binding
 from dstack.attestation.quote import TEE_TDX, Quote
 from dstack.attestation.roots import TrustedRoot, TrustedRoots
+from dstack.attestation.verify_collateral import VerifiedCollateral, require_pck_authority, require_role
 from dstack.errors import QuoteMalformedError, QuoteUntrustedError
 from dstack.keys.pem import spki_der
 
@@ -63,7 +63,7 @@ def trusted_chain(quote: Quote, roots: TrustedRoots) -> tuple[TrustedRoot, Chain
 
 
 def check_platform(
-    quote: Quote, chain: Chain, collateral: CheckedCollateral, at: datetime, ledger: Ledger
+    quote: Quote, chain: Chain, collateral: VerifiedCollateral, at: datetime, ledger: Ledger
 ) -> CheckedPlatform | None:
     """Check certificates, platform and quoting enclave; None only if *ledger* has written down why."""
     leaf, _, _ = chain
@@ -84,8 +84,8 @@ def check_platform(
     ledger.run(10, lambda: check_key_binding(signature), seen="SHA-256 of key and authentication data, then zeros")
     ledger.run(
         11,
-        lambda: check_identity(signature.qe_report, collateral.qe_identity),
-        seen=f"{collateral.qe_identity.id}, ISVSVN {signature.qe_report.isv_svn}",
+        lambda: check_identity(signature.qe_report, collateral.parts.qe_identity),
+        seen=f"{collateral.parts.qe_identity.id}, ISVSVN {signature.qe_report.isv_svn}",
     )
     key = ledger.run(
         12, lambda: _own_key(signature.attestation_key, chain), seen="a point of P-256, of no other role", name="key"
@@ -95,30 +95,31 @@ def check_platform(
     return CheckedPlatform(extension, key, period.within(collateral.period))
 
 
-def _check_crl_issuer(chain: Chain, collateral: CheckedCollateral) -> None:
+def _check_crl_issuer(chain: Chain, collateral: VerifiedCollateral) -> None:
     leaf, authority, _ = chain
-    issuer = collateral.authority
+    issuer = collateral.parts.authority
     if issuer.subject != leaf.issuer or spki_der(issuer) != spki_der(authority):
         raise QuoteUntrustedError(4, "PCK CRL issuer chain: want the CA that issued the PCK certificate")
 
 
-def _check_chain(chain: Chain, collateral: CheckedCollateral, at: datetime) -> Period:
-    leaf, authority, anchor = chain
-    if der_of(authority) != der_of(collateral.authority):
-        require_pck_authority(authority, anchor, collateral.root_crl, collateral.root, at, step=7)
-    require_role(leaf, (collateral.root.names.pck,), step=7)
+def _check_chain(chain: Chain, collateral: VerifiedCollateral, at: datetime) -> Period:
+    leaf, authority, _ = chain
+    parts = collateral.parts
+    if der_of(authority) != der_of(parts.authority):
+        require_pck_authority(authority, parts, at=at, step=7)
+    require_role(leaf, (parts.root.names.pck,), step=7)
     require_end_entity(leaf, at=at, step=7)
     require_issued(leaf, authority, step=7)
-    require_not_revoked(leaf, collateral.pck_crl, step=7)
+    require_not_revoked(leaf, parts.pck_crl, step=7)
     keys = {spki_der(certificate) for certificate in chain}
-    if len(keys) != len(chain) or keys & collateral.signer_keys:
+    if len(keys) != len(chain) or keys & {spki_der(signer) for signer in (parts.tcb_signer, parts.qe_signer)}:
         raise QuoteUntrustedError(7, "chains: want one key per role, got a key in two roles")
-    return validity(leaf).within(validity(authority))
+    return validity(leaf, "PCK certificate").within(validity(authority, "PCK CA certificate"))
 
 
-def _check_subject(quote: Quote, platform: PckExtension, collateral: CheckedCollateral) -> None:
+def _check_subject(quote: Quote, platform: PckExtension, collateral: VerifiedCollateral) -> None:
     tdx = quote.tee_type == TEE_TDX
-    info, identity = collateral.tcb_info, collateral.qe_identity
+    info, identity = collateral.parts.tcb_info, collateral.parts.qe_identity
     if (info.id, info.version) != ("TDX" if tdx else "SGX", 3) or info.tcb_type != 0:
         raise QuoteUntrustedError(6, f"TCB info: {info.id} version {info.version} type {info.tcb_type} does not fit")
     if (identity.id, identity.version) not in ({("TD_QE", 2), ("TD_QE", 3)} if tdx else {("QE", 2)}):
@@ -149,6 +150,6 @@ def _platform_words(platform: PckExtension) -> str:
     return f"FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}, PCESVN {platform.pce_svn}"
 
 
-def _subject_words(collateral: CheckedCollateral) -> str:
-    info, identity = collateral.tcb_info, collateral.qe_identity
+def _subject_words(collateral: VerifiedCollateral) -> str:
+    info, identity = collateral.parts.tcb_info, collateral.parts.qe_identity
     return f"{info.id} and {identity.id}, evaluation numbers {info.evaluation_number} and {identity.evaluation_number}"

@@ -109,6 +109,8 @@ def accept_statuses(statuses: Iterable[TcbStatus], until: datetime | None) -> tu
         ConfigError: There is one that needs an end and *until* is None, or Revoked is among them.
     """
     others = sorted(set(statuses) - {TcbStatus.UP_TO_DATE}, key=lambda status: status.value)
+    if TcbStatus.REVOKED in others:
+        raise ConfigError("accepted TCB statuses: Revoked cannot be accepted")
     if until is None:
         if others:
             raise ConfigError(f"accepting {others[0].value}: want the time at which that ends, got none")

@@ -10,26 +10,25 @@ else asks for. `check_quote` writes down what came of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import dcap_qvl
 
-from dstack.attestation.certificates import common_name, require_signature
+from dstack.attestation.certificates import require_crl_number, require_signature
 from dstack.attestation.checklist import Check, Ledger
 from dstack.attestation.collateral import Collateral
-from dstack.attestation.collateral_checks import CheckedCollateral, checked_collateral
-from dstack.attestation.content_cache import ContentCache, Period, content_key
+from dstack.attestation.content_cache import ContentCache, Period
 from dstack.attestation.distance import Distance, tcb_distances
-from dstack.attestation.platform_checks import CheckedPlatform, check_platform, trusted_chain
-from dstack.attestation.quote import EnclaveReport, Quote, check_header, parse_quote
+from dstack.attestation.establish import Established, Question, establish
+from dstack.attestation.pck import PckExtension
+from dstack.attestation.quote import EnclaveReport, Quote, TdReport, check_header, parse_quote
 from dstack.attestation.roots import TrustedRoot, TrustedRoots
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.tcb import QeIdentity, TcbInfo, TcbStatus
 from dstack.attestation.tcb_match import TcbMatch, match_tcb
 from dstack.attestation.td import check_attributes, check_enclave, check_module
 from dstack.attestation.verification_policy import STRICT, AcceptStatus, Relaxation, VerificationPolicy
-from dstack.errors import InputError, QuoteUntrustedError
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from dstack.attestation.verify_collateral import VerifiedCollateral, require_time
+from dstack.errors import QuoteUntrustedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +88,6 @@ class QuoteChecks:
     distances: tuple[Distance, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Established:
-    """What is the same for every quote of a platform."""
-
-    collateral: CheckedCollateral
-    platform: CheckedPlatform
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What a quote is verified against."""
-
-    collateral: Collateral
-    roots: TrustedRoots
-    at: datetime
-    policy: VerificationPolicy
-    cache: ContentCache | None
-
-
 def verify_quote(
     raw: bytes,
     collateral: Collateral,
@@ -138,11 +118,11 @@ def verify_quote(
         QuoteUntrustedError: A later step failed; its `.step` says which.
         InputError: *at* is not an aware time after 1970.
     """
-    _require_time(at)
-    question = _Question(collateral, roots, at, policy, cache)
+    require_time(at)
+    question = Question(collateral, roots, at, policy, cache)
     quote = parse_quote(raw)
     ledger = Ledger(strict=True)
-    established = _establish(quote, question, ledger)
+    established = establish(quote, question, ledger)
     assert established is not None, "a strict ledger raises"
     verified, _ = _judge(raw, quote, established, question, ledger)
     assert verified is not None, "a strict ledger raises"
@@ -165,8 +145,8 @@ def check_quote(
     Raises:
         InputError: *at* is not an aware time after 1970.
     """
-    _require_time(at)
-    question, ledger = _Question(collateral, roots, at, policy, cache), Ledger(strict=False)
+    require_time(at)
+    question, ledger = Question(collateral, roots, at, policy, cache), Ledger(strict=False)
     ledger.run(1, lambda: check_header(raw), seen=lambda version: f"version {version}, {len(raw)} bytes")
     if ledger.failed(1):
         ledger.skip(range(2, 17), "the quote cannot be read")
@@ -175,74 +155,25 @@ def check_quote(
     if quote is None:
         ledger.skip(range(3, 17), "the quote cannot be read")
         return QuoteChecks(ledger.checks, None, None, None, ())
-    established = _establish(quote, question, ledger)
+    established = establish(quote, question, ledger)
     if established is None:
         _check_body(quote, question, ledger)
         ledger.skip((item for item in (12, 13, 19) if not ledger.has(item)), "the platform is not established")
         return QuoteChecks(ledger.checks, quote, None, None, ())
     verified, match = _judge(raw, quote, established, question, ledger)
-    distances = _distances(quote, established)
+    distances = tcb_distances(*_rated(quote, established))
     return QuoteChecks(ledger.checks, quote, verified, match.status if match else None, distances)
 
 
-def _require_time(at: datetime) -> None:
-    if at.tzinfo is None or at < _EPOCH:
-        raise InputError(f"verification time: want an aware time after 1970, got {at}")
-
-
-def _establish(quote: Quote, question: _Question, ledger: Ledger) -> _Established | None:
-    """Items 3 to 11; None only if *ledger* has written down why."""
-    key, cache, at = _key(quote, question), question.cache, question.at
-    found = cache.get(key, _Established, at) if cache else None
-    if found is not None:
-        for item in range(3, 12):
-            ledger.passed(item, "checked before, unchanged and still valid")
-        return found
-    # (3) The chain ends in a configured root.
-    trusted = ledger.run(3, lambda: trusted_chain(quote, question.roots), seen=lambda seen: _root_words(seen[0]))
-    if trusted is None:
-        ledger.skip(range(4, 12), "without a trusted root nothing can be checked")
-        return None
-    # (4, 5) Revocation lists and documents are genuine and current.
-    collateral = checked_collateral(question.collateral, trusted[0], at, ledger, cache)
-    if collateral is None:
-        ledger.skip(range(6, 12), "without genuine, current collateral nothing can be checked")
-        return None
-    # (6-11) The platform is genuine, and vouches for its quoting enclave.
-    platform = check_platform(quote, trusted[1], collateral, at, ledger)
-    if platform is None:
-        return None
-    established = _Established(collateral, platform)
-    if cache is not None and not ledger.failed(*range(3, 13)):
-        cache.put(key, established, platform.period)
-    return established
-
-
-def _key(quote: Quote, question: _Question) -> bytes:
-    """Names everything that items 3 to 11 look at."""
-    signature = quote.signature
-    return content_key(
-        b"platform",
-        question.collateral.digest,
-        question.roots.digest,
-        quote.tee_type.to_bytes(4, "big"),
-        signature.attestation_key,
-        signature.qe_report_raw,
-        signature.qe_report_signature,
-        signature.qe_auth_data,
-        signature.pck_chain_pem,
-    )
-
-
 def _judge(
-    raw: bytes, quote: Quote, established: _Established, question: _Question, ledger: Ledger
+    raw: bytes, quote: Quote, established: Established, question: Question, ledger: Ledger
 ) -> tuple[VerifiedQuote | None, TcbMatch | None]:
     """Items 12 to 19, and the numbers of 4 and 6 that the policy asks for."""
-    collateral, platform, policy = established.collateral, established.platform, question.policy
+    collateral, policy = established.collateral.verified, question.policy
     ledger.run(4, lambda: _check_crl_numbers(collateral, policy), seen="not below the policy's", name="CRL numbers")
     ledger.run(6, lambda: _check_evaluation(collateral, policy), seen="not below the policy's", name="evaluation")
     # (12) The attestation key signed the quote.
-    ledger.run(12, lambda: _check_body_signature(quote, platform), seen="by the attestation key")
+    ledger.run(12, lambda: _check_body_signature(quote, established), seen="by the attestation key")
     # (14-16) The TD or enclave is of an acceptable kind.
     needed = _check_body(quote, question, ledger)
     # (13) The TCB levels, by both verifiers.
@@ -259,28 +190,24 @@ def _judge(
     return _verified(quote, established, match, (*needed, *accepted)), match
 
 
-def _check_crl_numbers(collateral: CheckedCollateral, policy: VerificationPolicy) -> None:
-    for name, number, minimum in (
-        (collateral.root.names.root, collateral.root_crl_number, policy.min_root_crl_number),
-        (common_name(collateral.authority.subject), collateral.pck_crl_number, policy.min_pck_crl_number),
-    ):
-        if number < minimum:
-            raise QuoteUntrustedError(4, f"CRL of certificate {name!r}: want number {minimum} or more, got {number}")
+def _check_crl_numbers(collateral: VerifiedCollateral, policy: VerificationPolicy) -> None:
+    parts = collateral.parts
+    require_crl_number(collateral.root_crl_number, policy.min_root_crl_number, parts.root_certificate, step=4)
+    require_crl_number(collateral.pck_crl_number, policy.min_pck_crl_number, parts.authority, step=4)
 
 
-def _check_evaluation(collateral: CheckedCollateral, policy: VerificationPolicy) -> None:
-    lowest = min(collateral.tcb_info.evaluation_number, collateral.qe_identity.evaluation_number)
-    if lowest < policy.min_evaluation_number:
-        raise QuoteUntrustedError(
-            6, f"TCB evaluation: want number {policy.min_evaluation_number} or more, got {lowest}"
-        )
+def _check_evaluation(collateral: VerifiedCollateral, policy: VerificationPolicy) -> None:
+    wanted, lowest = policy.min_evaluation_number, collateral.evaluation_number
+    if lowest < wanted:
+        raise QuoteUntrustedError(6, f"TCB evaluation: want number {wanted} or more, got {lowest}")
 
 
-def _check_body_signature(quote: Quote, platform: CheckedPlatform) -> None:
-    require_signature(platform.attestation_key, quote.signature.body_signature, quote.signed, step=12, what="quote")
+def _check_body_signature(quote: Quote, established: Established) -> None:
+    key, signature = established.platform.attestation_key, quote.signature.body_signature
+    require_signature(key, signature, quote.signed, step=12, what="quote")
 
 
-def _check_body(quote: Quote, question: _Question, ledger: Ledger) -> tuple[Relaxation, ...] | None:
+def _check_body(quote: Quote, question: Question, ledger: Ledger) -> tuple[Relaxation, ...] | None:
     """Items 14 to 16; returns the relaxations that were needed."""
     body, policy, at = quote.body, question.policy, question.at
     if isinstance(body, EnclaveReport):
@@ -288,37 +215,42 @@ def _check_body(quote: Quote, question: _Question, ledger: Ledger) -> tuple[Rela
         return ledger.run(16, lambda: check_enclave(body, policy), seen=f"MRENCLAVE {body.mr_enclave.hex()}")
     ledger.skip((16,), "the quote is of a TD")
     attributes = ledger.run(
-        14, lambda: check_attributes(body, policy, at), seen=f"0x{body.td_attributes[::-1].hex()}: no debug, no migration"
+        14,
+        lambda: check_attributes(body, policy, at),
+        seen=f"0x{body.td_attributes[::-1].hex()}: no debug, no migration",
     )
     module = ledger.run(
-        15, lambda: check_module(body, policy, at), seen=f"MRSEAM {body.mr_seam.hex()[:16]}..., version {body.tee_tcb_svn[1]}"
+        15,
+        lambda: check_module(body, policy, at),
+        seen=f"MRSEAM {body.mr_seam.hex()[:16]}..., version {body.tee_tcb_svn[1]}",
     )
     return None if attributes is None or module is None else (*attributes, *module)
 
 
-def _match(raw: bytes, quote: Quote, established: _Established, question: _Question) -> TcbMatch:
+def _match(raw: bytes, quote: Quote, established: Established, question: Question) -> TcbMatch:
     """Match levels ourselves, and have the library do so; the library tells failures apart by prose only."""
-    collateral, platform = established.collateral, established.platform
-    root, at = collateral.root, int(question.at.timestamp())
+    root, at = established.parts.root, int(question.at.timestamp())
     try:
-        answer = dcap_qvl.verify_with_root_ca(raw, collateral.library_form, root.certificate_der, at)
+        answer = dcap_qvl.verify_with_root_ca(raw, established.collateral.library_form, root.certificate_der, at)
         status, advisory_ids, ppid = answer.status, answer.advisory_ids, answer.ppid
     except (ValueError, TypeError, OverflowError) as exc:
         raise QuoteUntrustedError(13, f"quote library: {' '.join(str(exc).split())[:300]}") from exc
-    match = match_tcb(
-        quote.body,
-        platform.extension,
-        collateral.tcb_info,
-        quote.signature.qe_report,
-        collateral.qe_identity,
-    )
-    if ppid != platform.extension.ppid:
+    match = match_tcb(*_rated(quote, established))
+    if ppid != established.platform.extension.ppid:
         raise QuoteUntrustedError(13, "quote library: it names another platform")
     if status != match.library_status.value or not match.advisory_ids_include(advisory_ids):
-        raise QuoteUntrustedError(
-            13, f"quote library: it says {status[:40]} {advisory_ids[:8]}, our own matching {match.library_status.value}"
-        )
+        theirs, ours = f"{status[:40]} {advisory_ids[:8]}", f"{match.library_status.value} {match.advisory_ids[:8]}"
+        raise QuoteUntrustedError(13, f"quote library: it says {theirs}, our own matching {ours}")
     return match
+
+
+def _rated(
+    quote: Quote, established: Established
+) -> tuple[TdReport | EnclaveReport, PckExtension, TcbInfo, EnclaveReport, QeIdentity]:
+    """What has SVNs, and the documents that rate them."""
+    parts = established.parts
+    report = quote.signature.qe_report
+    return quote.body, established.platform.extension, parts.tcb_info, report, parts.qe_identity
 
 
 def _check_status(match: TcbMatch, policy: VerificationPolicy, at: datetime) -> tuple[Relaxation, ...]:
@@ -346,10 +278,8 @@ def _ended(match: TcbMatch, policy: VerificationPolicy, at: datetime) -> str:
     return f" since {max(over)}" if over else ""
 
 
-def _verified(
-    quote: Quote, established: _Established, match: TcbMatch, needed: tuple[Relaxation, ...]
-) -> VerifiedQuote:
-    collateral, platform = established.collateral, established.platform
+def _verified(quote: Quote, established: Established, match: TcbMatch, needed: tuple[Relaxation, ...]) -> VerifiedQuote:
+    collateral, platform = established.collateral.verified, established.platform
     period = platform.period
     for relaxation in needed:
         period = period.within(Period(period.start, relaxation.until, str(relaxation)))
@@ -359,30 +289,14 @@ def _verified(
         advisory_ids=match.advisory_ids,
         ppid=platform.extension.ppid,
         fmspc=platform.extension.fmspc,
-        root=collateral.root,
-        tcb_info_evaluation_number=collateral.tcb_info.evaluation_number,
-        qe_identity_evaluation_number=collateral.qe_identity.evaluation_number,
+        root=collateral.parts.root,
+        tcb_info_evaluation_number=collateral.parts.tcb_info.evaluation_number,
+        qe_identity_evaluation_number=collateral.parts.qe_identity.evaluation_number,
         root_crl_number=collateral.root_crl_number,
         pck_crl_number=collateral.pck_crl_number,
         expires_at=period.end,
         expires_first=period.ends,
     )
-
-
-def _distances(quote: Quote, established: _Established) -> tuple[Distance, ...]:
-    collateral = established.collateral
-    return tcb_distances(
-        quote.body,
-        established.platform.extension,
-        collateral.tcb_info,
-        quote.signature.qe_report,
-        collateral.qe_identity,
-    )
-
-
-def _root_words(root: TrustedRoot) -> str:
-    simulated = "SIMULATED, " if root.simulated else ""
-    return f"{simulated}{root.names.root}, SHA-256 {root.fingerprint}"
 
 
 def _match_words(match: TcbMatch) -> str:
