@@ -133,7 +133,7 @@ def test_app_that_the_chain_does_not_permit_gets_none(release: KeyRelease, world
     """The chain's reason follows upstream's words."""
     world.chain.compose_hashes.clear()
 
-    with pytest.raises(KeyReleaseDeniedError, match="^Certificate not allowed: Boot denied: Compose hash"):
+    with pytest.raises(KeyReleaseDeniedError, match=r"^Certificate not allowed: Boot denied: Compose hash"):
         signed(release, request(app_machine()))
 
 
