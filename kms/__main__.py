@@ -27,14 +27,16 @@ from dstack.transport.agent import AgentClient
 from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from kms.app import KmsService, OnboardService, kms_app, onboard_app
+from kms.app import kms_app, onboard_app
 from kms.authorization import SelfAuthorization
 from kms.config import Settings, load_settings
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.onboard import Onboarding
+from kms.onboard_service import OnboardService
 from kms.release import KeyRelease
+from kms.service import KmsService
 
 _ROOT_LIMIT = 64 << 10
 
@@ -163,7 +165,7 @@ def _serve(parts: Parts) -> None:
     keys = _keys_with_fresh_certificate(parts)
     service = KmsService(
         keys=keys,
-        release=KeyRelease(keys.root, parts.own, parts.verifier, parts.chain),
+        release=KeyRelease(keys.roots, parts.own, parts.verifier, parts.chain),
         chain=parts.chain,
         kms_contract=parts.settings.core.auth_api.chain.kms_contract,
         bootstrap_info=parts.keystore.bootstrap_info(),
