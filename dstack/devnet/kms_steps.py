@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, pred
 from dstack.values import Digest32
 
 _START_SECONDS = 30.0
+_ACCEPTED_FOR = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ cert_dir = "{certificates}"
 agent_socket = "{machine.socket(world)}"
 # The apps' own contracts decide about stale platforms; in production leave the default, ["UpToDate"].
 accepted_tcb_statuses = ["UpToDate", "OutOfDate"]
+accepted_tcb_statuses_until = {(datetime.now(UTC) + _ACCEPTED_FOR).isoformat(timespec="seconds")}
 
 [core.onboard]
 address = "127.0.0.1"

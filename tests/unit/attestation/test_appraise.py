@@ -14,7 +14,7 @@ from dstack.attestation.evidence import Evidence, strip_evidence
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import INTEL_ROOTS
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import AppraisalError, EventLogMalformedError, MeasurementMalformedError
 from dstack.measurement import identities
@@ -145,7 +145,9 @@ def test_an_enclaves_quote_is_not_appraised(quotes):
         roots=INTEL_ROOTS,
         at=datetime(2025, 7, 4, 10, 28, 44, tzinfo=UTC),
         policy=VerificationPolicy(
-            accepted_statuses=frozenset({TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED}),
+            relaxations=(
+                AcceptStatus(TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED, datetime(2026, 1, 1, tzinfo=UTC)),
+            ),
             mr_enclaves=frozenset({quote.body.mr_enclave}),
         ),
     )
