@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from dstack.attestation.certificates import der_of
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.chain.client import ChainClient
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ConfigError, DstackError
@@ -27,14 +27,16 @@ from dstack.transport.agent import AgentClient
 from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from kms.app import KmsService, OnboardService, kms_app, onboard_app
+from kms.app import kms_app, onboard_app
 from kms.authorization import SelfAuthorization
 from kms.config import Settings, load_settings
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.onboard import Onboarding
+from kms.onboard_service import OnboardService
 from kms.release import KeyRelease
+from kms.service import KmsService
 
 _ROOT_LIMIT = 64 << 10
 
@@ -100,7 +102,7 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
     verifier = EvidenceVerifier(
         roots=_roots(core.attestation.root_ca.tdx),
         policy=VerificationPolicy(
-            accepted_statuses=core.accepted_tcb_statuses,
+            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
         collateral=DirectoryCollateral(core.attestation.urls.collateral_dir),
@@ -163,7 +165,7 @@ def _serve(parts: Parts) -> None:
     keys = _keys_with_fresh_certificate(parts)
     service = KmsService(
         keys=keys,
-        release=KeyRelease(keys.root, parts.own, parts.verifier, parts.chain),
+        release=KeyRelease(keys.roots, parts.own, parts.verifier, parts.chain),
         chain=parts.chain,
         kms_contract=parts.settings.core.auth_api.chain.kms_contract,
         bootstrap_info=parts.keystore.bootstrap_info(),

@@ -9,7 +9,6 @@ from dstack.attestation.report_data import bootstrap_report_data
 from dstack.errors import KeystoreError
 from dstack.keys.certs import require_server_name
 from dstack.keys.pem import load_certificate, spki_der
-from dstack.keys.scalars import k256_public_key
 from dstack.wire.kms import BootstrapResponse
 from dstack.wire.message import to_json
 from kms.authorization import SelfAuthorization
@@ -65,7 +64,7 @@ class Onboarding:
 
     def _attest(self, keys: KeySet) -> BootstrapResponse:
         ca_pubkey = spki_der(load_certificate(keys.root_ca_pem))
-        k256_pubkey = k256_public_key(keys.root.k256)
+        k256_pubkey = keys.roots.k256_pubkey
         bound_to = bootstrap_report_data(ca_pubkey, k256_pubkey)
         evidence = self._quotes.evidence(bound_to)
         self._verifier.appraise(evidence, bound_to=bound_to)
