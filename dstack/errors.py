@@ -94,6 +94,11 @@ class QuoteUntrustedError(RefusedError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(f"step {step}: {message}")
         self.step = step
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[QuoteUntrustedError], tuple[int, str]]:
+        """Workers send it to whoever asked them."""
+        return type(self), (self.step, self._message)
 
 
 class AppraisalError(RefusedError):

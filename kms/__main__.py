@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from dstack.attestation.certificates import der_of
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.chain.client import ChainClient
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ConfigError, DstackError
@@ -102,7 +102,7 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
     verifier = EvidenceVerifier(
         roots=_roots(core.attestation.root_ca.tdx),
         policy=VerificationPolicy(
-            accepted_statuses=core.accepted_tcb_statuses,
+            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
         collateral=DirectoryCollateral(core.attestation.urls.collateral_dir),

@@ -20,12 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from dstack.attestation.pck import PckExtension
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
 from dstack.simulator.certificates import Issuer, authority_key_identifier
 
 VALIDITY = timedelta(days=30)
 EVALUATION_NUMBER = 18
-STATUS_SVN: Final = {status: 9 - worse for worse, status in enumerate(TcbStatus)}
+STATUS_SVN: Final = {status: 9 - worse for worse, status in enumerate(LEVEL_STATUSES)}
 
 QE_MR_SIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5")
 QE_PROD_ID = 2
@@ -50,7 +50,7 @@ def tcb_info(platform: PckExtension, *, at: datetime) -> str:
             "tcbEvaluationDataNumber": EVALUATION_NUMBER,
             "tdxModule": _MODULE,
             "tdxModuleIdentities": [{"id": "TDX_01", **_MODULE, "tcbLevels": [module]}],
-            "tcbLevels": [_platform_level(platform, status) for status in TcbStatus],
+            "tcbLevels": [_platform_level(platform, status) for status in LEVEL_STATUSES],
         }
     )
 

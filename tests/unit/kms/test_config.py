@@ -62,6 +62,7 @@ def test_file_of_upstream_is_taken() -> None:
         cert_dir = "/kms/certs"
         site_name = "here"
         accepted_tcb_statuses = ["UpToDate", "SWHardeningNeeded"]
+        accepted_tcb_statuses_until = 2027-06-30T00:00:00Z
         [core.image]
         verify = true
         [core.onboard]
@@ -93,6 +94,8 @@ def test_file_of_upstream_is_taken() -> None:
         ("rpc", "port = 65536", "rpc.port: Input should be less than or equal to 65535"),
         ("rpc.tls", "key = '/other/rpc.key'", "rpc.tls.key: want /etc/kms/certs/rpc.key, or nothing"),
         ("core", "accepted_tcb_statuses = []", "core.accepted_tcb_statuses: "),
+        ("core", "accepted_tcb_statuses = ['OutOfDate']", "need accepted_tcb_statuses_until, the time they end"),
+        ("core", "accepted_tcb_statuses_until = 2027-06-30T00:00:00", "core.accepted_tcb_statuses_until: "),
         ("core", "accepted_tcb_statuses = ['Revoked']", "core.accepted_tcb_statuses: Revoked cannot be accepted"),
         ("core", "accepted_tcb_statuses = ['uptodate']", "core.accepted_tcb_statuses.0: Input should be 'UpToDate'"),
         ("core.attestation.root_ca", "tdx = 'root.der'", "needs insecure_allow_external_trust_anchors = true"),
