@@ -23,6 +23,8 @@ DstackError
     ├── ChainUnavailableError       no endpoint answered
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
+    │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
+    │   └── CollateralFatalError        a source answered, and asking again will not help
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -94,6 +96,11 @@ class QuoteUntrustedError(RefusedError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(f"step {step}: {message}")
         self.step = step
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[QuoteUntrustedError], tuple[int, str]]:
+        """Workers send it to whoever asked them."""
+        return type(self), (self.step, self._message)
 
 
 class AppraisalError(RefusedError):
@@ -150,6 +157,14 @@ class AgentUnavailableError(UnavailableError):
 
 class CollateralUnavailableError(UnavailableError):
     """No collateral for this platform."""
+
+
+class CollateralTransientError(CollateralUnavailableError):
+    """A source of collateral was down, too slow or too busy: the same question may be answered later."""
+
+
+class CollateralFatalError(CollateralUnavailableError):
+    """A source of collateral answered: no such platform, or statements that are not genuine or go back in time."""
 
 
 class PeerUnavailableError(UnavailableError):

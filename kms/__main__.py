@@ -18,14 +18,14 @@ from typing import NoReturn
 
 from dstack.attestation.certificates import der_of
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError, DstackError
 from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
 from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from kms.app import KmsService, OnboardService, kms_app, onboard_app
+from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
 from kms.config import Core, Settings, load_settings
@@ -33,7 +33,9 @@ from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.onboard import Onboarding
+from kms.onboard_service import OnboardService
 from kms.release import KeyRelease
+from kms.service import KmsService
 
 _ROOT_LIMIT = 64 << 10
 
@@ -100,7 +102,7 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
     verifier = EvidenceVerifier(
         roots=_roots(core.attestation.root_ca.tdx),
         policy=VerificationPolicy(
-            accepted_statuses=core.accepted_tcb_statuses,
+            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
         collateral=_collateral(core),
@@ -152,7 +154,7 @@ def _introduce(parts: Parts) -> None:
 def _onboard(parts: Parts) -> None:
     """Return when there are keys."""
     settings = parts.settings.core.onboard
-    onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own)
+    onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own, parts.chain)
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return
@@ -170,7 +172,7 @@ def _serve(parts: Parts) -> None:
     parts.own.watch()
     service = KmsService(
         keys=keys,
-        release=KeyRelease(keys.root, parts.own, parts.verifier, parts.chain),
+        release=KeyRelease(keys.roots, parts.own, parts.verifier, parts.chain),
         chain=parts.chain,
         bootstrap_info=parts.keystore.bootstrap_info(),
         simulated=parts.simulated,

@@ -46,19 +46,27 @@ class ChainAuthority(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The chain's yes, together with what it was about. Made by `authorize` alone."""
+    """The chain's yes, together with what was asked and about whom. Made by `authorize` alone."""
 
+    subject: Subject
     boot: BootInfo
     granted: Granted
 
 
-def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callable[[BootInfo], Decision]) -> Permit:
+def authorize(
+    question: Question,
+    appraise: Callable[[], Appraisal],
+    ask: Callable[[BootInfo], Decision],
+    *,
+    describe: Callable[[Appraisal], BootInfo] = boot_info,
+) -> Permit:
     """Appraise, ask the chain, write the line of the log; return only for a yes.
 
     Args:
         question: Whose trust it is about.
         appraise: Establishes what asks.
         ask: The contracts' answer about that.
+        describe: What the contracts are told of it.
 
     Raises:
         KeyReleaseDeniedError: The chain denies it, or the evidence did not hold; the rule says which.
@@ -67,7 +75,7 @@ def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callab
     appraisal = None
     try:
         appraisal = appraise()
-        boot = boot_info(appraisal)
+        boot = describe(appraisal)
         decision = ask(boot)
     except UnavailableError as exc:
         record_failure(question, exc, appraisal)
@@ -79,7 +87,7 @@ def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callab
     if isinstance(decision, Denied):
         message = f"{question.subject.denied}: {decision.reason}"
         raise KeyReleaseDeniedError(decision.rule.name, message, decision.block.number)
-    return Permit(boot, decision)
+    return Permit(question.subject, boot, decision)
 
 
 @dataclass(frozen=True, slots=True)

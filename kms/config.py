@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError
@@ -184,6 +184,7 @@ class Core(Section):
     accepted_tcb_statuses: Annotated[frozenset[ReadStatus], Field(strict=False, min_length=1)] = frozenset(
         {TcbStatus.UP_TO_DATE}
     )
+    accepted_tcb_statuses_until: AwareDatetime | None = None
     attestation: Attestation = Attestation()
     image: Image = Image()
     auth_api: AuthApi
@@ -199,6 +200,14 @@ class Core(Section):
         if TcbStatus.REVOKED in statuses:
             raise ValueError("Revoked cannot be accepted")
         return statuses
+
+    @model_validator(mode="after")
+    def _acceptance_ends(self) -> Self:
+        if self.accepted_tcb_statuses != {TcbStatus.UP_TO_DATE} and self.accepted_tcb_statuses_until is None:
+            raise ValueError(
+                "accepted_tcb_statuses beside UpToDate need accepted_tcb_statuses_until, the time they end"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_collateral(self) -> Self:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members, parse_json
 from replicator.documents import MAX_INTEGER, Address
@@ -27,7 +28,13 @@ _KNOWN = {
     "agent": frozenset({"socket"}),
     "chain": frozenset({"rpc_url", "kms_auth", "chain_id", "block_tag"}),
     "attestation": frozenset(
-        {"collateral_dir", "accepted_tcb_statuses", "root_ca", "insecure_allow_external_trust_anchors"}
+        {
+            "collateral_dir",
+            "accepted_tcb_statuses",
+            "accepted_tcb_statuses_until",
+            "root_ca",
+            "insecure_allow_external_trust_anchors",
+        }
     ),
 }
 
@@ -85,7 +92,7 @@ def parse_settings(raw: bytes) -> Settings:
         chain=_chain(tables["chain"]) if tables["chain"].values else None,
         collateral_dir=Path(attestation.text("collateral_dir")),
         roots=_roots(attestation),
-        policy=VerificationPolicy(accepted_statuses=_statuses(attestation)),
+        policy=VerificationPolicy(relaxations=accept_statuses(_statuses(attestation), _until(attestation))),
     )
 
 
@@ -151,3 +158,13 @@ def _statuses(members: Members) -> frozenset[TcbStatus]:
         raise ConfigError(
             f"accepted_tcb_statuses: want some of {', '.join(status.value for status in TcbStatus)}"
         ) from exc
+
+
+def _until(members: Members) -> datetime | None:
+    """The end of every acceptance beside UpToDate: a TOML time with a zone."""
+    until = members.values.get("accepted_tcb_statuses_until")
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise ConfigError("accepted_tcb_statuses_until: want a time with a zone, such as 2027-01-15T08:00:00Z")
+    return until

@@ -112,9 +112,7 @@ def parse_quote(raw: bytes) -> Quote:
     Raises:
         QuoteMalformedError: Another version, TEE, key type or vendor; or lengths that do not nest.
     """
-    if not MIN_QUOTE <= len(raw) <= MAX_QUOTE:
-        raise QuoteMalformedError(f"quote: want {MIN_QUOTE} to {MAX_QUOTE} bytes, got {len(raw)}")
-    cursor = Cursor(raw, QuoteMalformedError)
+    cursor = _cursor(raw)
     version, tee_type, qe_svn, pce_svn, user_data = _header(cursor)
     body = _body(cursor, version)
     signed = raw[: len(raw) - cursor.remaining]
@@ -122,6 +120,15 @@ def parse_quote(raw: bytes) -> Quote:
     signature = _signature(cursor.take(size, "signature data"), nested=version != 3)
     _require_zero_padding(cursor.rest())
     return Quote(version, tee_type, qe_svn, pce_svn, user_data, body, signature, signed)
+
+
+def check_header(raw: bytes) -> int:
+    """Step 1 alone: size and header; returns the version.
+
+    Raises:
+        QuoteMalformedError: Another size, version, TEE, key type or vendor.
+    """
+    return _header(_cursor(raw))[0]
 
 
 def parse_enclave_report(raw: bytes) -> EnclaveReport:
@@ -144,6 +151,12 @@ def parse_enclave_report(raw: bytes) -> EnclaveReport:
     report_data = ReportData(cursor.take(64, "report_data"))
     cursor.end("enclave report")
     return EnclaveReport(cpu_svn, misc_select, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data)
+
+
+def _cursor(raw: bytes) -> Cursor:
+    if not MIN_QUOTE <= len(raw) <= MAX_QUOTE:
+        raise QuoteMalformedError(f"quote: want {MIN_QUOTE} to {MAX_QUOTE} bytes, got {len(raw)}")
+    return Cursor(raw, QuoteMalformedError)
 
 
 def _header(cursor: Cursor) -> tuple[int, int, int, int, bytes]:

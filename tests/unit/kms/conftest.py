@@ -22,7 +22,13 @@ from dstack.chain.facts import Facts
 from dstack.errors import ChainUnavailableError, CollateralUnavailableError
 from dstack.guest.platform import platform_evidence
 from dstack.keys.certs import build_client_cert
-from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
+from dstack.keys.pem import (
+    certificate_pem,
+    load_certificate,
+    load_private_key,
+    private_key_pem,
+    spki_der,
+)
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide

@@ -18,7 +18,7 @@ from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote, parse_quote
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.errors import CollateralMalformedError, DstackError, KeyReleaseDeniedError, UnavailableError
 from dstack.guest.platform import platform_evidence
 from dstack.measurement.event_log import RuntimeEvent
@@ -110,7 +110,7 @@ def test_evidence_that_is_not_genuine_is_refused(world: World, machine: Machine,
 
 def test_accepted_status_reaches_the_chain(make_world: Callable[..., World]) -> None:
     """What the settings accept is told to the contracts as it is, and they decide."""
-    world = make_world(VerificationPolicy(accepted_statuses=frozenset({TcbStatus.OUT_OF_DATE})))
+    world = make_world(VerificationPolicy(relaxations=(AcceptStatus(TcbStatus.OUT_OF_DATE, AT + timedelta(days=1)),)))
 
     assert ask(world, app_machine(defects=Defects(tcb_status="OutOfDate"))).boot.tcb_status == "OutOfDate"
 

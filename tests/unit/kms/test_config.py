@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -156,6 +156,18 @@ def test_file_of_upstream_head_is_taken() -> None:
     assert settings.notices() == ("core.attestation.urls.amd_kds has no effect: only TDX is verified",)
 
 
+def test_weaker_statuses_have_an_end() -> None:
+    """Statuses beside UpToDate are taken together with the time they end."""
+    lines = (
+        "accepted_tcb_statuses = ['UpToDate', 'SWHardeningNeeded']\naccepted_tcb_statuses_until = 2027-06-30T00:00:00Z"
+    )
+
+    core = parse_settings(with_line("core", lines)).core
+
+    assert core.accepted_tcb_statuses == {TcbStatus.UP_TO_DATE, TcbStatus.SW_HARDENING_NEEDED}
+    assert core.accepted_tcb_statuses_until == datetime(2027, 6, 30, tzinfo=UTC)
+
+
 def test_a_chain_that_could_lie_is_announced() -> None:
     """One endpoint, an endpoint without TLS, and blocks that may be undone are said at every start."""
     text = MINIMAL.replace("https://user:secret@rpc.example/key", "http://rpc.example")
@@ -236,6 +248,8 @@ def test_decisions_are_kept_beside_the_keys() -> None:
         ("rpc", "port = 65536", "rpc.port: Input should be less than or equal to 65535"),
         ("rpc.tls", "key = '/other/rpc.key'", "rpc.tls.key: want /etc/kms/certs/rpc.key, or nothing"),
         ("core", "accepted_tcb_statuses = []", "core.accepted_tcb_statuses: "),
+        ("core", "accepted_tcb_statuses = ['OutOfDate']", "need accepted_tcb_statuses_until, the time they end"),
+        ("core", "accepted_tcb_statuses_until = 2027-06-30T00:00:00", "core.accepted_tcb_statuses_until: "),
         ("core", "accepted_tcb_statuses = ['Revoked']", "core.accepted_tcb_statuses: Revoked cannot be accepted"),
         ("core", "accepted_tcb_statuses = ['uptodate']", "core.accepted_tcb_statuses.0: Input should be 'UpToDate'"),
         ("core.attestation.root_ca", "tdx = 'root.der'", "needs insecure_allow_external_trust_anchors = true"),
