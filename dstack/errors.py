@@ -23,6 +23,7 @@ DstackError
     ├── ChainUnavailableError       no endpoint answered
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
+    ├── ImageUnavailableError       no OS image to compare a machine with
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -155,6 +156,10 @@ class AgentUnavailableError(UnavailableError):
 
 class CollateralUnavailableError(UnavailableError):
     """No collateral for this platform."""
+
+
+class ImageUnavailableError(UnavailableError):
+    """No OS image to compare a machine with."""
 
 
 class PeerUnavailableError(UnavailableError):
