@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dstack.transport.server import CallContext, Method
-from dstack.wire.kms import AttestationInfoResponse, BootstrapRequest, BootstrapResponse
+from dstack.wire.kms import (
+    AttestationInfoResponse,
+    BootstrapRequest,
+    BootstrapResponse,
+    OnboardRequest,
+    OnboardResponse,
+)
 from kms.authorization import SelfAuthorization
 from kms.config import Settings
 from kms.onboard import Onboarding
@@ -34,6 +40,7 @@ class OnboardService:
         """The table that `prpc_app` serves."""
         return {
             "Bootstrap": Method(BootstrapRequest, self.bootstrap),
+            "Onboard": Method(OnboardRequest, self.onboard),
             "GetAttestationInfo": Method(None, self.get_attestation_info),
             "Finish": Method(None, self.finish_onboarding),
         }
@@ -42,18 +49,22 @@ class OnboardService:
         """Make root keys."""
         return self.onboarding.bootstrap(request.domain, context.request_id)
 
+    def onboard(self, request: OnboardRequest, context: CallContext) -> OnboardResponse:
+        """Fetch the root keys of another KMS."""
+        return self.onboarding.onboard(request.source_url, request.domain, context.request_id)
+
     def get_attestation_info(self, _request: None, _context: CallContext) -> AttestationInfoResponse:
         """What the contracts must allow before there can be keys."""
         appraisal = self.own.appraisal()
-        chain = self.settings.core.auth_api.chain
+        decides = self.settings.core.auth_api
         return AttestationInfoResponse(
             device_id=appraisal.device_id,
             mr_aggregated=appraisal.mr_aggregated,
             os_image_hash=appraisal.os_image_hash,
             tee_variant=_TEE_VARIANT,
             site_name=self.settings.core.site_name,
-            eth_rpc_url=chain.shown_rpc_url,
-            kms_contract_address=chain.kms_contract,
+            eth_rpc_url=decides.shown_rpc_url,
+            kms_contract_address=decides.kms_contract,
             ppid=appraisal.verified.ppid,
         )
 
