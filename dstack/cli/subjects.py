@@ -63,6 +63,8 @@ def read_subject(path: str) -> Subject:
 def parse_subject(raw: bytes, name: str) -> Subject:
     """Tell by its first bytes what *raw* is, and read that; see `read_subject`."""
     text = raw.lstrip()
+    if not text:
+        raise InputError(f"{name}: want an event log, a quote or an answer that holds them, got nothing")
     if text.startswith(b"["):
         return Subject(name, events=parse_event_log(raw))
     if text.startswith(b"{"):
