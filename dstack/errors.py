@@ -25,6 +25,7 @@ DstackError
     ├── CollateralUnavailableError  no collateral for this platform
     │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
     │   └── CollateralFatalError        a source answered, and asking again will not help
+    ├── ImageUnavailableError       no OS image to compare a machine with
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -165,6 +166,10 @@ class CollateralTransientError(CollateralUnavailableError):
 
 class CollateralFatalError(CollateralUnavailableError):
     """A source of collateral answered: no such platform, or statements that are not genuine or go back in time."""
+
+
+class ImageUnavailableError(UnavailableError):
+    """No OS image to compare a machine with."""
 
 
 class PeerUnavailableError(UnavailableError):
