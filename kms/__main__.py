@@ -24,7 +24,7 @@ from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ConfigError, DstackError
 from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
-from dstack.transport.collateral import DirectoryCollateral
+from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from kms.app import kms_app, onboard_app
@@ -99,17 +99,22 @@ def run(settings: Settings) -> None:
 def _parts(settings: Settings, keystore: Keystore) -> Parts:
     core, chain = settings.core, settings.core.auth_api.chain
     quotes = AgentClient(core.agent_socket)
+    roots, urls = _roots(core.attestation.root_ca.tdx), core.attestation.urls
     verifier = EvidenceVerifier(
-        roots=_roots(core.attestation.root_ca.tdx),
+        roots=roots,
         policy=VerificationPolicy(
             relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
-        collateral=DirectoryCollateral(core.attestation.urls.collateral_dir),
-        clock=lambda: datetime.now(UTC),
+        collateral=collateral_source(urls.collateral_dir, urls=urls.pccs, roots=roots, clock=_now),
+        clock=_now,
     )
     reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), chain.kms_contract)
     return Parts(settings, keystore, quotes, verifier, reader, SelfAuthorization(quotes, verifier, reader))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _roots(path: Path | None) -> TrustedRoots:

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError
+from dstack.transport.collateral_fetch import endpoint_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 ReadPath = Annotated[Path, Field(strict=False)]
@@ -38,8 +39,7 @@ _REFUSED = {
     "core.admin_token_hash": "there is no admin service",
     "core.admin": "there is no admin service",
     "core.metrics": "there are no metrics yet",
-    "core.pccs_url": "collateral is read from core.attestation.urls.collateral_dir",
-    "core.attestation.urls.pccs": "collateral is read from core.attestation.urls.collateral_dir",
+    "core.pccs_url": "its place is core.attestation.urls.pccs",
     "core.image.cache_dir": "images are judged by their measurement document; nothing is downloaded",
     "core.image.download_url": "images are judged by their measurement document; nothing is downloaded",
     "core.image.download_timeout": "images are judged by their measurement document; nothing is downloaded",
@@ -82,6 +82,20 @@ class Urls(Section):
     """`core.attestation.urls`: where collateral comes from."""
 
     collateral_dir: ReadPath
+    pccs: Annotated[tuple[str, ...], Field(strict=False, max_length=8)] = ()
+
+    @field_validator("pccs", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("pccs")
+    @classmethod
+    def _are_endpoints(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(map(endpoint_url, urls))
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
 
 
 class RootCa(Section):

@@ -84,7 +84,7 @@ def test_file_of_upstream_is_taken() -> None:
         ("", "log_levle = 'info'", "log_levle: unknown setting (did you mean log_level?)"),
         ("core.onboard", "adress = 'x'", "core.onboard.adress: unknown setting (did you mean core.onboard.address?)"),
         ("core", "zzz = 1", "core.zzz: unknown setting"),
-        ("core", "pccs_url = 'x'", "core.pccs_url: not a setting of this KMS: collateral is read from"),
+        ("core", "pccs_url = 'x'", "core.pccs_url: not a setting of this KMS: its place is core.attestation.urls.pccs"),
         ("core.auth_api.webhook", "url = 'x'", "core.auth_api.webhook: not a setting of this KMS: the contracts are"),
         ("core.auth_api", "type = 'dev'", "core.auth_api.type: Input should be 'chain'"),
         ("core.image", "verify = false", "core.image.verify: Input should be True"),
@@ -126,6 +126,20 @@ def test_needed_setting_is_wrong(old: str, new: str, message: str) -> None:
 
     assert message in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("spelling", ["'https://a.example/sgx/certification/v4'", "['https://a.example']"])
+def test_collateral_comes_from_one_endpoint_or_several(spelling: str) -> None:
+    """As upstream spells it, a text with the path of the API, or as a list."""
+    settings = parse_settings(MINIMAL.replace("collateral_dir", f"pccs = {spelling}\ncollateral_dir"))
+
+    assert settings.core.attestation.urls.pccs == ("https://a.example",)
+
+
+def test_collateral_is_not_fetched_in_the_clear() -> None:
+    """An endpoint elsewhere is https."""
+    with pytest.raises(ConfigError, match=r"core\.attestation\.urls\.pccs: .*want https, or http to this machine"):
+        parse_settings(MINIMAL.replace("collateral_dir", "pccs = 'http://pccs.example'\ncollateral_dir"))
 
 
 def test_all_problems_are_named_at_once() -> None:
