@@ -23,6 +23,9 @@ DstackError
     ├── ChainUnavailableError       no endpoint answered
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
+    │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
+    │   └── CollateralFatalError        a source answered, and asking again will not help
+    ├── ImageUnavailableError       no OS image to compare a machine with
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -155,6 +158,18 @@ class AgentUnavailableError(UnavailableError):
 
 class CollateralUnavailableError(UnavailableError):
     """No collateral for this platform."""
+
+
+class CollateralTransientError(CollateralUnavailableError):
+    """A source of collateral was down, too slow or too busy: the same question may be answered later."""
+
+
+class CollateralFatalError(CollateralUnavailableError):
+    """A source of collateral answered: no such platform, or statements that are not genuine or go back in time."""
+
+
+class ImageUnavailableError(UnavailableError):
+    """No OS image to compare a machine with."""
 
 
 class PeerUnavailableError(UnavailableError):

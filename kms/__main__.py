@@ -148,7 +148,7 @@ def _introduce(parts: Parts) -> None:
 def _onboard(parts: Parts) -> None:
     """Return when there are keys."""
     settings = parts.settings.core.onboard
-    onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own)
+    onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own, parts.chain)
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return

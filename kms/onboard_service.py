@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dstack.transport.server import CallContext, Method
-from dstack.wire.kms import AttestationInfoResponse, BootstrapRequest, BootstrapResponse
+from dstack.wire.kms import (
+    AttestationInfoResponse,
+    BootstrapRequest,
+    BootstrapResponse,
+    OnboardRequest,
+    OnboardResponse,
+)
 from kms.authorization import SelfAuthorization
 from kms.config import Settings
 from kms.onboard import Onboarding
@@ -34,6 +40,7 @@ class OnboardService:
         """The table that `prpc_app` serves."""
         return {
             "Bootstrap": Method(BootstrapRequest, self.bootstrap),
+            "Onboard": Method(OnboardRequest, self.onboard),
             "GetAttestationInfo": Method(None, self.get_attestation_info),
             "Finish": Method(None, self.finish_onboarding),
         }
@@ -41,6 +48,10 @@ class OnboardService:
     def bootstrap(self, request: BootstrapRequest, context: CallContext) -> BootstrapResponse:
         """Make root keys."""
         return self.onboarding.bootstrap(request.domain, context.request_id)
+
+    def onboard(self, request: OnboardRequest, context: CallContext) -> OnboardResponse:
+        """Fetch the root keys of another KMS."""
+        return self.onboarding.onboard(request.source_url, request.domain, context.request_id)
 
     def get_attestation_info(self, _request: None, _context: CallContext) -> AttestationInfoResponse:
         """What the contracts must allow before there can be keys."""

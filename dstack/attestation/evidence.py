@@ -1,6 +1,7 @@
 """Evidence: a quote, the event log behind its registers, and the VM's configuration (kms.md 5, guest.md 3.6).
 
-Written in the V0 (SCALE) form, which every reader takes; the V1 form is in `evidence_v1`. Nothing in it is trusted before `verify_quote` and `appraise`.
+Written in the V0 (SCALE) form, which every reader takes; the V1 form is in `evidence_v1`. Nothing in it is trusted
+before `verify_quote` and `appraise`.
 """
 
 from __future__ import annotations

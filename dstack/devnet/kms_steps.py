@@ -22,7 +22,8 @@ from dstack.devnet.transcript import demand
 from dstack.devnet.world import Machine, World, boot_answer
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id
 from dstack.measurement.document import reference_values
-from dstack.measurement.identities import mr_aggregated, mr_config_id_v1
+from dstack.measurement.identities import mr_aggregated
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
 from dstack.values import Digest32

@@ -48,11 +48,11 @@ from dstack.measurement.identities import (
     device_id,
     key_provider_payload,
     mr_aggregated,
-    mr_config_id_v1,
     mr_key_provider,
     mr_system,
 )
 from dstack.measurement.image import os_image_hash, parse_checksum_file
+from dstack.measurement.mr_config_id import mr_config_id_v1, mr_config_id_v2, mr_config_id_v3
 from dstack.measurement.registers import extend, replay
 from dstack.measurement.rtmr3 import BootInputs, boot_events, predict_legacy_rtmr3, predict_rtmr3
 from dstack.measurement.vm_config import VmConfig, parse_vm_config, serialise_vm_config
@@ -77,6 +77,8 @@ __all__ = [
     "key_provider_payload",
     "mr_aggregated",
     "mr_config_id_v1",
+    "mr_config_id_v2",
+    "mr_config_id_v3",
     "mr_key_provider",
     "mr_system",
     "os_image_hash",

@@ -19,9 +19,9 @@ from dstack.keys.environment import Variable, serialise_environment
 from dstack.measurement.compose import app_compose_from_docker_compose
 from dstack.measurement.document import DOCUMENT_NAME
 from dstack.measurement.event_log import RuntimeEvent, logged, serialise_event_log
-from dstack.measurement.firmware import serialise_hob_witness
 from dstack.measurement.image import CHECKSUM_FILE_NAME
 from dstack.measurement.registers import ZERO_REGISTER
+from dstack.measurement.td_hob import serialise_hob_witness
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki

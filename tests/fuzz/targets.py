@@ -28,8 +28,8 @@ from dstack.measurement.compose import parse_app_compose
 from dstack.measurement.docker_compose import parse_docker_compose
 from dstack.measurement.document import parse_measurement_document, serialise_measurement_document
 from dstack.measurement.event_log import parse_event_log, replay_event_log, serialise_event_log
-from dstack.measurement.firmware import parse_hob_witness, serialise_hob_witness
 from dstack.measurement.image import parse_checksum_file
+from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness
 from dstack.measurement.vm_config import parse_vm_config, serialise_vm_config
 from dstack.wire import guest, kms
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf

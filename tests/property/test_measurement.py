@@ -35,8 +35,8 @@ from dstack.measurement import (
     serialise_vm_config,
 )
 from dstack.measurement.event_log import RUNTIME_EVENT_TYPE, logged, runtime_event_preimage
-from dstack.measurement.firmware import PAGE, HobWitness, MemoryRange, parse_hob_witness, serialise_hob_witness
 from dstack.measurement.registers import ZERO_REGISTER
+from dstack.measurement.td_hob import PAGE, HobWitness, MemoryRange, parse_hob_witness, serialise_hob_witness
 from dstack.values import OsImageHash, Register
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)

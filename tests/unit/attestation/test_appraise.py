@@ -19,6 +19,7 @@ from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import AppraisalError, EventLogMalformedError, MeasurementMalformedError
 from dstack.measurement import identities
 from dstack.measurement.event_log import RuntimeEvent, logged, replay_event_log
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import GIB, make_image
@@ -257,14 +258,12 @@ def test_step_18_an_empty_instance_id_is_none(machine):
 
 def test_step_18_mrconfigid_pins_the_compose_hash(machine):
     """A version 1 MRCONFIGID of the measured compose hash is taken; of another, or of another version, refused."""
-    pinned = identities.mr_config_id_v1(INPUTS.compose_hash)
+    pinned = mr_config_id_v1(INPUTS.compose_hash)
 
     evidence, verified = machine(mr_config_id=pinned)
     assert appraise(evidence, verified, expected_report_data=None).compose_hash == INPUTS.compose_hash
 
-    refused(
-        *machine(mr_config_id=identities.mr_config_id_v1(ComposeHash(bytes(32)))), "MRCONFIGID: want 01cc.*has 0100"
-    )
+    refused(*machine(mr_config_id=mr_config_id_v1(ComposeHash(bytes(32)))), "MRCONFIGID: want 01cc.*has 0100")
     refused(*machine(mr_config_id=Register(b"\x02" + pinned[1:])), "MRCONFIGID: want zero or version 1")
     refused(*machine(mr_config_id=Register(pinned[:-1] + b"\x01")), "MRCONFIGID: want 01cc")
     refused(*machine(events=(), mr_config_id=pinned), "MRCONFIGID: want zero or version 1")

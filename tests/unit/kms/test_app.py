@@ -83,7 +83,7 @@ def onboard(world: World, tmp_path: Path) -> Iterator[Served]:
     """The onboarding service; its listener stops when it is finished."""
     with ExitStack() as stack:
         keystore = stack.enter_context(open_keystore(tmp_path))
-        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own)
+        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
         service = OnboardService(onboarding, world.own, SETTINGS, finish=lambda: listener.stop())
         listener = Listener(onboard_app(service))
         stack.enter_context(listener.running())

@@ -38,7 +38,7 @@ def keystore(tmp_path: Path) -> Iterator[Keystore]:
 def onboarding(world: World, keystore: Keystore) -> Onboarding:
     """The onboarding of a KMS that the chain permits."""
     allow_kms(world)
-    return Onboarding(keystore, world.machine, world.verifier, world.own)
+    return Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
 
 
 def test_bootstrap_makes_keys_and_a_quote_over_them(onboarding: Onboarding, keystore: Keystore, world: World) -> None:
@@ -57,7 +57,7 @@ def test_bootstrap_makes_keys_and_a_quote_over_them(onboarding: Onboarding, keys
 
 def test_kms_that_the_chain_does_not_permit_makes_no_keys(world: World, keystore: Keystore) -> None:
     """The chain is asked before anything is made, and its reason follows upstream's words."""
-    onboarding = Onboarding(keystore, world.machine, world.verifier, world.own)
+    onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
 
     with pytest.raises(KeyReleaseDeniedError) as refused:
         onboarding.bootstrap(DOMAIN, "request")
@@ -134,7 +134,7 @@ def test_keys_without_their_quote_are_not_kept(keystore: Keystore, world: World)
             self.left -= 1
             return world.machine.evidence(report_data)
 
-    onboarding = Onboarding(keystore, Mute(), world.verifier, world.own)
+    onboarding = Onboarding(keystore, Mute(), world.verifier, world.own, world.chain)
     with pytest.raises(AgentUnavailableError, match="agent: gone"):
         onboarding.bootstrap(DOMAIN, "request")
 

@@ -18,7 +18,7 @@ from dstack.errors import MeasurementMalformedError, QuoteUntrustedError
 from dstack.guest.platform import platform_evidence
 from dstack.measurement.compose import compose_hash
 from dstack.measurement.event_log import RuntimeEvent, replay_event_log
-from dstack.measurement.identities import mr_config_id_v1
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import make_image
 from dstack.simulator.platform import Defects, SimulatedPlatform
