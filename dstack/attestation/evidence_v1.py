@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from dstack.attestation.evidence import MAX_EVIDENCE, Evidence
+from dstack.attestation.evidence_value import MAX_EVIDENCE, Evidence
 from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE
 from dstack.attestation.report_data import APP_DATA, report_data
 from dstack.errors import EvidenceMalformedError
