@@ -54,7 +54,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
         **guest_keys.KINDS,
         **guest_formats.KINDS,
         **vmm.KINDS,
-        **measurement.kinds(list(found)),
+        **measurement.kinds(found),
     }
     tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
     unsupported = [kind for kind in found if kind not in supported]

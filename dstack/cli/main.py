@@ -23,7 +23,7 @@ COMMANDS = {
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
     "explain": ("dstack.cli.explain", "where two measurements, logs or quotes part, in words"),
     "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
-    "measure": ("dstack.cli.measure", "an image, a shape and an app to registers, compared with a quote"),
+    "measure": ("dstack.cli.measure", "image, shape and app to registers; compared with a quote"),
     "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
     "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
     "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dstack.measurement.acpi import ACPI_EVENT_TYPE
@@ -103,7 +103,7 @@ def _compared(name: str, left: Side, right: Side) -> Finding:
     if ours is None or theirs is None:
         return Finding(name, Outcome.UNKNOWN, f"{(left if ours is None else right).name} does not say it")
     if ours == theirs:
-        return Finding(name, Outcome.EQUAL, "equal", ours.hex(), theirs.hex())
+        return _logs_of_equal(name, left, right) or Finding(name, Outcome.EQUAL, "equal", ours.hex(), theirs.hex())
     if not name.startswith("rtmr"):
         inputs = _ALONE_INPUTS.get(name, ())
         return Finding(name, Outcome.DIFFERENT, _ALONE[name], ours.hex(), theirs.hex(), inputs, _look_at(inputs))
@@ -115,6 +115,13 @@ def _compared(name: str, left: Side, right: Side) -> Finding:
     return _first_difference(name, lines[0], lines[1]) or Finding(
         name, Outcome.DIFFERENT, "the registers differ, but the events do not", ours.hex(), theirs.hex()
     )
+
+
+def _logs_of_equal(name: str, left: Side, right: Side) -> Finding | None:
+    """Where two logs part although the registers they come with are equal: one of them was changed."""
+    lines = [side.events(int(name[4:])) if name.startswith("rtmr") else None for side in (left, right)]
+    found = None if lines[0] is None or lines[1] is None else _first_difference(name, lines[0], lines[1])
+    return found and replace(found, what=f"the registers are equal, and the logs part at {found.what}")
 
 
 def _first_difference(name: str, left: Sequence[Line], right: Sequence[Line]) -> Finding | None:
@@ -166,10 +173,12 @@ def _text(content: bytes) -> str:
     """Text in quotes, if it is text in ASCII or UTF-16; else hexadecimal."""
     for encoding in ("ascii", "utf-16-le"):
         try:
-            text = content.decode(encoding).rstrip("\0")
+            text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if text.isascii() and text.isprintable():
+        # A measured command line ends in a terminator.
+        text = text.removesuffix("\0") if encoding != "ascii" else text
+        if text and text.isascii() and text.isprintable():
             return repr(text)
     return content.hex()
 

@@ -79,7 +79,7 @@ def read_file(path: Path) -> Tree:
         tree = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:
         raise ShapeError(f"not JSON: {exc}") from exc
-    if isinstance(tree, list):
+    if isinstance(tree, list) and tree:
         return {"cases": tree}
     if not isinstance(tree, dict):
         raise ShapeError(f"want an object or a list, got {type(tree).__name__}")

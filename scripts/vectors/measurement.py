@@ -24,11 +24,11 @@ from dstack.measurement.kernel import initrd_address, kernel_digest
 from dstack.measurement.linux_boot import cmdline_digest, initrd_digest, rtmr1_events, rtmr2_events
 from dstack.measurement.mrtd import mrtd
 from dstack.measurement.prediction import PredictedEvent, register_of
-from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness, td_hob
-from dstack.measurement.tdvf import Firmware, parse_firmware
+from dstack.measurement.td_hob import HobWitness, parse_hob_witness, serialise_hob_witness, td_hob
+from dstack.measurement.tdvf import Firmware, SectionType, parse_firmware
 from dstack.measurement.vm_config import parse_vm_config
 from dstack.values import Register
-from vectors.cases import WHOLE_FILE
+from vectors.cases import WHOLE_FILE, ShapeError, read_file
 from vectors.compare import Computation, Computed, Part, Sections, UnsupportedError
 
 _bytes = bytes.fromhex
@@ -57,19 +57,33 @@ def _firmware(raw: bytes, hob_sizes: Sequence[str] | None) -> Computed:
 
 
 def _firmware_facts(firmware: Firmware, hob_sizes: Sequence[str] | None) -> Computed:
-    witness = firmware.witness
-    hobs = {size: sha384(td_hob(witness, int(size))).hexdigest() for size in hob_sizes or ()}
+    kinds = [section.type for section in firmware.sections]
+    facts: dict[str, object] = {}
+    if kinds.count(SectionType.TD_HOB) == 1:
+        facts |= _witness_facts(firmware.witness, hob_sizes)
+    if kinds.count(SectionType.CFV) == 1:
+        facts["cfv_sha384"] = sha384(firmware.cfv).hexdigest()
     return {
+        **facts,
         "sha256": sha256(firmware.raw).hexdigest(),
         "size": len(firmware.raw),
         "sections": [{name: int(getattr(each, name)) for name in _SECTION_FIELDS} for each in firmware.sections],
         "mrtd_single_pass": mrtd(firmware, two_pass=False).hex(),
         "mrtd_two_pass": mrtd(firmware, two_pass=True).hex(),
-        "cfv_sha384": sha384(firmware.cfv).hexdigest(),
-        "td_hob_sha384": hobs,
-        "td_hob": serialise_hob_witness(witness).hex(),
-        "td_hob_witness": serialise_hob_witness(witness).hex(),
-        "witness": serialise_hob_witness(witness).hex(),
+    }
+
+
+def _witness(raw: str, hob_sizes: Sequence[str] | None) -> Computed:
+    return _witness_facts(parse_hob_witness(_bytes(raw)), hob_sizes)
+
+
+def _witness_facts(witness: HobWitness, hob_sizes: Sequence[str] | None) -> dict[str, object]:
+    text = serialise_hob_witness(witness).hex()
+    return {
+        "td_hob_sha384": {size: sha384(td_hob(witness, int(size))).hexdigest() for size in hob_sizes or ()},
+        "td_hob": text,
+        "td_hob_witness": text,
+        "witness": text,
     }
 
 
@@ -281,6 +295,7 @@ _SECTIONS: Sections = {
         Computation(("@file",), _firmware, optional=(Part("td_hob_sha384", _keys),)),
         Computation(("source", "sha256"), _packaged_firmware, optional=(Part("td_hob_sha384", _keys),)),
     ),
+    "td_hob": (Computation(("witness",), _witness, optional=(Part("td_hob_sha384", _keys),)),),
     "negative": (Computation(("source",), _refused_firmware, optional=("sha256",), refuses=True),),
     "kernel": (
         Computation(
@@ -317,6 +332,14 @@ _SECTIONS: Sections = {
 }
 
 
-def kinds(found: Sequence[str]) -> dict[str, Sections]:
-    """The sections of each kind of this folder, whatever its name: captures and images come under new ones."""
-    return {kind: _SECTIONS for kind in found if kind.startswith("measurement/")}
+def kinds(found: Mapping[str, Path]) -> dict[str, Sections]:
+    """The sections of each kind of this folder that has any of them, whatever its name: new captures have new ones."""
+    return {kind: _SECTIONS for kind, path in found.items() if kind.startswith("measurement/") and _is_known(path)}
+
+
+def _is_known(path: Path) -> bool:
+    try:
+        members = read_file(path)
+    except ShapeError:
+        return True
+    return any(name in members for name in _SECTIONS if name) or {"quote", "event_log"} <= members.keys()
