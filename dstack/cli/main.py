@@ -18,6 +18,7 @@ INTERRUPTED = 130
 
 # Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
+    "collateral": ("dstack.cli.collateral", "fetch, show and check what a platform's maker says of it"),
     "compose": ("dstack.cli.compose", "docker-compose file to app-compose.json"),
     "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
