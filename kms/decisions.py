@@ -42,6 +42,9 @@ class Subject(Enum):
     APP = ("app", "App not allowed", "Boot denied")
     SELF = ("self", "KMS self authorization failed", "KMS is not allowed")
     BOOTSTRAP = ("bootstrap", "KMS is not allowed to bootstrap", "boot denied")
+    CERTIFICATE = ("certificate", "Certificate not allowed", "Boot denied")
+    KMS = ("kms", "KMS not allowed", "Boot denied")
+    SOURCE = ("source", "Source KMS is not allowed", "boot denied")
 
     def __init__(self, label: str, refused: str, denied: str) -> None:
         self.label = label

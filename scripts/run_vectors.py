@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(folder: Path, *, as_json: bool) -> int:
     # Slow to import, and the folder of scripts must stay quick to list.
-    from vectors import guest, guest_keys, kms, report
+    from vectors import guest, guest_keys, kms, kms_certs, report
     from vectors.compare import run_kind
 
-    supported = {**kms.KINDS, **guest.KINDS, **guest_keys.KINDS}
+    supported = {**kms.KINDS, **kms_certs.KINDS, **guest.KINDS, **guest_keys.KINDS}
     found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
     tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
     unsupported = [kind for kind in found if kind not in supported]

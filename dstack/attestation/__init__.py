@@ -16,6 +16,7 @@ from dstack.attestation.roots import INTEL_ROOTS, TrustedRoot, TrustedRoots, sim
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
+from dstack.attestation.verify_collateral import VerifiedCollateral, verify_collateral
 
 __all__ = [
     "INTEL_ROOTS",
@@ -28,6 +29,7 @@ __all__ = [
     "TrustedRoot",
     "TrustedRoots",
     "VerificationPolicy",
+    "VerifiedCollateral",
     "VerifiedQuote",
     "appraise",
     "parse_collateral",
@@ -37,5 +39,6 @@ __all__ = [
     "serialise_evidence",
     "simulated_root",
     "strip_evidence",
+    "verify_collateral",
     "verify_quote",
 ]

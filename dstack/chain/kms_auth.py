@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 
-from dstack.chain.client import CallRevertedError, ChainClient, parse_address, printable
+from dstack.chain.client import parse_address, printable
+from dstack.chain.reading import Answer, Call, ChainReader, CodeAt, Reading, Reverted
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy.boot_info import BootInfo
-from dstack.policy.decision import BlockRef, Decision, Rule, decide
+from dstack.policy.decision import BlockRef, Decision, Denied, Rule, decide
 
 BOOT_INFO_TYPE = "(address,bytes32,address,bytes32,bytes32,bytes32,bytes32,string,string[])"
 # ERC-165 id of IAppAuth: the selector of isAppAllowed.
 APP_AUTH_ID = bytes.fromhex("1e079198")
+# How old facts may be before `recent_facts` has them asked for anew.
+FACTS_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What KmsAuth says besides decisions, as it was last read.
+
+    Attributes:
+        chain_id: The chain.
+        gateway_app_id: The gateway that apps are told to trust; empty when none was named.
+        app_implementation: What the factory makes apps of; the zero address when there is none.
+        block: The state it was read in.
+        read_at: `time.monotonic` of the reading.
+    """
+
+    chain_id: int
+    gateway_app_id: str
+    app_implementation: str
+    block: BlockRef
+    read_at: float
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was read."""
+        return time.monotonic() - self.read_at
 
 
 class KmsAuthReader:
-    """Asks one KmsAuth. Each answer rests on one block, which it names; nothing is kept between two questions."""
+    """Asks one KmsAuth. Each decision rests on one block, which it names; the reader decides which block that is."""
 
-    def __init__(self, client: ChainClient, address: str) -> None:
+    def __init__(self, reader: ChainReader, address: str) -> None:
         """Take the settings; nothing is asked yet.
 
         Raises:
             ConfigError: *address* is not an address.
         """
-        self._client = client
+        self._reader = reader
         self.address = parse_address(address, what="KmsAuth")
+        self._about = (
+            Call(self.address, _call("gatewayAppId()", [], [])),
+            Call(self.address, _call("appImplementation()", [], [])),
+        )
+        self._facts: Facts | None = None
+        self._refreshing = threading.Lock()
 
     @property
     def chain_id(self) -> int:
-        """The chain that the endpoint says it is on.
+        """The chain that is asked.
 
         Raises:
             ChainUnavailableError: It could not be asked.
         """
-        return self._client.chain_id
+        return self._reader.read(()).chain_id
 
     def check(self, *, chain_id: int | None = None) -> BlockRef:
         """Establish that the settings lead to a KmsAuth; for the start of a program.
@@ -50,19 +88,17 @@ class KmsAuthReader:
             ConfigError: It is another chain, or no contract that answers to IAppAuth.
             ChainUnavailableError: It could not be asked.
         """
-        if chain_id is not None and self.chain_id != chain_id:
-            raise ConfigError(f"chain id: want {chain_id}, got {self.chain_id}")
-        block = self._client.block()
-        if not self._client.code(self.address, block):
-            raise ConfigError(f"KmsAuth: {self._missing(block)}")
-        try:
-            question = _call("supportsInterface(bytes4)", ["bytes4"], [APP_AUTH_ID])
-            (supported,) = decode(["bool"], self._client.call(self.address, question, block))
-        except (CallRevertedError, DecodingError):
-            supported = False
-        if not supported:
+        question = _call("supportsInterface(bytes4)", ["bytes4"], [APP_AUTH_ID])
+        reading = self._reader.read((CodeAt(self.address), Call(self.address, question)))
+        if chain_id is not None and reading.chain_id != chain_id:
+            raise ConfigError(f"chain id: want {chain_id}, got {reading.chain_id}")
+        code, supports = reading.answers
+        if not code.data:
+            raise ConfigError(f"KmsAuth: {self._missing(reading.block)}")
+        if _decoded(["bool"], supports) != (True,):
             raise ConfigError(f"KmsAuth: the contract at {self.address} does not answer to IAppAuth")
-        return block
+        self._remember(self._reader.read(self._about))
+        return reading.block
 
     def authorize_app(self, boot: BootInfo) -> Decision:
         """Ask whether the machine *boot* may have its app's keys.
@@ -86,34 +122,86 @@ class KmsAuthReader:
         Raises:
             ChainUnavailableError: It could not be asked.
         """
-        block = self._client.block()
-        try:
-            answer = self._client.call(self.address, _call("gatewayAppId()", [], []), block)
-            (text,) = decode(["bytes"], answer)
-        except (CallRevertedError, DecodingError) as exc:
-            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(block)}") from exc
-        return printable(text.decode("utf-8", "replace"))
+        reading = self._reader.read(self._about)
+        facts = self._remember(reading)
+        if facts is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        return facts.gateway_app_id
+
+    def recent_facts(self) -> Facts | None:
+        """What was last read, at once; None before anything was. What is old is asked for anew meanwhile."""
+        if self._facts is None or self._facts.age_seconds > FACTS_SECONDS:
+            self._refresh()
+        return self._facts
+
+    def _refresh(self) -> None:
+        if not self._refreshing.acquire(blocking=False):
+            return
+
+        def read() -> None:
+            try:
+                self._remember(self._reader.read(self._about))
+            except ChainUnavailableError:
+                pass  # The facts keep their age, which whoever asks for them sees.
+            finally:
+                self._refreshing.release()
+
+        threading.Thread(target=read, name="chain-facts", daemon=True).start()
+
+    def _remember(self, reading: Reading) -> Facts | None:
+        gateway, implementation = (
+            _decoded([kind], answer) for kind, answer in zip(["bytes", "address"], reading.answers, strict=True)
+        )
+        if gateway is None:
+            return None
+        self._facts = Facts(
+            reading.chain_id,
+            printable(gateway[0].decode("utf-8", "replace")),
+            implementation[0] if implementation else "0x" + "00" * 20,
+            reading.block,
+            time.monotonic(),
+        )
+        return self._facts
 
     def _authorize(self, function: str, boot: BootInfo) -> Decision:
-        block = self._client.block()
         question = _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])
-        try:
-            answer = self._client.call(self.address, question, block)
-            # The text may come from an app's own contract: taken as bytes, because it need not be UTF-8.
-            is_allowed, reason = decode(["bool", "bytes"], answer)
-        except CallRevertedError:
-            return decide(False, f"{function} reverted", block, _seen(boot))
-        except DecodingError as exc:
-            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(block)}") from exc
-        return decide(is_allowed, printable(reason.decode("utf-8", "replace")), block, _seen(boot))
+        reading = self._reader.read((Call(self.address, question),))
+        decision = _decision(function, reading.answers[0], reading.block, boot)
+        if decision is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        # A denial is good from any endpoint of the chain, as soon as it has it.
+        newer = (_decision(function, one.answers[0], one.block, boot) for one in reading.newer)
+        return next((later for later in newer if isinstance(later, Denied)), decision)
 
-    def _no_answer(self, block: BlockRef) -> str:
-        if not self._client.code(self.address, block):
-            return self._missing(block)
+    def _no_answer(self, reading: Reading) -> str:
+        (code,) = self._reader.read((CodeAt(self.address),)).answers
+        if not code.data:
+            return self._missing(reading.block)
         return f"the contract at {self.address} does not answer as one"
 
     def _missing(self, block: BlockRef) -> str:
-        return f"no contract at {self.address} in {self._client.block_tag} block {block.number}"
+        return f"no contract at {self.address} in {self._reader.block_tag} block {block.number}"
+
+
+def _decision(function: str, answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
+    """The contract's answer as a decision; None where it is not of that form."""
+    if isinstance(answer, Reverted):
+        return decide(False, f"{function} reverted", block, _seen(boot))
+    # The text may come from an app's own contract: taken as bytes, because it need not be UTF-8.
+    decoded = _decoded(["bool", "bytes"], answer)
+    if decoded is None:
+        return None
+    is_allowed, reason = decoded
+    return decide(is_allowed, printable(reason.decode("utf-8", "replace")), block, _seen(boot))
+
+
+def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
+    if isinstance(answer, Reverted):
+        return None
+    try:
+        return decode(types, answer.data)
+    except DecodingError:
+        return None
 
 
 def _call(signature: str, types: list[str], values: list[object]) -> bytes:

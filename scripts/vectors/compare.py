@@ -35,17 +35,19 @@ class Computation:
         given: The members that the function gets, in that order; where one is absent nothing is computed.
         compute: Returns JSON values by the paths of the members that should equal them, each as a whole.
         optional: Further members that it gets, None where one is absent.
+        needs: Members that it does not get, without which nothing is computed either.
         refuses: The function must refuse, with an error of ours.
     """
 
     given: tuple[str, ...]
     compute: Callable[..., Computed]
     optional: tuple[str | Part, ...] = ()
+    needs: tuple[str, ...] = ()
     refuses: bool = False
 
     def applies_to(self, case: Case) -> bool:
         """Whether the case has what is needed."""
-        return all(case.has(path) for path in self.given)
+        return all(case.has(path) for path in (*self.given, *self.needs))
 
     def run(self, case: Case) -> Computed:
         """Call the function; the given members are all that it gets to see."""

@@ -199,12 +199,15 @@ def test_step_4_crls_are_not_interchangeable(good):
 
 
 def test_step_4_the_crl_issuer_is_the_leafs_issuer(good, pki, at):
-    """The PCK CRL's issuer chain must hold the CA that issued the leaf, by name and by key."""
-    other_key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    namesake = issue_certificate(PCK_AUTHORITY, other_key, root_issuer(pki), at=at)
-    for certificate in (namesake, pki.tcb_signer):
-        changed = replace(good.collateral, pck_crl_issuer_chain=pem(certificate, pki.root))
-        refused(good.but(collateral=changed), 4, "PCK CRL issuer chain: want the CA that issued")
+    """Another CA of the same name and root, with a CRL of its own, does not speak for the leaf; nor does a signer."""
+    other_key = ec.generate_private_key(ec.SECP256R1())
+    namesake = issue_certificate(PCK_AUTHORITY, other_key.public_key(), root_issuer(pki), at=at)
+    own_crl = crl(Issuer(namesake.subject, other_key), at)
+
+    others = replace(good.collateral, pck_crl_issuer_chain=pem(namesake, pki.root), pck_crl=own_crl)
+    refused(good.but(collateral=others), 4, "PCK CRL issuer chain: want the CA that issued")
+    signers = replace(good.collateral, pck_crl_issuer_chain=pem(pki.tcb_signer, pki.root))
+    refused(good.but(collateral=signers), 4, "certificate: want the role")
 
 
 def test_step_4_a_root_of_another_path_length_is_refused(good, pki, registers, at):

@@ -1,0 +1,145 @@
+"""Where fuzzing starts: what our own simulator makes, and the golden data of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dstack.attestation.collateral import Collateral, parse_collateral, serialise_collateral
+from dstack.attestation.evidence import Evidence, serialise_evidence
+from dstack.attestation.pck import SGX_EXTENSION
+from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE
+from dstack.keys.der import octet_string
+from dstack.keys.environment import Variable, serialise_environment
+from dstack.measurement.compose import app_compose_from_docker_compose
+from dstack.measurement.document import DOCUMENT_NAME
+from dstack.measurement.event_log import RuntimeEvent, logged, serialise_event_log
+from dstack.measurement.firmware import serialise_hob_witness
+from dstack.measurement.image import CHECKSUM_FILE_NAME
+from dstack.measurement.registers import ZERO_REGISTER
+from dstack.measurement.vm_config import serialise_vm_config
+from dstack.simulator.os_image import make_image
+from dstack.simulator.pki import SimulatedPki
+from dstack.simulator.quoting import TdRegisters, make_quote
+from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, ReportData
+from dstack.wire.message import to_json, to_protobuf
+from replicator import documents
+from tests.fuzz.targets import MESSAGES, certificate_with
+
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = ROOT / "tests" / "vectors"
+AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+
+
+@cache
+def _pki() -> SimulatedPki:
+    return SimulatedPki.generate(AT, seed=b"fuzz")
+
+
+@cache
+def _quote() -> bytes:
+    return make_quote(_pki(), registers=TdRegisters(*[ZERO_REGISTER] * 5), report_data=ReportData(bytes(64)))
+
+
+def _quotes() -> list[bytes]:
+    return [_quote(), *(path.read_bytes() for path in sorted(VECTORS.glob("quotes/*/quote.bin")))]
+
+
+def _collaterals() -> list[Collateral]:
+    known = [parse_collateral(path.read_bytes()) for path in sorted(VECTORS.glob("quotes/*/collateral.json"))]
+    return [_pki().collateral(), _pki().collateral(revoked=(5, 2**64)), *known]
+
+
+def _events() -> list[RuntimeEvent]:
+    names = ("system-preparing", "app-id", "compose-hash", "instance-id", "boot-mr-done")
+    return [RuntimeEvent(name, name.encode()) for name in names]
+
+
+def _evidence() -> Evidence:
+    events = _events()
+    return Evidence(_quote(), tuple(map(logged, events)), tuple(events), ReportData(bytes(64)), '{"a":1}')
+
+
+def _event_logs() -> list[bytes]:
+    both = [*map(logged, _events()), logged(RuntimeEvent("user", b"\0\xff", 2))]
+    return [b"[]", serialise_event_log(both).encode()]
+
+
+def _pck_extensions() -> Iterable[bytes]:
+    extension = _pki().pck.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    yield extension.value
+
+
+def _ratls_certificates() -> list[bytes]:
+    log = octet_string(serialise_event_log(map(logged, _events())).encode())
+    unified = certificate_with({OID_ATTESTATION: octet_string(serialise_evidence(_evidence()))})
+    classic = certificate_with({OID_TDX_QUOTE: octet_string(_quote()), OID_EVENT_LOG: log})
+    return [certificate.public_bytes(Encoding.DER) for certificate in (unified, classic, _pki().pck)]
+
+
+def _composes() -> list[bytes]:
+    return [
+        app_compose_from_docker_compose(text, name="fuzz", key_provider="none", no_instance_id=False)
+        for text in _docker_composes()
+    ]
+
+
+def _docker_composes() -> list[bytes]:
+    return [
+        b"services:\n  web:\n    image: nginx@sha256:" + b"a" * 64 + b"\n    ports: ['80:80']\n",
+        b"x-base: &base {restart: always}\nservices: {a: {<<: *base, image: 'a:1'}, b: {build: .}}\n",
+    ]
+
+
+def _messages(write: Callable[[object], bytes]) -> list[bytes]:
+    """Each message with what its fields hold by default."""
+    return [bytes([at]) + write(message()) for at, message in enumerate(MESSAGES)]
+
+
+def _handover() -> tuple[documents.QuotedRequest, documents.Answer]:
+    party = documents.Party(ComposeHash(b"\1" * 32), InstanceId(b"\2" * 20), OsImageHash(b"\3" * 32))
+    law = documents.Law(1, documents.Address(b"\4" * 20))
+    request = documents.Request(Digest32(bytes(32)), Digest32(bytes(32)), AppId(bytes(20)), law, 1)
+    terms = documents.Terms(Digest32(bytes(32)), AppId(bytes(20)), law, 1, Digest32(bytes(32)), 1, party, party, True)
+    receipt = documents.Receipt(terms, Digest32(bytes(32)))
+    return documents.QuotedRequest(request, b"evidence"), documents.Answer(b"sealed", receipt, b"evidence")
+
+
+SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
+    "quote": _quotes,
+    "evidence": lambda: [serialise_evidence(_evidence()), _quote()],
+    "event_log": _event_logs,
+    "pck_extension": _pck_extensions,
+    "ratls_certificate": _ratls_certificates,
+    "pck_chain": lambda: [_pki().pck_chain_pem, _pki().pck_chain_pem + b"\0"],
+    "crl": lambda: [crl for each in _collaterals() for crl in (each.root_ca_crl, each.pck_crl)],
+    "tcb_info": lambda: [each.tcb_info.encode() for each in _collaterals()],
+    "qe_identity": lambda: [each.qe_identity.encode() for each in _collaterals()],
+    "collateral": lambda: [serialise_collateral(each).encode() for each in _collaterals()],
+    "app_compose": _composes,
+    "docker_compose": _docker_composes,
+    "vm_config": lambda: [serialise_vm_config(make_image().vm_config()).encode()],
+    "measurement_document": lambda: [make_image().files[DOCUMENT_NAME]],
+    "hob_witness": lambda: [serialise_hob_witness(make_image().document.hob)],
+    "checksum_file": lambda: [make_image().files[CHECKSUM_FILE_NAME]],
+    "prpc_json": lambda: _messages(lambda message: to_json(message).encode()),
+    "prpc_protobuf": lambda: _messages(to_protobuf),
+    "prpc_query": lambda: [b"\0api_version=1&vm_config=%7b%7d", b"\6subject=a&alt_names[0]=b&alt_names[1]=c"],
+    "environment": lambda: [serialise_environment([Variable("A", "1"), Variable("B", "ü")])],
+    "handover_request": lambda: [documents.serialise_request(_handover()[0]).encode()],
+    "handover_answer": lambda: [documents.serialise_answer(_handover()[1]).encode()],
+}
+
+
+def write_seeds(name: str, folder: Path) -> int:
+    """Write the seeds of target *name* into *folder*; returns how many there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = list(SEEDS[name]())
+    for at, seed in enumerate(seeds):
+        (folder / f"seed-{at}").write_bytes(seed)
+    return len(seeds)
