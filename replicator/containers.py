@@ -1,4 +1,4 @@
-"""Keys for containers: each gets its own, told apart by the socket or token that it was given, never by what it says."""
+"""Keys for containers: each gets its own, told apart by the socket or token it was given, never by what it says."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def read_containers(values: object) -> tuple[Container, ...]:
     """
     if not isinstance(values, list) or len(values) > MAX_CONTAINERS:
         raise ConfigError(f"getkey: containers: want an array of at most {MAX_CONTAINERS} tables")
-    containers = tuple(
-        _container(Members.of(value, what="getkey: container", error=ConfigError)) for value in values
-    )
+    containers = tuple(_container(Members.of(value, what="getkey: container", error=ConfigError)) for value in values)
     for what in ("name", "socket", "token_sha256"):
         given = [value for each in containers if (value := getattr(each, what)) is not None]
         if len(set(given)) != len(given):

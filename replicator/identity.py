@@ -18,7 +18,7 @@ _KEPT = timedelta(hours=1)
 
 
 class Identity:
-    """This node's own evidence, verified and appraised. May be asked from several threads."""
+    """The own evidence of a node, verified and appraised. May be asked from several threads."""
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class Replicator:
         self._settings = chain
         self._configuring = threading.Lock()
         self._law = around.connect(chain) if chain.rpc_urls else None
-        self._identity = Identity(around.quotes, around.verifier, now=self.moments.now, random=around.random)
+        self._identity = Identity(around.quotes, around.verifier, now=self._now, random=around.random)
         parts = (self._identity, around.verifier, around.secure_file, around.receipts)
         self._receiver = Receiver(*parts, moments=self.moments, random=around.random)
         self._sender = Sender(*parts, moments=self.moments, random=around.random)
@@ -91,7 +91,9 @@ class Replicator:
             HandoverRefusedError: No endpoints are known yet.
         """
         if self._law is None:
-            raise HandoverRefusedError("no chain endpoint is configured: want rpc_urls in the settings or by /configure")
+            raise HandoverRefusedError(
+                "no chain endpoint is configured: want rpc_urls in the settings or by /configure"
+            )
         return self._law
 
     def configure(self, rpc_urls: tuple[str, ...]) -> None:
@@ -169,6 +171,9 @@ class Replicator:
             "old_forms": self.old_forms,
             "insecure_endpoints_from_configure": self._settings.endpoints_from_configure,
         }
+
+    def _now(self) -> datetime:
+        return self.moments.now(self._law.block() if self._law else None)
 
     def _held_members(self) -> dict[str, Any] | None:
         if not self.around.secure_file.exists():

@@ -268,5 +268,3 @@ class Receiver:
     def _drop(self, request: Request) -> None:
         if transfer := self._transfers.pop(request, None):
             transfer.incoming.discard()
-
-

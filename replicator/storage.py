@@ -150,7 +150,9 @@ class SecureFile:
         """A place for content on its way; *name* distinguishes it from others."""
         return Incoming(self.path.with_name(f"{self.path.name}{_INCOMING}{name}"))
 
-    def replace(self, incoming: Incoming, custody: Custody, *, at: int, receipt: KeptReceipt, to: ReceiptFolder) -> None:
+    def replace(
+        self, incoming: Incoming, custody: Custody, *, at: int, receipt: KeptReceipt, to: ReceiptFolder
+    ) -> None:
         """Have *incoming*, which was sealed off and verified, take the place of the secure file.
 
         A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new.
