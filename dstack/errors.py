@@ -8,6 +8,7 @@ DstackError
 │   ├── CollateralMalformedError    Intel's (or a simulator's) statements
 │   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
 │   ├── MeasurementMalformedError   a measurement document, VM config or OS image
+│   │   └── MeasurementInputMissingError   a value that is measured was not given
 │   ├── MessageMalformedError       a message on the network
 │   ├── KeyMalformedError           key material of the wrong size or range
 │   └── ConfigError                 a setting
@@ -23,6 +24,9 @@ DstackError
     ├── ChainUnavailableError       no endpoint answered
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
+    │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
+    │   └── CollateralFatalError        a source answered, and asking again will not help
+    ├── ImageUnavailableError       no OS image to compare a machine with
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -66,6 +70,10 @@ class MeasurementMalformedError(InputError):
     """A measurement document, VM config or OS image cannot be used."""
 
 
+class MeasurementInputMissingError(MeasurementMalformedError):
+    """A value that is measured was not given."""
+
+
 class MessageMalformedError(InputError):
     """A message on the network is not of its form."""
 
@@ -94,6 +102,11 @@ class QuoteUntrustedError(RefusedError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(f"step {step}: {message}")
         self.step = step
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[QuoteUntrustedError], tuple[int, str]]:
+        """Workers send it to whoever asked them."""
+        return type(self), (self.step, self._message)
 
 
 class AppraisalError(RefusedError):
@@ -150,6 +163,18 @@ class AgentUnavailableError(UnavailableError):
 
 class CollateralUnavailableError(UnavailableError):
     """No collateral for this platform."""
+
+
+class CollateralTransientError(CollateralUnavailableError):
+    """A source of collateral was down, too slow or too busy: the same question may be answered later."""
+
+
+class CollateralFatalError(CollateralUnavailableError):
+    """A source of collateral answered: no such platform, or statements that are not genuine or go back in time."""
+
+
+class ImageUnavailableError(UnavailableError):
+    """No OS image to compare a machine with."""
 
 
 class PeerUnavailableError(UnavailableError):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members
 from replicator.containers import Container, read_containers
@@ -34,8 +34,8 @@ _KNOWN = {
         | {"insecure_endpoints_from_configure"}
     ),
     "attestation": frozenset(
-        {"collateral_dir", "accepted_tcb_statuses", "root_ca", "insecure_allow_external_trust_anchors"}
-        | {"require_listed_registers"}
+        {"collateral_dir", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
+        | {"insecure_allow_external_trust_anchors", "require_listed_registers"}
     ),
     "protocol": frozenset({"old_forms"}),
     "getkey": frozenset({"containers"}),
@@ -113,7 +113,7 @@ def parse_settings(raw: bytes) -> Settings:
         chain=_chain(tables["chain"], attestation),
         collateral_dir=Path(attestation.text("collateral_dir")),
         roots=_roots(attestation),
-        policy=VerificationPolicy(accepted_statuses=_statuses(attestation)),
+        policy=VerificationPolicy(relaxations=accept_statuses(_statuses(attestation), _until(attestation))),
         old_forms=tables["protocol"].flag("old_forms", False),
         containers=read_containers(tables["getkey"].values.get("containers", [])),
     )
@@ -192,3 +192,13 @@ def _statuses(members: Members) -> frozenset[TcbStatus]:
         raise ConfigError(
             f"accepted_tcb_statuses: want some of {', '.join(status.value for status in TcbStatus)}"
         ) from exc
+
+
+def _until(members: Members) -> datetime | None:
+    """The end of every acceptance beside UpToDate: a TOML time with a zone."""
+    until = members.values.get("accepted_tcb_statuses_until")
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise ConfigError("accepted_tcb_statuses_until: want a time with a zone, such as 2027-01-15T08:00:00Z")
+    return until

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,14 @@ from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT
+from dstack.chain.facts import Facts
 from dstack.errors import ChainUnavailableError, PeerUnavailableError
 from dstack.guest.app_keys import ProvidedKeys
 from dstack.guest.boot import Booted, Surroundings, boot
 from dstack.guest.host_shared import HostShared, InstanceInfo, SysConfig
 from dstack.guest.platform import Platform, platform_evidence
+from dstack.keys.derivation import RootKeys
+from dstack.keys.pem import load_private_key, p256_scalar
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, parse_app_compose
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.policy import BlockRef, BootInfo, Decision, Denied, Granted, Rule
@@ -32,6 +36,7 @@ from dstack.simulator.os_image import SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
 from dstack.values import AppId, ComposeHash, Digest32, ReportData
+from kms.roots import Roots
 from replicator import node
 from replicator.answers import Answer, parse_answer
 from replicator.config import ChainSettings
@@ -194,6 +199,10 @@ class MemoryChain:
         """No gateway."""
         return ""
 
+    def recent_facts(self) -> Facts | None:
+        """What was read a moment ago."""
+        return Facts(f"0x{CONTRACT.hex()}", self.chain_id, "", "0x" + "00" * 20, BLOCK, time.monotonic())
+
 
 @dataclass(slots=True)
 class Clock:
@@ -311,3 +320,9 @@ def make_handover(folder: Path, site: Site, content: bytes = SECRET) -> Handover
     old, new = (make_node(folder / name, machine, site, chain, clock) for name, machine in machines.items())
     place_genesis(old, content)
     return Handover(folder, site, chain, clock, old, new, machines["old"], machines["new"])
+
+
+def root_keys(roots: Roots) -> RootKeys:
+    """The scalars behind *roots*, as the keystore would write them."""
+    files = roots.files()
+    return RootKeys(ca=p256_scalar(load_private_key(files["root-ca.key"])), k256=files["root-k256.key"])

@@ -11,7 +11,7 @@ from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.verify import VerifiedQuote
 from dstack.errors import AppraisalError
-from dstack.measurement import identities
+from dstack.measurement import identities, mr_config_id
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.rtmr3 import BOOT_MR_DONE, SYSTEM_READY, predict_rtmr3, split_at_boot_mr_done
@@ -167,7 +167,7 @@ def _check_host_registers(report: TdReport, compose_hash: ComposeHash | None) ->
         return
     if report.mr_config_id[0] != 1 or compose_hash is None:
         raise AppraisalError(f"MRCONFIGID: want zero or version 1, the quote has {report.mr_config_id.hex()}")
-    _require_equal("MRCONFIGID", wanted=identities.mr_config_id_v1(compose_hash), got=report.mr_config_id)
+    _require_equal("MRCONFIGID", wanted=mr_config_id.mr_config_id_v1(compose_hash), got=report.mr_config_id)
 
 
 def _mr_system(report: TdReport, key_provider: bytes | None) -> Digest32:

@@ -6,7 +6,8 @@ It needs no quote, so that collateral can be judged when it arrives, and once fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import reduce
 
 from cryptography import x509
 
@@ -16,16 +17,22 @@ from dstack.attestation.certificates import (
     parse_chain,
     parse_crl,
     require_authority,
+    require_crl_number,
     require_current_crl,
     require_end_entity,
     require_issued,
     require_not_revoked,
+    require_signature,
+    validity,
 )
+from dstack.attestation.checklist import Ledger
 from dstack.attestation.collateral import Collateral
-from dstack.attestation.qe import require_signature
+from dstack.attestation.content_cache import Period
 from dstack.attestation.roots import TrustedRoot, TrustedRoots
 from dstack.attestation.tcb import QeIdentity, TcbInfo
 from dstack.errors import InputError, QuoteUntrustedError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +75,37 @@ class VerifiedCollateral:
     pck_crl_number: int
 
     @property
-    def ends(self) -> dict[str, datetime]:
-        """When each part runs out, by its name."""
+    def periods(self) -> tuple[Period, ...]:
+        """When each part holds, by its name."""
         parts = self.parts
+        documents: dict[str, TcbInfo | QeIdentity] = {"TCB info": parts.tcb_info, "QE identity": parts.qe_identity}
+        crls = {"root CRL": parts.root_crl, "PCK CRL": parts.pck_crl}
         certificates = {
             "root certificate": parts.root_certificate,
             "PCK CA certificate": parts.authority,
             "TCB signer's certificate": parts.tcb_signer,
             "QE identity signer's certificate": parts.qe_signer,
         }
-        crls = {"root CRL": parts.root_crl, "PCK CRL": parts.pck_crl}
-        return {
-            "TCB info": parts.tcb_info.next_update,
-            "QE identity": parts.qe_identity.next_update,
-            **{name: crl.next_update_utc for name, crl in crls.items() if crl.next_update_utc is not None},
-            **{name: certificate.not_valid_after_utc for name, certificate in certificates.items()},
-        }
+        return (
+            *(Period(each.issue_date, each.next_update, name) for name, each in documents.items()),
+            *(_crl_period(crl, name) for name, crl in crls.items()),
+            *(validity(certificate, name) for name, certificate in certificates.items()),
+        )
+
+    @property
+    def ends(self) -> dict[str, datetime]:
+        """When each part runs out, by its name."""
+        return {period.ends: period.end for period in self.periods}
+
+    @property
+    def period(self) -> Period:
+        """When all of it holds; names what ends first."""
+        return reduce(Period.within, self.periods)
 
     @property
     def expires_at(self) -> datetime:
         """When the first part runs out: from then on all of it is refused."""
-        return min(self.ends.values())
+        return self.period.end
 
     @property
     def evaluation_number(self) -> int:
@@ -120,24 +137,63 @@ def verify_collateral(
         QuoteUntrustedError: Step 3, 4 or 5 failed; its `.step` says which.
         InputError: *at* is not an aware time after 1970.
     """
-    if at.tzinfo is None or at.timestamp() < 0:
-        raise InputError(f"verification time: want an aware time after 1970, got {at}")
-    parts = _parse(collateral, roots)
-    root = parts.root_certificate
+    require_time(at)
+    verified = check_collateral(collateral, roots=roots, at=at, ledger=Ledger(strict=True))
+    assert verified is not None, "a strict ledger raises"
+    for number, minimum, issuer in (
+        (verified.root_crl_number, min_root_crl_number, verified.parts.root_certificate),
+        (verified.pck_crl_number, min_pck_crl_number, verified.parts.authority),
+    ):
+        require_crl_number(number, minimum, issuer, step=4)
+    return verified
 
+
+def require_time(at: datetime) -> None:
+    """Require an aware time after 1970.
+
+    Raises:
+        InputError: It is another.
+    """
+    if at.tzinfo is None or at < _EPOCH:
+        raise InputError(f"verification time: want an aware time after 1970, got {at}")
+
+
+def check_collateral(
+    collateral: Collateral, *, roots: TrustedRoots, at: datetime, ledger: Ledger
+) -> VerifiedCollateral | None:
+    """As `verify_collateral`; None only if *ledger* has written down why."""
+    # Everything is read before the first step that trusts any of it.
+    form = "a CA, its CRL and the root's"
+    crls = ledger.run(4, lambda: _parse_crls(collateral, roots), seen=form, name="form of the revocation lists")
+    if crls is None:
+        ledger.skip((5,), "without revocation lists no signer can be trusted")
+        return None
+    parts = ledger.run(5, lambda: _parse(collateral, crls), seen="read to the last byte", name="form of the documents")
+    if parts is None:
+        return None
+    numbers = ledger.run(
+        4, lambda: _check_crls(parts, at), seen=lambda seen: f"genuine, numbers {seen[0]} and {seen[1]}"
+    )
+    if numbers is None:
+        ledger.skip((5,), "without revocation lists no signer can be trusted")
+        return None
+    signer = f"signed by {parts.root.names.tcb_signer}"
+    checked = ledger.run(5, lambda: _check_documents(collateral, parts, at), seen=lambda _: signer)
+    return VerifiedCollateral(collateral, parts, *numbers) if checked else None
+
+
+def _check_crls(parts: CollateralParts, at: datetime) -> tuple[int, int]:
+    root = parts.root_certificate
     # (3) The root is self-signed, and its own CRL does not list it. (4) Both revocation lists are genuine and current.
     if common_name(root.subject) != parts.root.names.root:
         raise QuoteUntrustedError(3, f"root: want {parts.root.names.root}, got {common_name(root.subject)[:80]!r}")
     require_issued(root, root, step=3)
     require_authority(root, path_length=1, at=at, step=4)
-    root_number = require_current_crl(parts.root_crl, root, minimum=min_root_crl_number, at=at, step=4)
+    root_number = require_current_crl(parts.root_crl, root, minimum=0, at=at, step=4)
     require_not_revoked(root, parts.root_crl, step=3)
     require_pck_authority(parts.authority, parts, at=at, step=4)
-    pck_number = require_current_crl(parts.pck_crl, parts.authority, minimum=min_pck_crl_number, at=at, step=4)
-
-    # (5) TCB info and QE identity are genuine and current.
-    _check_documents(collateral, parts, at)
-    return VerifiedCollateral(collateral, parts, root_number, pck_number)
+    pck_number = require_current_crl(parts.pck_crl, parts.authority, minimum=0, at=at, step=4)
+    return root_number, pck_number
 
 
 def require_pck_authority(authority: x509.Certificate, parts: CollateralParts, *, at: datetime, step: int) -> None:
@@ -155,23 +211,44 @@ def require_role(certificate: x509.Certificate, names: tuple[str, ...], *, step:
         raise QuoteUntrustedError(step, f"certificate: want the role {' or '.join(names)}, got {name[:80]!r}")
 
 
-def _parse(collateral: Collateral, roots: TrustedRoots) -> CollateralParts:
-    """Everything that will be read, before the first step that trusts any of it."""
+@dataclass(frozen=True, slots=True)
+class _Crls:
+    root: TrustedRoot
+    root_certificate: x509.Certificate
+    authority: x509.Certificate
+    root_crl: x509.CertificateRevocationList
+    pck_crl: x509.CertificateRevocationList
+
+
+def _parse_crls(collateral: Collateral, roots: TrustedRoots) -> _Crls:
     authority, root_certificate, root = _issuer(
         collateral.pck_crl_issuer_chain, roots, step=4, what="PCK CRL issuer chain"
     )
-    same = TrustedRoots((root,))
+    root_crl, pck_crl = (
+        parse_crl(collateral.root_ca_crl, what="root CRL"),
+        parse_crl(collateral.pck_crl, what="PCK CRL"),
+    )
+    return _Crls(root, root_certificate, authority, root_crl, pck_crl)
+
+
+def _parse(collateral: Collateral, crls: _Crls) -> CollateralParts:
+    same = TrustedRoots((crls.root,))
     return CollateralParts(
-        root=root,
-        root_certificate=root_certificate,
-        authority=authority,
+        root=crls.root,
+        root_certificate=crls.root_certificate,
+        authority=crls.authority,
         tcb_signer=_issuer(collateral.tcb_info_issuer_chain, same, step=5, what="TCB info issuer chain")[0],
         qe_signer=_issuer(collateral.qe_identity_issuer_chain, same, step=5, what="QE identity issuer chain")[0],
-        root_crl=parse_crl(collateral.root_ca_crl, what="root CRL"),
-        pck_crl=parse_crl(collateral.pck_crl, what="PCK CRL"),
+        root_crl=crls.root_crl,
+        pck_crl=crls.pck_crl,
         tcb_info=collateral.parsed_tcb_info(),
         qe_identity=collateral.parsed_qe_identity(),
     )
+
+
+def _crl_period(crl: x509.CertificateRevocationList, name: str) -> Period:
+    assert crl.next_update_utc is not None, "a list without an end was refused"
+    return Period(crl.last_update_utc, crl.next_update_utc, name)
 
 
 def _issuer(
@@ -185,7 +262,7 @@ def _issuer(
     return chain[0], chain[1], root
 
 
-def _check_documents(collateral: Collateral, parts: CollateralParts, at: datetime) -> None:
+def _check_documents(collateral: Collateral, parts: CollateralParts, at: datetime) -> bool:
     for name, signer, text, signature, document in (
         ("TCB info", parts.tcb_signer, collateral.tcb_info, collateral.tcb_info_signature, parts.tcb_info),
         ("QE identity", parts.qe_signer, collateral.qe_identity, collateral.qe_identity_signature, parts.qe_identity),
@@ -197,3 +274,4 @@ def _check_documents(collateral: Collateral, parts: CollateralParts, at: datetim
         require_signature(p256_key(signer, step=5), signature, text.encode(), step=5, what=name)
         if not document.issue_date <= at < document.next_update:
             raise QuoteUntrustedError(5, f"{name}: good {document.issue_date} to {document.next_update}, not at {at}")
+    return True

@@ -12,7 +12,7 @@ from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.quote import MAX_QUOTE, TdReport
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.cli.files import read_input
 from dstack.errors import InputError
@@ -61,7 +61,7 @@ def command(
     Says who signed it and on what platform; not whether its measurements are wanted.
     """
     policy = VerificationPolicy(
-        accepted_statuses=frozenset({TcbStatus.UP_TO_DATE, *map(TcbStatus, accept_status)}),
+        relaxations=accept_statuses(map(TcbStatus, accept_status), datetime.max.replace(tzinfo=UTC)),
         mr_enclaves=frozenset(Digest32.from_hex(enclave) for enclave in mr_enclave),
     )
     verified = verify_quote(

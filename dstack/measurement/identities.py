@@ -6,7 +6,7 @@ import json
 from hashlib import sha256
 
 from dstack.errors import MeasurementMalformedError
-from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, Register
+from dstack.values import AppId, DeviceId, Digest32, InstanceId, Register
 
 INSTANCE_ID_SEED_SIZE = 20
 NO_KEY_PROVIDER = Digest32(bytes(32))
@@ -86,8 +86,3 @@ def mr_aggregated(
     configuration = mr_config_id + mr_owner + mr_owner_config
     tail = configuration if any(configuration) else b""
     return Digest32(sha256(mrtd + rtmr0 + rtmr1 + rtmr2 + rtmr3 + tail).digest())
-
-
-def mr_config_id_v1(compose_hash: ComposeHash) -> Register:
-    """Give the MRCONFIGID that binds a machine to one compose hash from before its first instruction."""
-    return Register(b"\x01" + compose_hash + bytes(15))

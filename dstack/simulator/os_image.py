@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from dstack.errors import InputError, MeasurementMalformedError
+from dstack.measurement.acpi import ACPI_NAMES
 from dstack.measurement.document import (
     DOCUMENT_NAME,
     MeasurementDocument,
@@ -22,9 +23,9 @@ from dstack.measurement.document import (
     serialise_measurement_document,
 )
 from dstack.measurement.event_log import Event
-from dstack.measurement.firmware import ACPI_NAMES, parse_hob_witness
 from dstack.measurement.image import CHECKSUM_FILE_NAME, os_image_hash, parse_checksum_file
 from dstack.measurement.linux_boot import cmdline_digest, initrd_digest
+from dstack.measurement.td_hob import parse_hob_witness
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash, Register
 

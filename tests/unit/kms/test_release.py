@@ -20,6 +20,7 @@ from dstack.keys import (
 )
 from kms.generation import generate_keys
 from kms.release import KeyRelease
+from kms.roots import Roots
 from tests.unit.kms.conftest import (
     APP_ID,
     AT,
@@ -46,7 +47,7 @@ def certificate_of(machine: Machine | None, *, bound_to: ec.EllipticCurvePrivate
 def release(world: World) -> KeyRelease:
     """The release of a KMS that the chain permits."""
     allow_kms(world)
-    return KeyRelease(ROOT, world.own, world.verifier, world.chain)
+    return KeyRelease(Roots(ROOT), world.own, world.verifier, world.chain)
 
 
 def test_permitted_app_gets_its_keys(release: KeyRelease) -> None:
@@ -123,6 +124,6 @@ def test_only_a_permit_leads_to_app_keys(project_root: Path) -> None:
                         used[call.func.id].append((path.name, function.name))
 
     assert used == {
-        "derive_app_keys": [("release.py", "release_app_keys")],
+        "derive_app_keys": [("roots.py", "release_app_keys")],
         "Permit": [("authorization.py", "authorize")],
     }

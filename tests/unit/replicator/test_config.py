@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dstack.attestation.roots import INTEL_ROOTS
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.verification_policy import STRICT
 from dstack.errors import ConfigError
 from replicator.config import ChainSettings, load_settings, parse_settings
 from replicator.configure import parse_configure
@@ -41,7 +41,7 @@ def test_defaults_trust_intel_and_up_to_date_platforms_only() -> None:
     settings = parse_settings(MINIMAL.encode())
 
     assert settings.roots == INTEL_ROOTS
-    assert settings.policy.accepted_statuses == {TcbStatus.UP_TO_DATE}
+    assert settings.policy == STRICT
     assert settings.host == "127.0.0.1"
     assert settings.agent_socket is None
     assert (settings.old_forms, settings.containers) == (False, ())
@@ -79,6 +79,8 @@ def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
         (MINIMAL.replace("chain_id", 'block_tag = "pending"\nchain_id'), "block_tag: want one of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Fine"]\n', "accepted_tcb_statuses: want some of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Revoked"]\n', "Revoked cannot be accepted"),
+        (MINIMAL + 'accepted_tcb_statuses = ["OutOfDate"]\n', "accepting OutOfDate: want the time at which that ends"),
+        (MINIMAL + "accepted_tcb_statuses_until = 2027-01-15T08:00:00\n", "want a time with a zone"),
         (MINIMAL + 'root_ca = "/data/root.der"\n', "insecure_allow_external_trust_anchors = true"),
         (MINIMAL + '[[getkey.containers]]\nname = "web"\n', "container web: want either socket or token_file"),
         (MINIMAL + '[[getkey.containers]]\nname = "../x"\nsocket = "/s"\n', "name: want 1 to 63 of"),

@@ -1,0 +1,146 @@
+"""The methods of the KMS service: each parses, calls, and puts the answer into upstream's words (kms.md 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dstack.chain.facts import Facts
+from dstack.errors import InputError, MessageMalformedError
+from dstack.transport.server import CallContext, Method
+from dstack.values import AppId
+from dstack.wire.kms import (
+    AppIdRequest,
+    AppKeyResponse,
+    BootstrapResponse,
+    GetAppKeyRequest,
+    GetKmsKeyRequest,
+    GetMetaResponse,
+    GetTempCaCertResponse,
+    KmsKeyResponse,
+    PublicKeyResponse,
+    SignCertRequest,
+    SignCertResponse,
+)
+from dstack.wire.message import from_json
+from kms.keystore import KeySet
+from kms.release import KeyRelease
+
+_API_VERSION = 1
+
+
+class ChainFacts(Protocol):
+    """What the chain says besides decisions."""
+
+    def recent_facts(self) -> Facts | None:
+        """What was last read of the contract, without waiting for the chain; None before anything was."""
+        ...
+
+    def gateway_app_id(self) -> str:
+        """The app id of the gateway; empty where none is set.
+
+        Raises:
+            ChainUnavailableError: The chain could not be asked.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KmsService:
+    """The methods of the KMS service.
+
+    Attributes:
+        keys: What is published of them, and the temporary CA.
+        release: Decides, and derives.
+        chain: Facts for answers.
+        bootstrap_info: The file of that name, if there is one.
+        simulated: Whether a root of trust is configured that is not Intel's.
+    """
+
+    keys: KeySet
+    release: KeyRelease
+    chain: ChainFacts
+    bootstrap_info: bytes | None
+    simulated: bool
+
+    def methods(self) -> dict[str, Method]:
+        """The table that `prpc_app` serves."""
+        return {
+            "GetMeta": Method(None, self.get_meta),
+            "GetTempCaCert": Method(None, self.get_temp_ca_cert),
+            "GetAppKey": Method(GetAppKeyRequest, self.get_app_key),
+            "GetKmsKey": Method(GetKmsKeyRequest, self.get_kms_key),
+            "GetAppEnvEncryptPubKey": Method(AppIdRequest, self.get_app_env_encrypt_pub_key),
+            "SignCert": Method(SignCertRequest, self.sign_cert),
+        }
+
+    def get_meta(self, _request: None, _context: CallContext) -> GetMetaResponse:
+        """What this KMS says of itself; of the chain, what was last read."""
+        facts = self.chain.recent_facts()
+        return GetMetaResponse(
+            ca_cert=self.keys.root_ca_pem,
+            allow_any_upgrade=False,
+            k256_pubkey=self.keys.roots.k256_pubkey,
+            bootstrap_info=self._bootstrap_info(),
+            is_dev=self.simulated,
+            gateway_app_id=facts.gateway_app_id if facts else None,
+            kms_contract_address=facts.kms_contract if facts else None,
+            chain_id=facts.chain_id if facts else None,
+            app_auth_implementation=facts.app_implementation if facts else None,
+        )
+
+    def get_temp_ca_cert(self, _request: None, context: CallContext) -> GetTempCaCertResponse:
+        """The authority that callers certify themselves with: its key is public and proves nothing."""
+        self.release.require_self_recently(context.request_id)
+        return GetTempCaCertResponse(
+            temp_ca_cert=self.keys.temp_ca.certificate_pem,
+            temp_ca_key=self.keys.temp_ca.key_pem,
+            ca_cert=self.keys.root_ca_pem,
+        )
+
+    def get_app_key(self, request: GetAppKeyRequest, context: CallContext) -> AppKeyResponse:
+        """The keys of the app at the other end of the connection."""
+        if request.api_version > _API_VERSION:
+            raise MessageMalformedError(f"Unsupported API version: {request.api_version}")
+        released = self.release.app_keys(context.peer_certificate_der, request.vm_config, context.request_id)
+        gateway_app_id = self.chain.gateway_app_id()
+        return AppKeyResponse(
+            ca_cert=self.keys.root_ca_pem,
+            disk_crypt_key=released.keys.disk_crypt_key,
+            env_crypt_key=released.keys.env_crypt_key,
+            k256_key=released.keys.k256_key,
+            k256_signature=released.keys.k256_signature,
+            tproxy_app_id=gateway_app_id,
+            gateway_app_id=gateway_app_id,
+            os_image_hash=released.permit.boot.os_image_hash,
+        )
+
+    def get_kms_key(self, request: GetKmsKeyRequest, context: CallContext) -> KmsKeyResponse:
+        """The root keys, for another KMS at the other end of the connection."""
+        keys = self.release.root_keys(context.peer_certificate_der, request.vm_config, context.request_id)
+        return KmsKeyResponse(temp_ca_key=self.keys.temp_ca.key_pem, keys=(keys,))
+
+    def get_app_env_encrypt_pub_key(self, request: AppIdRequest, context: CallContext) -> PublicKeyResponse:
+        """The public key that an app's environment is encrypted to."""
+        if len(request.app_id) != AppId.SIZE:
+            raise MessageMalformedError("app_id must be 20 bytes")
+        key = self.release.env_key(AppId(request.app_id), context.request_id)
+        return PublicKeyResponse(key.public_key, key.signature, key.timestamp, key.signature_v1)
+
+    def sign_cert(self, request: SignCertRequest, context: CallContext) -> SignCertResponse:
+        """A certificate for an app's own use; the evidence is in the request, the connection may be anybody's."""
+        chain = self.release.certificate(
+            self.keys.root_ca_pem,
+            request.api_version,
+            request.csr,
+            request.signature,
+            request.vm_config,
+            context.request_id,
+        )
+        return SignCertResponse(chain)
+
+    def _bootstrap_info(self) -> BootstrapResponse | None:
+        try:
+            return None if self.bootstrap_info is None else from_json(BootstrapResponse, self.bootstrap_info)
+        except InputError:
+            return None
