@@ -23,7 +23,7 @@ _HEX = re.compile(r"(?:0x)*((?:[0-9A-Fa-f]{2})*)")
 
 
 def to_json(message: object) -> str:
-    """The compact JSON of a message: every field of upstream's, in the order of its declaration; ours if they are set."""
+    """The compact JSON of a message: upstream's fields all, in the order of their declaration; ours if set."""
     return json.dumps(_tree(message), separators=(",", ":"), ensure_ascii=False)
 
 
