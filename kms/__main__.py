@@ -19,8 +19,6 @@ from typing import NoReturn
 from dstack.attestation.certificates import der_of
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
-from dstack.chain.client import ChainClient
-from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ConfigError, DstackError
 from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
@@ -28,8 +26,9 @@ from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from kms.app import kms_app, onboard_app
+from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
-from kms.config import Settings, load_settings
+from kms.config import Core, Settings, load_settings
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.keystore import KeySet, Keystore, open_keystore
@@ -51,7 +50,7 @@ class Parts:
     keystore: Keystore
     quotes: AgentClient
     verifier: EvidenceVerifier
-    chain: KmsAuthReader
+    chain: Authority
     own: SelfAuthorization
 
     @property
@@ -89,7 +88,8 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, _exit)
     with open_keystore(settings.core.cert_dir) as keystore:
         parts = _parts(settings, keystore)
-        parts.chain.check(chain_id=settings.core.auth_api.chain.chain_id)
+        chain = settings.core.auth_api.chain
+        parts.chain.check(chain_id=chain.chain_id if chain else None)
         _introduce(parts)
         if not keystore.exists():
             _onboard(parts)
@@ -97,7 +97,7 @@ def run(settings: Settings) -> None:
 
 
 def _parts(settings: Settings, keystore: Keystore) -> Parts:
-    core, chain = settings.core, settings.core.auth_api.chain
+    core = settings.core
     quotes = AgentClient(core.agent_socket)
     verifier = EvidenceVerifier(
         roots=_roots(core.attestation.root_ca.tdx),
@@ -105,11 +105,17 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
             relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
-        collateral=DirectoryCollateral(core.attestation.urls.collateral_dir),
+        collateral=_collateral(core),
         clock=lambda: datetime.now(UTC),
     )
-    reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), chain.kms_contract)
-    return Parts(settings, keystore, quotes, verifier, reader, SelfAuthorization(quotes, verifier, reader))
+    authority = make_authority(core.auth_api)
+    return Parts(settings, keystore, quotes, verifier, authority, SelfAuthorization(quotes, verifier, authority))
+
+
+def _collateral(core: Core) -> DirectoryCollateral:
+    if core.attestation.urls.collateral_dir is None:
+        raise ConfigError("core.attestation.urls.collateral_dir: want a directory, got none")
+    return DirectoryCollateral(core.attestation.urls.collateral_dir)
 
 
 def _roots(path: Path | None) -> TrustedRoots:
@@ -130,8 +136,8 @@ def _introduce(parts: Parts) -> None:
             _log.warning("NOT PRODUCTION: quotes of the simulated root %s are trusted; no CPU is", root.fingerprint)
         else:
             _log.info("root of trust: Intel's, %s", root.fingerprint)
-    if parts.settings.core.auth_api.chain.block_tag != "finalized":
-        _log.warning("decisions rest on a block that may be undone: core.auth_api.chain.block_tag is not finalized")
+    for notice in parts.settings.notices():
+        _log.warning("%s", notice)
     try:
         own = parts.own.appraisal()
     except DstackError as exc:
@@ -163,11 +169,11 @@ def _onboard(parts: Parts) -> None:
 
 def _serve(parts: Parts) -> None:
     keys = _keys_with_fresh_certificate(parts)
+    parts.own.watch()
     service = KmsService(
         keys=keys,
         release=KeyRelease(keys.roots, parts.own, parts.verifier, parts.chain),
         chain=parts.chain,
-        kms_contract=parts.settings.core.auth_api.chain.kms_contract,
         bootstrap_info=parts.keystore.bootstrap_info(),
         simulated=parts.simulated,
     )

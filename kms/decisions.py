@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,6 +25,7 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.policy import BlockRef, BootInfo, Decision, Denied
+from dstack.policy.decision import NO_BLOCK
 
 EVIDENCE_MISSING = "EVIDENCE_MISSING"
 
@@ -32,6 +35,8 @@ _RULES: tuple[tuple[type[DstackError], str], ...] = (
     (InputError, "EVIDENCE_MALFORMED"),
     (UnavailableError, "COULD_NOT_ASK"),
 )
+
+_REPEAT_SECONDS = 60.0
 
 _log = logging.getLogger("kms.decisions")
 
@@ -67,6 +72,28 @@ def rule_of(error: DstackError) -> str:
     return next((rule for kind, rule in _RULES if isinstance(error, kind)), type(error).__name__)
 
 
+class _OwnRepeats:
+    """What was last said about this KMS itself; said again only when it changes, at another block or after a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[object, ...] = ()
+        self._at = 0.0
+
+    def is_repeat(self, question: Question, outcome: dict[str, object]) -> bool:
+        if question.subject is not Subject.SELF:
+            return False
+        said = tuple(outcome.items())
+        with self._lock:
+            is_same = said == self._last and time.monotonic() - self._at < _REPEAT_SECONDS
+            if not is_same:
+                self._last, self._at = said, time.monotonic()
+        return is_same
+
+
+_own_repeats = _OwnRepeats()
+
+
 def record_decision(question: Question, appraisal: Appraisal, boot: BootInfo, decision: Decision) -> None:
     """Write the line of a decision that the chain made."""
     denied = {}
@@ -83,6 +110,8 @@ def record_failure(question: Question, error: DstackError, appraisal: Appraisal 
 
 
 def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal | None) -> None:
+    if _own_repeats.is_repeat(question, outcome):
+        return
     asked = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "subject": question.subject.label,
@@ -92,6 +121,8 @@ def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal 
 
 
 def _block(block: BlockRef) -> dict[str, object]:
+    if block == NO_BLOCK:
+        return {"block": None, "block_hash": None}
     return {"block": block.number, "block_hash": block.hash.hex()}
 
 

@@ -60,15 +60,15 @@ class OnboardService:
     def attestation_info(self) -> AttestationInfoResponse:
         """The same, for the operator's page."""
         appraisal = self.own.appraisal()
-        chain = self.settings.core.auth_api.chain
+        decides = self.settings.core.auth_api
         return AttestationInfoResponse(
             device_id=appraisal.device_id,
             mr_aggregated=appraisal.mr_aggregated,
             os_image_hash=appraisal.os_image_hash,
             tee_variant=_TEE_VARIANT,
             site_name=self.settings.core.site_name,
-            eth_rpc_url=chain.shown_rpc_url,
-            kms_contract_address=chain.kms_contract,
+            eth_rpc_url=decides.shown_rpc_url,
+            kms_contract_address=decides.kms_contract,
             ppid=appraisal.verified.ppid,
         )
 

@@ -52,6 +52,15 @@ class KeyRelease:
         """
         self.own.require(Question(Subject.SELF, request_id))
 
+    def require_self_recently(self, request_id: str) -> None:
+        """Return only if the chain permitted this KMS within the last minute; for what is no secret.
+
+        Raises:
+            KeyReleaseDeniedError: It did not.
+            UnavailableError: It was not to be asked for longer.
+        """
+        self.own.require_recent(Question(Subject.SELF, request_id))
+
     def app_keys(self, certificate_der: bytes | None, vm_config: str, request_id: str) -> ReleasedKeys:
         """The keys of the app that is at the other end of the connection.
 

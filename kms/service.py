@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dstack.chain.facts import Facts
 from dstack.errors import InputError, MessageMalformedError
 from dstack.transport.server import CallContext, Method
 from dstack.values import AppId
@@ -31,13 +32,8 @@ _API_VERSION = 1
 class ChainFacts(Protocol):
     """What the chain says besides decisions."""
 
-    @property
-    def chain_id(self) -> int:
-        """The number of the chain.
-
-        Raises:
-            ChainUnavailableError: The chain could not be asked.
-        """
+    def recent_facts(self) -> Facts | None:
+        """What was last read of the contract, without waiting for the chain; None before anything was."""
         ...
 
     def gateway_app_id(self) -> str:
@@ -57,7 +53,6 @@ class KmsService:
         keys: What is published of them, and the temporary CA.
         release: Decides, and derives.
         chain: Facts for answers.
-        kms_contract: Address of the contract that decides.
         bootstrap_info: The file of that name, if there is one.
         simulated: Whether a root of trust is configured that is not Intel's.
     """
@@ -65,7 +60,6 @@ class KmsService:
     keys: KeySet
     release: KeyRelease
     chain: ChainFacts
-    kms_contract: str
     bootstrap_info: bytes | None
     simulated: bool
 
@@ -81,21 +75,23 @@ class KmsService:
         }
 
     def get_meta(self, _request: None, _context: CallContext) -> GetMetaResponse:
-        """What this KMS says of itself."""
+        """What this KMS says of itself; of the chain, what was last read."""
+        facts = self.chain.recent_facts()
         return GetMetaResponse(
             ca_cert=self.keys.root_ca_pem,
             allow_any_upgrade=False,
             k256_pubkey=self.keys.roots.k256_pubkey,
             bootstrap_info=self._bootstrap_info(),
             is_dev=self.simulated,
-            gateway_app_id=self.chain.gateway_app_id(),
-            kms_contract_address=self.kms_contract,
-            chain_id=self.chain.chain_id,
+            gateway_app_id=facts.gateway_app_id if facts else None,
+            kms_contract_address=facts.kms_contract if facts else None,
+            chain_id=facts.chain_id if facts else None,
+            app_auth_implementation=facts.app_implementation if facts else None,
         )
 
     def get_temp_ca_cert(self, _request: None, context: CallContext) -> GetTempCaCertResponse:
         """The authority that callers certify themselves with: its key is public and proves nothing."""
-        self.release.require_self(context.request_id)
+        self.release.require_self_recently(context.request_id)
         return GetTempCaCertResponse(
             temp_ca_cert=self.keys.temp_ca.certificate_pem,
             temp_ca_key=self.keys.temp_ca.key_pem,

@@ -7,6 +7,7 @@ protocols as the real ones.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT
+from dstack.chain.facts import Facts
 from dstack.errors import ChainUnavailableError, PeerUnavailableError
 from dstack.guest.app_keys import ProvidedKeys
 from dstack.guest.boot import Booted, Surroundings, boot
@@ -155,6 +157,10 @@ class MemoryChain:
     def gateway_app_id(self) -> str:
         """No gateway."""
         return ""
+
+    def recent_facts(self) -> Facts | None:
+        """What was read a moment ago."""
+        return Facts(f"0x{CONTRACT.hex()}", self.chain_id, "", "0x" + "00" * 20, BLOCK, time.monotonic())
 
 
 @dataclass(slots=True)

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from dstack.chain.agreement import Head, block_numbers, said_by_enough
+from dstack.chain.bounded_http import EndpointError
 from dstack.chain.gathering import Endpoint, Results, gather
-from dstack.chain.rpc import EndpointError, Request
+from dstack.chain.rpc import Request
 from dstack.chain.rpc_answers import block_of, block_request, number_of
 from dstack.errors import ChainUnavailableError
 from dstack.policy.decision import BlockRef

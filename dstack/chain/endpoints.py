@@ -25,10 +25,10 @@ from prometheus_client import Counter, Gauge
 
 from dstack.chain.agreed_block import BlockAgreement, View
 from dstack.chain.agreement import needed_of, said_by_enough
+from dstack.chain.bounded_http import EndpointError
 from dstack.chain.client import BLOCK_TAGS
 from dstack.chain.gathering import REQUESTS_AT_ONCE, Endpoint, Results, gather, named_endpoints
 from dstack.chain.reading import Answer, Newer, Question, Reading
-from dstack.chain.rpc import EndpointError
 from dstack.chain.rpc_answers import answer_of, question_at
 from dstack.chain.single_flight import SingleFlight
 from dstack.errors import ChainUnavailableError, ConfigError
@@ -60,6 +60,7 @@ class Endpoints:
         chain_id: int | None = None,
         max_age: timedelta | None = None,
         seconds: float = ENDPOINT_SECONDS,
+        head_seconds: float = HEAD_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the settings; nothing is asked yet.
@@ -72,6 +73,8 @@ class Endpoints:
             max_age: How old the agreed block may be by *clock*; with it goes that it must not be in the future. None
                 for development chains, whose clock is set by hand.
             seconds: How long one endpoint may take for one request.
+            head_seconds: For how long the agreed block is kept: what is granted shows that much later at most, and so
+                does what is denied.
             clock: The time, in Unix seconds.
 
         Raises:
@@ -90,6 +93,7 @@ class Endpoints:
         self._tag = block_tag
         self._max_age = max_age
         self._seconds = seconds
+        self._head_seconds = head_seconds
         self._clock = clock
         self._slots = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
         self._flights = SingleFlight()
@@ -148,9 +152,9 @@ class Endpoints:
     # -- which block --
 
     def _fresh_view(self) -> View | None:
-        """The agreed block, if it was agreed on within the last second and is not too old."""
+        """The agreed block, if it was agreed on a moment ago and is not too old."""
         view = self._view
-        if view is None or time.monotonic() - view.taken > HEAD_SECONDS:
+        if view is None or time.monotonic() - view.taken > self._head_seconds:
             return None
         self._require_age(view.head.block)
         return view

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from dstack.chain.bounded_http import EndpointError
 from dstack.chain.client import shown_url
-from dstack.chain.rpc import EndpointError, Request, RpcEndpoint
+from dstack.chain.rpc import Request, RpcEndpoint
 from dstack.chain.standing import Standing
 from dstack.policy.decision import BlockRef
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from eth_abi.abi import decode, encode
@@ -12,6 +10,7 @@ from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 
 from dstack.chain.client import parse_address, printable
+from dstack.chain.facts import Facts, KeptFacts
 from dstack.chain.reading import Answer, Call, ChainReader, CodeAt, Reading, Reverted
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy.boot_info import BootInfo
@@ -20,32 +19,6 @@ from dstack.policy.decision import BlockRef, Decision, Denied, Rule, decide
 BOOT_INFO_TYPE = "(address,bytes32,address,bytes32,bytes32,bytes32,bytes32,string,string[])"
 # ERC-165 id of IAppAuth: the selector of isAppAllowed.
 APP_AUTH_ID = bytes.fromhex("1e079198")
-# How old facts may be before `recent_facts` has them asked for anew.
-FACTS_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What KmsAuth says besides decisions, as it was last read.
-
-    Attributes:
-        chain_id: The chain.
-        gateway_app_id: The gateway that apps are told to trust; empty when none was named.
-        app_implementation: What the factory makes apps of; the zero address when there is none.
-        block: The state it was read in.
-        read_at: `time.monotonic` of the reading.
-    """
-
-    chain_id: int
-    gateway_app_id: str
-    app_implementation: str
-    block: BlockRef
-    read_at: float
-
-    @property
-    def age_seconds(self) -> float:
-        """How long ago it was read."""
-        return time.monotonic() - self.read_at
 
 
 class KmsAuthReader:
@@ -63,8 +36,7 @@ class KmsAuthReader:
             Call(self.address, _call("gatewayAppId()", [], [])),
             Call(self.address, _call("appImplementation()", [], [])),
         )
-        self._facts: Facts | None = None
-        self._refreshing = threading.Lock()
+        self._facts = KeptFacts(self._read_facts)
 
     @property
     def chain_id(self) -> int:
@@ -97,7 +69,7 @@ class KmsAuthReader:
             raise ConfigError(f"KmsAuth: {self._missing(reading.block)}")
         if _decoded(["bool"], supports) != (True,):
             raise ConfigError(f"KmsAuth: the contract at {self.address} does not answer to IAppAuth")
-        self._remember(self._reader.read(self._about))
+        self._facts.read()
         return reading.block
 
     def authorize_app(self, boot: BootInfo) -> Decision:
@@ -122,46 +94,27 @@ class KmsAuthReader:
         Raises:
             ChainUnavailableError: It could not be asked.
         """
-        reading = self._reader.read(self._about)
-        facts = self._remember(reading)
-        if facts is None:
-            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
-        return facts.gateway_app_id
+        return self._facts.read().gateway_app_id
 
     def recent_facts(self) -> Facts | None:
         """What was last read, at once; None before anything was. What is old is asked for anew meanwhile."""
-        if self._facts is None or self._facts.age_seconds > FACTS_SECONDS:
-            self._refresh()
-        return self._facts
+        return self._facts.recent()
 
-    def _refresh(self) -> None:
-        if not self._refreshing.acquire(blocking=False):
-            return
-
-        def read() -> None:
-            try:
-                self._remember(self._reader.read(self._about))
-            except ChainUnavailableError:
-                pass  # The facts keep their age, which whoever asks for them sees.
-            finally:
-                self._refreshing.release()
-
-        threading.Thread(target=read, name="chain-facts", daemon=True).start()
-
-    def _remember(self, reading: Reading) -> Facts | None:
+    def _read_facts(self) -> Facts:
+        reading = self._reader.read(self._about)
         gateway, implementation = (
             _decoded([kind], answer) for kind, answer in zip(["bytes", "address"], reading.answers, strict=True)
         )
         if gateway is None:
-            return None
-        self._facts = Facts(
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        return Facts(
+            self.address,
             reading.chain_id,
             printable(gateway[0].decode("utf-8", "replace")),
             implementation[0] if implementation else "0x" + "00" * 20,
             reading.block,
             time.monotonic(),
         )
-        return self._facts
 
     def _authorize(self, function: str, boot: BootInfo) -> Decision:
         question = _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])

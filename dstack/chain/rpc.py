@@ -7,30 +7,16 @@ which endpoint hangs, which is dead and which talks nonsense. Its URL may hold a
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-import httpx
-
+from dstack.chain.bounded_http import BoundedClient, EndpointError
 from dstack.chain.client import printable, shown_url
-from dstack.errors import ChainUnavailableError
 
 ANSWER_LIMIT = 1 << 20
 CONNECTIONS = 8
-
-
-class EndpointError(ChainUnavailableError):
-    """No answer that can be used came from this endpoint.
-
-    Attributes:
-        fault: One word: `dead`, `silent`, `malformed` or `refusing`.
-    """
-
-    def __init__(self, fault: str, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +51,7 @@ class RpcEndpoint:
         """
         self.name = shown_url(url)
         self._url = url
-        self._seconds = seconds
-        self._client = httpx.Client(
-            timeout=seconds,
-            trust_env=False,
-            follow_redirects=False,
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-        )
+        self._client = BoundedClient(seconds=seconds, limit=ANSWER_LIMIT, connections=CONNECTIONS)
 
     def close(self) -> None:
         """Close its connections."""
@@ -98,24 +78,10 @@ class RpcEndpoint:
         return [_result(by_number[number]) for number in range(len(asked))]
 
     def _post(self, body: bytes) -> bytes:
-        end = time.monotonic() + self._seconds
-        headers = {"content-type": "application/json"}
-        try:
-            with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise EndpointError("refusing", f"answers with HTTP status {response.status_code}")
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > ANSWER_LIMIT:
-                        raise EndpointError("malformed", f"want an answer of at most {ANSWER_LIMIT} bytes, got more")
-                    if time.monotonic() > end:
-                        raise EndpointError("silent", f"no whole answer within {self._seconds:g} s")
-                return bytes(content)
-        except httpx.TimeoutException as exc:
-            raise EndpointError("silent", f"no answer within {self._seconds:g} s") from exc
-        except httpx.HTTPError as exc:
-            raise EndpointError("dead", f"cannot be reached: {type(exc).__name__}") from exc
+        reply = self._client.exchange("POST", self._url, body)
+        if reply.status != HTTPStatus.OK:
+            raise EndpointError("refusing", f"answers with HTTP status {reply.status}")
+        return reply.body
 
     def _parse(self, content: bytes) -> Any:
         try:

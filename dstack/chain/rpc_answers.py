@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dstack.chain.bounded_http import EndpointError
 from dstack.chain.reading import Answer, Call, Question, Returned, Reverted
-from dstack.chain.rpc import EndpointError, Failure, Request
+from dstack.chain.rpc import Failure, Request
 from dstack.errors import InputError
 from dstack.policy.decision import BlockRef
 from dstack.values import Digest32, bytes_from_hex

@@ -122,6 +122,7 @@ urls.collateral_dir = "{world.platform}"
 type = "chain"
 chain.rpc_url = "{governance.rpc_url}"
 chain.kms_contract = "{governance.kms_auth}"
+chain.chain_id = {governance.deployment.chain_id}
 chain.block_tag = "latest"  # a development chain finalizes nothing in time
 """
     path = world.secret / "kms.toml"

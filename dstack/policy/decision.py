@@ -39,6 +39,10 @@ class BlockRef:
     timestamp: int
 
 
+NO_BLOCK = BlockRef(0, Digest32(bytes(Digest32.SIZE)), 0)
+"""Where a decision names no block: an auth server's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """The chain permits it, in the state of `block`."""

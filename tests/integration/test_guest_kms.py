@@ -43,7 +43,6 @@ from kms.service import KmsService
 from tests.worlds import (
     APP_ID,
     BLOCK,
-    CONTRACT,
     NOW,
     CountingRandom,
     Machine,
@@ -82,7 +81,7 @@ def running_kms(site: Site, machine: Machine, change: Callable[[KeySet], KeySet]
     )
     verifier = EvidenceVerifier(site.roots, STRICT, site, lambda: NOW)
     release = KeyRelease(keys.roots, SelfAuthorization(machine, verifier, chain), verifier, chain)
-    service = KmsService(keys, release, chain, f"0x{CONTRACT.hex()}", None, simulated=True)
+    service = KmsService(keys, release, chain, None, simulated=True)
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
     with Listener(kms_app(service), host=HOST, tls=tls).running() as listener:
         yield Kms(f"https://{HOST}:{listener.port}", keys, chain)

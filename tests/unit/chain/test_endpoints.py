@@ -166,10 +166,9 @@ def test_a_newer_block_is_asked_for_denials() -> None:
 
 def test_an_inventor_of_blocks_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer block that never comes is noticed when the others get there; from then on only agreement counts."""
-    monkeypatch.setattr(endpoints_module, "HEAD_SECONDS", 0.0)
     honest = [Node(), Node()]
     inventor = Node(head=102, fork_from=101, say=lambda _, number: b"no" if number > 100 else b"yes")
-    with asking(*honest, inventor) as reader:
+    with asking(*honest, inventor, head_seconds=0) as reader:
         assert [newer.block.number for newer in reader.read(ASK).newer] == [102]
         for node in honest:
             node.head = 102
@@ -181,9 +180,8 @@ def test_an_inventor_of_blocks_is_not_believed(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_newer_block_that_came_is_believed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An honest endpoint that is faster than the others stays of use."""
-    monkeypatch.setattr(endpoints_module, "HEAD_SECONDS", 0.0)
     nodes = [Node(), Node(), Node(head=102)]
-    with asking(*nodes) as reader:
+    with asking(*nodes, head_seconds=0) as reader:
         reader.read(ASK)
         for node in nodes:
             node.head += 2
@@ -237,9 +235,8 @@ def test_who_asks_the_same_costs_one_request() -> None:
 
 def test_answers_are_kept_for_their_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the next block everything is asked anew; as long as the block stays, nothing is."""
-    monkeypatch.setattr(endpoints_module, "HEAD_SECONDS", 0.0)
     node = Node(say=lambda _, number: b"no" if number > 100 else b"yes")
-    with asking(node) as reader:
+    with asking(node, head_seconds=0) as reader:
         same = [reader.read(ASK).answers for _ in range(3)]
         calls = node.asked.count(["eth_call"])
         node.head = 101
@@ -276,11 +273,10 @@ def test_a_fault_is_logged_when_it_begins_and_when_it_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line for each change, with the endpoint's host and no more of its URL."""
-    monkeypatch.setattr(endpoints_module, "HEAD_SECONDS", 0.0)
     nodes = [Node(), Node(), Node()]
     with ExitStack() as stack, caplog.at_level(logging.INFO, "dstack.chain"):
         stack.enter_context(running(*nodes))
-        reader = Endpoints([f"{node.url}/v3/secret" for node in nodes], seconds=SECONDS)
+        reader = Endpoints([f"{node.url}/v3/secret" for node in nodes], seconds=SECONDS, head_seconds=0)
         stack.callback(reader.close)
         nodes[0].head = 7
         for _ in range(3):

@@ -10,7 +10,7 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from dstack.chain import kms_auth as kms_auth_module
+from dstack.chain import facts as facts_module
 from dstack.chain.endpoints import Endpoints
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ChainUnavailableError, ConfigError
@@ -52,7 +52,7 @@ def kms_auth(*, denies_from: int | None = None) -> Callable[[bytes, int], bytes]
 def asking(*nodes: Node) -> Iterator[KmsAuthReader]:
     """A reader over running nodes."""
     with running(*nodes):
-        endpoints = Endpoints([node.url for node in nodes], seconds=0.5)
+        endpoints = Endpoints([node.url for node in nodes], seconds=0.5, head_seconds=0)
         try:
             yield KmsAuthReader(endpoints, TARGET)
         finally:
@@ -119,8 +119,7 @@ def test_recent_facts_never_wait() -> None:
 
 def test_old_facts_are_read_anew_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call that finds them old still gets them, and a later one gets the new ones."""
-    monkeypatch.setattr(kms_auth_module, "FACTS_SECONDS", 0.0)
-    monkeypatch.setattr("dstack.chain.endpoints.HEAD_SECONDS", 0.0)
+    monkeypatch.setattr(facts_module, "FACTS_SECONDS", 0.0)
     node = Node(say=kms_auth())
     with asking(node) as reader:
         reader.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from dstack.attestation.ratls import evidence_extensions
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
+from dstack.chain.facts import Facts
 from dstack.errors import ChainUnavailableError, CollateralUnavailableError
 from dstack.guest.platform import platform_evidence
 from dstack.keys.certs import build_client_cert
@@ -42,6 +44,8 @@ AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 PKI = SimulatedPki.generate(AT, seed=b"tests")
 IMAGE = make_image()
 BLOCK = BlockRef(77, Digest32(bytes([7]) * 32), 1_800_000_000)
+
+CONTRACT, IMPLEMENTATION = "0x" + "c0" * 20, "0x" + "1a" * 20
 
 APP_ID = AppId(b"app-id app-id app-id")
 INSTANCE_ID = InstanceId(b"instance id instance")
@@ -99,6 +103,10 @@ class ChainInMemory:
     def gateway_app_id(self) -> str:
         """One that was set."""
         return "0xgateway"
+
+    def recent_facts(self) -> Facts | None:
+        """What was read a moment ago."""
+        return Facts(CONTRACT, self.chain_id, self.gateway_app_id(), IMPLEMENTATION, BLOCK, time.monotonic())
 
     def authorize_kms(self, boot: BootInfo) -> Decision:
         """By aggregated MR alone."""

@@ -30,7 +30,9 @@ from tests.unit.kms.conftest import (
     APP_ID,
     AT,
     BLOCK,
+    CONTRACT,
     IMAGE,
+    IMPLEMENTATION,
     INSTANCE_ID,
     World,
     allow_kms,
@@ -39,7 +41,6 @@ from tests.unit.kms.conftest import (
 )
 from tests.worlds import root_keys
 
-CONTRACT = "0x00000000000000000000000000000000000000aa"
 INFO = b'{"ca_pubkey":"01","k256_pubkey":"02","attestation":"03"}'
 SETTINGS = parse_settings(
     f"""
@@ -73,7 +74,7 @@ def kms(world: World) -> Iterator[Served]:
     allow_kms(world)
     keys = generate_keys("localhost", world.machine, at=AT)
     release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, INFO, simulated=True)
+    service = KmsService(keys, release, world.chain, INFO, simulated=True)
     with Listener(kms_app(service)).running() as listener:
         yield Served(f"http://127.0.0.1:{listener.port}", keys, world)
 
@@ -101,7 +102,7 @@ def test_meta_says_who_this_kms_is(kms: Served) -> None:
         "gateway_app_id": "0xgateway",
         "kms_contract_address": CONTRACT,
         "chain_id": 31337,
-        "app_auth_implementation": None,
+        "app_auth_implementation": IMPLEMENTATION,
     }
 
 
@@ -119,7 +120,7 @@ def test_meta_without_bootstrap_info(world: World, info: bytes | None) -> None:
     """Keys that came by onboarding have no bootstrap info, and a damaged file is none."""
     keys = generate_keys("localhost", world.machine, at=AT)
     release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, info, simulated=False)
+    service = KmsService(keys, release, world.chain, info, simulated=False)
 
     with Listener(kms_app(service)).running() as listener:
         meta = httpx.get(f"http://127.0.0.1:{listener.port}/prpc/GetMeta").json()
@@ -257,7 +258,7 @@ def test_caller_is_known_by_the_certificate_of_its_connection(world: World) -> N
     allow_kms(world)
     keys = generate_keys("localhost", world.machine, at=AT)
     release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, None, simulated=True)
+    service = KmsService(keys, release, world.chain, None, simulated=True)
     own = client_identity(app_machine(), keys.temp_ca)
     stolen = client_identity(app_machine(), keys.temp_ca, bound_to=ec.generate_private_key(ec.SECP256R1()))
 

@@ -63,7 +63,7 @@ def serving(
     """The port of a KMS with these keys."""
     release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
     kind = KmsService if spoil is None else type("Spoiled", (Source,), {"spoil": staticmethod(spoil)})
-    service = kind(keys, release, world.chain, "0x" + "aa" * 20, None, simulated=True)
+    service = kind(keys, release, world.chain, None, simulated=True)
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
     with Listener(kms_app(service), tls=tls).running() as listener:
         yield listener.port
