@@ -175,6 +175,15 @@ class AttestationInfoResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class LegacyClearImageCacheRequest:
+    """The same up to 0.5.11, when it was a method of the KMS service and carried its token."""
+
+    token: str = string(1)
+    image_hash: str = string(2)
+    config_hash: str = string(3)
+
+
+@dataclass(frozen=True, slots=True)
 class ClearImageCacheRequest:
     """Forget a downloaded image or a computed measurement; the operator's listener only."""
 
