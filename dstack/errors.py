@@ -8,6 +8,7 @@ DstackError
 │   ├── CollateralMalformedError    Intel's (or a simulator's) statements
 │   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
 │   ├── MeasurementMalformedError   a measurement document, VM config or OS image
+│   │   └── MeasurementInputMissingError   a value that is measured was not given
 │   ├── MessageMalformedError       a message on the network
 │   ├── KeyMalformedError           key material of the wrong size or range
 │   └── ConfigError                 a setting
@@ -67,6 +68,10 @@ class EvidenceMalformedError(InputError):
 
 class MeasurementMalformedError(InputError):
     """A measurement document, VM config or OS image cannot be used."""
+
+
+class MeasurementInputMissingError(MeasurementMalformedError):
+    """A value that is measured was not given."""
 
 
 class MessageMalformedError(InputError):

@@ -24,14 +24,14 @@ from dstack.attestation.verification_policy import VerificationPolicy, accept_st
 from dstack.errors import ConfigError, DstackError
 from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
-from dstack.transport.collateral import DirectoryCollateral
+from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
-from kms.config import Admin, Core, Image, Settings, load_settings
+from kms.config import Admin, Image, Settings, load_settings
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.hardening import forbid_dumps
@@ -111,14 +111,15 @@ def run(settings: Settings) -> None:
 def _parts(settings: Settings, keystore: Keystore) -> Parts:
     core = settings.core
     quotes = AgentClient(core.agent_socket)
+    roots = _roots(core.attestation.root_ca.tdx)
     verifier = EvidenceVerifier(
-        roots=_roots(core.attestation.root_ca.tdx),
+        roots=roots,
         policy=VerificationPolicy(
             relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
             min_evaluation_number=core.attestation.min_evaluation_number,
         ),
-        collateral=_collateral(core),
-        clock=lambda: datetime.now(UTC),
+        collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
+        clock=_now,
     )
     authority = make_authority(core.auth_api)
     own = SelfAuthorization(quotes, verifier, authority)
@@ -131,10 +132,8 @@ def _images(settings: Image) -> ImageCache:
     return ImageCache(settings.cache_dir, source)
 
 
-def _collateral(core: Core) -> DirectoryCollateral:
-    if core.attestation.urls.collateral_dir is None:
-        raise ConfigError("core.attestation.urls.collateral_dir: want a directory, got none")
-    return DirectoryCollateral(core.attestation.urls.collateral_dir)
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _roots(path: Path | None) -> TrustedRoots:

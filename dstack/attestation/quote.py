@@ -23,6 +23,7 @@ TEE_TDX = 0x81
 _ECDSA_P256 = 2
 _INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _BODY_TD10, _BODY_TD15 = 2, 3
+_UNSUPPORTED_BODIES = {1: "an SGX enclave's report in a TDX quote", 4: "the extended report of TD 1.5"}
 _CERTIFIES_QE_REPORT, _CERTIFIES_PCK_CHAIN = 6, 5
 
 
@@ -88,6 +89,8 @@ class QuoteSignature:
 class Quote:
     """A quote of version 3 (SGX), 4 or 5 (TDX). `signed` is the header and body that its signature covers."""
 
+    vendor: ClassVar[bytes] = _INTEL_QE_VENDOR
+
     version: int
     tee_type: int
     qe_svn: int
@@ -129,6 +132,16 @@ def check_header(raw: bytes) -> int:
         QuoteMalformedError: Another size, version, TEE, key type or vendor.
     """
     return _header(_cursor(raw))[0]
+
+
+def parse_body(raw: bytes) -> TdReport | EnclaveReport:
+    """Read header and body alone: what a quote says, whether or not a signature follows.
+
+    Raises:
+        QuoteMalformedError: Another version, TEE, key type or vendor, or a body that is cut short.
+    """
+    cursor = Cursor(raw, QuoteMalformedError)
+    return _body(cursor, _header(cursor)[0])
 
 
 def parse_enclave_report(raw: bytes) -> EnclaveReport:
@@ -182,6 +195,8 @@ def _body(cursor: Cursor, version: int) -> TdReport | EnclaveReport:
     if version == 4:
         return _td_report(cursor.take(TdReport.SIZE, "TD report"), td15=False)
     body_type, size = cursor.uint(2, "body type"), cursor.uint(4, "body size")
+    if body_type in _UNSUPPORTED_BODIES:
+        raise QuoteMalformedError(f"body: {_UNSUPPORTED_BODIES[body_type]} (type {body_type}) is not supported")
     wanted = {_BODY_TD10: TdReport.SIZE, _BODY_TD15: TdReport.SIZE_TD15}.get(body_type)
     if size != wanted:
         raise QuoteMalformedError(f"body: want type 2 of 584 bytes or 3 of 648, got type {body_type} of {size}")

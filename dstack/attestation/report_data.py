@@ -77,5 +77,9 @@ def ratls_report_data(spki: bytes) -> ReportData:
 
 def bootstrap_report_data(ca_spki: bytes, k256_pubkey: bytes) -> ReportData:
     """Bind the two root public keys a KMS generates at its first start (kms.md 3.7)."""
-    message = _BOOTSTRAP_PREFIX + ca_spki.hex().encode() + b";" + k256_pubkey.hex().encode() + b";"
-    return padded_report_data(_HASHES["keccak256"](message))
+    return padded_report_data(_HASHES["keccak256"](bootstrap_message(ca_spki, k256_pubkey)))
+
+
+def bootstrap_message(ca_spki: bytes, k256_pubkey: bytes) -> bytes:
+    """What `bootstrap_report_data` hashes."""
+    return _BOOTSTRAP_PREFIX + ca_spki.hex().encode() + b";" + k256_pubkey.hex().encode() + b";"

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from dstack.cli.compose import command as compose
 from dstack.cli.compose_hash import command as compose_hash
 from dstack.errors import ComposeMalformedError, InputError
-from dstack.measurement import app_compose_from_docker_compose, default_app_id, parse_app_compose
-from dstack.measurement import compose_hash as hash_of
+from dstack.measurement.compose import app_compose_from_docker_compose, default_app_id, parse_app_compose
+from dstack.measurement.compose import compose_hash as hash_of
 
 DIGEST = "sha256:" + "ab" * 32
 PINNED = f"services:\n  web:\n    image: nginx@{DIGEST}\n".encode()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dstack.errors import EventLogMalformedError, MeasurementMalformedError
-from dstack.measurement import Event, parse_event_log
 from dstack.measurement.acpi import ACPI_NAMES, ACPI_PAYLOAD, acpi_digests
+from dstack.measurement.event_log import Event, parse_event_log
 from dstack.measurement.firmware import rtmr0_events
 from dstack.measurement.prediction import plain
 from dstack.measurement.td_hob import (
