@@ -7,22 +7,19 @@ from datetime import UTC, datetime
 
 import click
 
-from dstack.attestation.certificates import der_of, parse_chain
 from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.quote import MAX_QUOTE, TdReport
-from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.cli.files import read_input
-from dstack.errors import InputError
+from dstack.cli.trust import moment, trusted_roots
 from dstack.measurement.identities import device_id
 from dstack.values import Digest32, bytes_from_hex
 
 # Hexadecimal takes two digits per byte; some white space may stand around it.
 _QUOTE_LIMIT = 2 * MAX_QUOTE + 64
 _COLLATERAL_LIMIT = 4 * 1024 * 1024
-_ROOT_LIMIT = 64 * 1024
 _STATUSES = [status.value for status in TcbStatus if status is not TcbStatus.REVOKED]
 _EXAMPLES = """\b
 Examples:
@@ -67,8 +64,8 @@ def command(
     verified = verify_quote(
         _quote_bytes(read_input(quote, limit=_QUOTE_LIMIT)),
         parse_collateral(read_input(collateral, limit=_COLLATERAL_LIMIT)),
-        roots=INTEL_ROOTS if root is None else _roots(read_input(root, limit=_ROOT_LIMIT)),
-        at=datetime.now(UTC) if at is None else _moment(at),
+        roots=trusted_roots(root),
+        at=moment(at),
         policy=policy,
     )
     facts = _facts(verified)
@@ -87,25 +84,6 @@ def _quote_bytes(content: bytes) -> bytes:
     if text.isalnum() and text.isascii():
         return bytes_from_hex(text.decode(), what="quote")
     return content
-
-
-def _roots(content: bytes) -> TrustedRoots:
-    if not content.lstrip().startswith(b"-----BEGIN"):
-        return TrustedRoots((simulated_root(content),))
-    chain = parse_chain(content, what="root", error=InputError)
-    if len(chain) != 1:
-        raise InputError(f"root: want one certificate, got {len(chain)}")
-    return TrustedRoots((simulated_root(der_of(chain[0])),))
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise InputError(f"--at: want a time such as 2027-01-15T08:00:00Z, got {text[:40]!r}") from exc
-    if moment.tzinfo is None:
-        raise InputError(f"--at: want a time zone, such as the Z in {text[:40]}Z")
-    return moment
 
 
 def _facts(verified: VerifiedQuote) -> dict[str, object]:
