@@ -148,6 +148,16 @@ class KmsAuthReader:
         return f"no contract at {self.address} in {self._reader.block_tag} block {block.number}"
 
 
+def app_question(address: str, boot: BootInfo) -> Call:
+    """The question `isAppAllowed`, for whoever asks it together with others; `app_decision` reads the answer."""
+    return Call(address, _call(f"isAppAllowed({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()]))
+
+
+def app_decision(answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
+    """What an answer to `app_question` decides; None where it is not of that form."""
+    return _decision("isAppAllowed", answer, block, boot)
+
+
 def _decision(function: str, answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
     """The contract's answer as a decision; None where it is not of that form."""
     if isinstance(answer, Reverted):

@@ -25,6 +25,10 @@ class Rule(Enum):
     COMPOSE_HASH = "Compose hash not allowed"
     DEVICE = "Device not allowed"
     APP_CONTRACT = "App contract did not answer"
+    NOT_GOVERNED = "Not governed by this operator"
+    NOT_ANNOUNCED = "Not announced"
+    REGISTERS = "Registers not allowed"
+    CONTRACT = "A contract did not answer"
     OTHER = ""
 
 
