@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError
@@ -26,6 +26,7 @@ from kms.settings_form import (
     ReadPath,
     Section,
     config_error,
+    one_or_several,
     set_without_effect,
     setting_fields,
     without_effect,
@@ -67,7 +68,7 @@ class Urls(Section):
     """`core.attestation.urls`: where collateral comes from."""
 
     collateral_dir: ReadPath | None = None
-    pccs: HttpUrl | None = None
+    pccs: Annotated[tuple[HttpUrl, ...], BeforeValidator(one_or_several), Field(strict=False, max_length=8)] = ()
     amd_kds: str = without_effect("", "only TDX is verified")
 
 
@@ -114,7 +115,7 @@ class Onboard(Section):
     enabled: bool = True
     auto_bootstrap_domain: str = ""
     quote_enabled: Literal[True] = without_effect(True, "keys are never made or released without a quote")
-    address: str = "0.0.0.0"  # noqa: S104 - the operator is elsewhere
+    address: str = "127.0.0.1"
     port: Port = 8000
 
 
@@ -212,16 +213,21 @@ class Core(Section):
     @model_validator(mode="after")
     def _has_collateral(self) -> Self:
         urls = self.attestation.urls
-        if self.pccs_url and urls.pccs and self.pccs_url != urls.pccs:
+        if self.pccs_url and urls.pccs and (self.pccs_url,) != urls.pccs:
             raise ValueError("want pccs_url or attestation.urls.pccs, got two that differ")
         if not (urls.collateral_dir or self.pccs):
             raise ValueError("attestation.urls: want collateral_dir or pccs, got neither")
         return self
 
     @property
-    def pccs(self) -> str | None:
+    def pccs(self) -> tuple[str, ...]:
         """Where collateral is fetched, in either spelling."""
-        return self.attestation.urls.pccs or self.pccs_url
+        return self.attestation.urls.pccs or ((self.pccs_url,) if self.pccs_url else ())
+
+    @property
+    def collateral_dir(self) -> Path:
+        """Where collateral is kept; beside the keys' folder unless said otherwise."""
+        return self.attestation.urls.collateral_dir or self.cert_dir.parent / "collateral"
 
     @property
     def database_url(self) -> str:

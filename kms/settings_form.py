@@ -80,6 +80,13 @@ def _duration(value: object) -> object:
 Port = Annotated[int, Field(ge=0, le=65535)]
 ReadPath = Annotated[Path, Field(strict=False)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+def one_or_several(value: object) -> object:
+    """A text where a list of them may stand is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 TrustedUrl = Annotated[str, AfterValidator(trusted_url)]
 

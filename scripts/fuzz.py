@@ -80,7 +80,7 @@ def _fuzz(names: list[str], seconds: int, jobs: int) -> Iterator[Outcome]:
 
 def _fuzz_one(name: str, seconds: int) -> Outcome:
     corpus, found, log = CORPUS / name, FOUND / name, LOGS / f"{name}.log"
-    write_seeds(name, corpus)
+    longest = max(LONGEST_INPUT, write_seeds(name, corpus))
     found.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     before, began = set(found.iterdir()), time.monotonic()
@@ -88,7 +88,7 @@ def _fuzz_one(name: str, seconds: int) -> Outcome:
         str(ROOT / ".fuzz" / "bin" / "python"),
         *("-m", "tests.fuzz.worker", name),
         *(f"-max_total_time={seconds}", f"-timeout={_HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}"),
-        *(f"-max_len={LONGEST_INPUT}", f"-dict={_WORDS}", f"-artifact_prefix={found}/", "-print_final_stats=1"),
+        *(f"-max_len={longest}", f"-dict={_WORDS}", f"-artifact_prefix={found}/", "-print_final_stats=1"),
         str(corpus),
     ]
     with log.open("wb") as stream:
@@ -104,7 +104,7 @@ def _fuzz_one(name: str, seconds: int) -> Outcome:
         seconds=time.monotonic() - began,
         runs=_number(r"stat::number_of_executed_units:\s*(\d+)", said) or _number(r"#(\d+)\s", said),
         coverage=_number(r"cov: (\d+)", said),
-        memory_mib=_number(r"rss: (\d+)Mb", said),
+        memory_mib=_number(r"stat::peak_rss_mb:\s*(\d+)", said) or _number(r"rss: (\d+)Mb", said),
         findings=findings,
         failed=done.returncode != 0 or bool(findings),
     )

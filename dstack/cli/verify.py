@@ -7,13 +7,12 @@ import json
 import click
 
 from dstack.attestation.evidence_checks import EvidenceChecks, Expected, check_evidence
+from dstack.cli.trust import moment, trusted_roots
 from dstack.cli.verify_inputs import (
     read_collateral_for,
     read_evidence,
-    read_moment,
     read_policy,
     read_reference,
-    read_roots,
 )
 from dstack.cli.verify_report import facts, lines
 from dstack.measurement.result import Verdict
@@ -71,7 +70,7 @@ def command(
     quote, an attestation blob, an RA-TLS certificate (PEM or DER), or the JSON answer of GetQuote or Attest; quotes
     and blobs also in hexadecimal. A bare quote without --reference answers only who signed it.
     """
-    moment, roots = read_moment(at), read_roots(root)
+    verified_at, roots = moment(at), trusted_roots(root)
     expected = Expected(
         report_data=None if report_data is None else ReportData.from_hex(report_data),
         reference=read_reference(reference),
@@ -80,7 +79,7 @@ def command(
     accepted = read_policy(policy, accept_status, mr_enclave)
     envelope = read_evidence(subject)
     statements = read_collateral_for(collateral, envelope.evidence.quote)
-    outcome = check_evidence(envelope, statements, roots=roots, at=moment, policy=accepted, expected=expected)
+    outcome = check_evidence(envelope, statements, roots=roots, at=verified_at, policy=accepted, expected=expected)
     if as_json:
         click.echo(json.dumps(facts(outcome, envelope, roots)))
     else:

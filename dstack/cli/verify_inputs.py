@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from dstack.attestation.certificates import der_of, parse_chain
 from dstack.attestation.collateral import Collateral, parse_collateral
 from dstack.attestation.envelope import MAX_ENVELOPE, Envelope, certificate_envelope, open_envelope
 from dstack.attestation.policy_document import MAX_POLICY, parse_moment, parse_policy, parse_status
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.reference import MAX_REFERENCE, Reference, parse_reference
-from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT, AcceptStatus, VerificationPolicy
 from dstack.cli.files import read_input
 from dstack.errors import InputError
@@ -20,7 +17,6 @@ from dstack.transport.collateral import DirectoryCollateral
 from dstack.values import Digest32
 
 _COLLATERAL_LIMIT = 4 * 1024 * 1024
-_ROOT_LIMIT = 64 * 1024
 
 
 def read_evidence(subject: str) -> Envelope:
@@ -48,29 +44,6 @@ def read_collateral_for(path: str, quote: bytes) -> Collateral:
     if path != "-" and Path(path).is_dir():
         return DirectoryCollateral(Path(path)).collateral_for(parse_quote(quote))
     return parse_collateral(read_input(path, limit=_COLLATERAL_LIMIT))
-
-
-def read_roots(path: str | None) -> TrustedRoots:
-    """Intel's root, or the simulator's root in a file (DER or PEM) and no other.
-
-    Raises:
-        InputError: The file holds something else than one certificate.
-        ConfigError: It holds Intel's root, which is never a simulated one.
-    """
-    if path is None:
-        return INTEL_ROOTS
-    content = read_input(path, limit=_ROOT_LIMIT)
-    if not content.lstrip().startswith(b"-----BEGIN"):
-        return TrustedRoots((simulated_root(content),))
-    chain = parse_chain(content, what="root", error=InputError)
-    if len(chain) != 1:
-        raise InputError(f"root: want one certificate, got {len(chain)}")
-    return TrustedRoots((simulated_root(der_of(chain[0])),))
-
-
-def read_moment(text: str | None) -> datetime:
-    """The time of `--at`, or now."""
-    return datetime.now(UTC) if text is None else parse_moment(text, what="--at")
 
 
 def read_policy(path: str | None, statuses: tuple[str, ...], mr_enclaves: tuple[str, ...]) -> VerificationPolicy:

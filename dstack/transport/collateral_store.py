@@ -30,9 +30,9 @@ from dstack.errors import (
     QuoteMalformedError,
     QuoteUntrustedError,
 )
-from dstack.transport.collateral import PlatformModel, authority_of
+from dstack.transport.collateral import CollateralSource, DirectoryCollateral, PlatformModel, authority_of
 from dstack.transport.collateral_archive import MOST_MODELS, CollateralArchive
-from dstack.transport.collateral_fetch import TOTAL_SECONDS
+from dstack.transport.collateral_fetch import TOTAL_SECONDS, PcsClient
 
 REFRESH_AFTER = timedelta(days=1)
 _FIRST_RETRY, _LAST_RETRY = timedelta(seconds=10), timedelta(hours=1)
@@ -292,6 +292,21 @@ class CollateralStore:
                 raise CollateralUnavailableError(f"collateral: want at most {MOST_MODELS} models of platform, got more")
             slot = self._slots[model] = _Slot()
         return slot
+
+
+def collateral_source(
+    folder: Path, *, urls: Sequence[str], roots: TrustedRoots, clock: Callable[[], datetime]
+) -> CollateralSource:
+    """What a service's settings ask for: a store in *folder* over the endpoints *urls*, or with none the plain folder.
+
+    Raises:
+        ConfigError: A URL is neither https nor of this machine.
+        CollateralUnavailableError: The folder cannot be read.
+    """
+    if not urls:
+        return DirectoryCollateral(folder)
+    endpoints = [PcsClient(url, roots) for url in urls]
+    return CollateralStore(folder, roots=roots, endpoints=endpoints, clock=clock)
 
 
 _QE_OF = {"tdx": "TD_QE", "sgx": "QE"}

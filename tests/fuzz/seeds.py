@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import struct
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from dstack.attestation.app_info import AppInfo, serialise_app_info
 from dstack.attestation.collateral import Collateral, parse_collateral, serialise_collateral
 from dstack.attestation.evidence import Evidence, serialise_evidence
 from dstack.attestation.pck import SGX_EXTENSION
+from dstack.attestation.signing_request import serialise_signing_request
+from dstack.keys.app_certs import CertificateWishes
 from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE
 from dstack.keys.der import octet_string
 from dstack.keys.environment import Variable, serialise_environment
+from dstack.keys.pem import spki_der
 from dstack.measurement.compose import app_compose_from_docker_compose
 from dstack.measurement.document import DOCUMENT_NAME
 from dstack.measurement.event_log import RuntimeEvent, logged, serialise_event_log
 from dstack.measurement.image import CHECKSUM_FILE_NAME
+from dstack.measurement.mr_config_id import ConfigDocument, serialise_config_document
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.td_hob import serialise_hob_witness
 from dstack.measurement.vm_config import serialise_vm_config
@@ -29,6 +37,7 @@ from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, ReportData
 from dstack.wire.message import to_json, to_protobuf
 from replicator import documents
+from tests import image_parts
 from tests.fuzz.targets import MESSAGES, certificate_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +110,46 @@ def _messages(write: Callable[[object], bytes]) -> list[bytes]:
     return [bytes([at]) + write(message()) for at, message in enumerate(MESSAGES)]
 
 
+def _ccels() -> list[bytes]:
+    header = struct.pack("<II20xI", 1, 3, 33) + b"Spec ID Event03\0" + bytes(17)
+    records = [struct.pack("<IIIH48sI", imr, 4, 1, 0xC, b"d" * 48, 3) + b"abc" for imr in (1, 2, 3)]
+    return [header + b"".join(records) + b"\xff" * 8, header]
+
+
+def _config_document() -> bytes:
+    hashes = (Digest32(bytes(32)), Digest32(b"\1" * 32))
+    return serialise_config_document(
+        ConfigDocument(
+            compose_hash=ComposeHash(b"\1" * 32),
+            key_provider="kms",
+            key_provider_id=b"\2" * 91,
+            app_id=AppId(b"\3" * 20),
+            gpu_policy_hash=hashes[0],
+            init_script_hashes=hashes,
+        )
+    )
+
+
+def _signing_requests() -> Iterable[bytes]:
+    spki = spki_der(_pki().root)
+    wishes = CertificateWishes("org", "app", ("a.example", "b.example"), True, True, True)
+    later = CertificateWishes(None, "app", (), False, True, False, True, 1, 2)
+    for each in (wishes, later):
+        yield b"\2" + serialise_signing_request(spki, each, serialise_evidence(_evidence()))
+
+
+def _pcs_answers() -> list[bytes]:
+    return [
+        f'{{"tcbInfo":{each.tcb_info},"signature":"{each.tcb_info_signature.hex()}"}}'.encode()
+        for each in _collaterals()
+    ]
+
+
+def _crl_wrappers() -> list[bytes]:
+    der = _pki().collateral().pck_crl
+    return [der, der.hex().encode(), b"-----BEGIN X509 CRL-----\n" + b64encode(der) + b"\n-----END X509 CRL-----\n"]
+
+
 def _handover() -> tuple[documents.QuotedRequest, documents.Answer]:
     party = documents.Party(ComposeHash(b"\1" * 32), InstanceId(b"\2" * 20), OsImageHash(b"\3" * 32))
     law = documents.Law(1, documents.Address(b"\4" * 20))
@@ -125,6 +174,18 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "docker_compose": _docker_composes,
     "vm_config": lambda: [serialise_vm_config(make_image().vm_config()).encode()],
     "measurement_document": lambda: [make_image().files[DOCUMENT_NAME]],
+    "firmware": lambda: [image_parts.firmware(), (VECTORS / "measurement" / "tdvf-a.bin").read_bytes()],
+    "kernel": lambda: [image_parts.Pe().build(), (VECTORS / "measurement" / "kernel-a.bin").read_bytes()],
+    "pe": lambda: [image_parts.Pe().build(), image_parts.Pe(magic=0x10B, sections=((0x600, 0x2A00),)).build()],
+    "acpi_tables": lambda: [image_parts.acpi_tables()],
+    "ccel": _ccels,
+    "image_metadata": lambda: [make_image().files["metadata.json"]],
+    "config_document": lambda: [_config_document()],
+    "signing_request": _signing_requests,
+    "app_info": lambda: [serialise_app_info(AppInfo(*[bytes(size) for size in (20, 32, 20, 32, 32, 32, 32, 8)]))],
+    "pcs_answer": _pcs_answers,
+    "crl_wrapper": _crl_wrappers,
+    "issuer_chain": lambda: [quote(_pki().collateral().tcb_info_issuer_chain).encode()],
     "hob_witness": lambda: [serialise_hob_witness(make_image().document.hob)],
     "checksum_file": lambda: [make_image().files[CHECKSUM_FILE_NAME]],
     "prpc_json": lambda: _messages(lambda message: to_json(message).encode()),
@@ -137,9 +198,9 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
 
 
 def write_seeds(name: str, folder: Path) -> int:
-    """Write the seeds of target *name* into *folder*; returns how many there are."""
+    """Write the seeds of target *name* into *folder*; returns the bytes of the longest."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = list(SEEDS[name]())
     for at, seed in enumerate(seeds):
         (folder / f"seed-{at}").write_bytes(seed)
-    return len(seeds)
+    return max(map(len, seeds))

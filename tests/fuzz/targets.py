@@ -8,28 +8,40 @@ process holds the parsers and little else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha384
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dstack.attestation.app_info import parse_app_info, serialise_app_info
 from dstack.attestation.certificates import parse_chain, parse_crl
 from dstack.attestation.collateral import parse_collateral, serialise_collateral
 from dstack.attestation.evidence import parse_evidence, serialise_evidence
 from dstack.attestation.pck import SGX_EXTENSION, parse_pck_extension
+from dstack.attestation.pcs_answers import TCB_INFO, parse_crl_answer, parse_issuer_chain, parse_signed_document
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.ratls import evidence_from_certificate
+from dstack.attestation.signing_request import verify_signing_request
 from dstack.attestation.tcb import parse_qe_identity, parse_tcb_info
-from dstack.errors import DstackError, EvidenceMalformedError
+from dstack.errors import DstackError, EvidenceMalformedError, SignatureUntrustedError
 from dstack.keys.environment import parse_environment, serialise_environment
+from dstack.measurement.acpi import derive_acpi_blobs
+from dstack.measurement.authenticode import authenticode_sha384
+from dstack.measurement.ccel import parse_ccel
 from dstack.measurement.compose import parse_app_compose
 from dstack.measurement.docker_compose import parse_docker_compose
 from dstack.measurement.document import parse_measurement_document, serialise_measurement_document
 from dstack.measurement.event_log import parse_event_log, replay_event_log, serialise_event_log
-from dstack.measurement.image import parse_checksum_file
-from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness
+from dstack.measurement.image import parse_checksum_file, parse_image_metadata
+from dstack.measurement.kernel import kernel_digest
+from dstack.measurement.mr_config_id import parse_config_document, serialise_config_document
+from dstack.measurement.mrtd import mrtd
+from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness, td_hob
+from dstack.measurement.tdvf import parse_firmware
 from dstack.measurement.vm_config import parse_vm_config, serialise_vm_config
 from dstack.wire import guest, kms
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
@@ -38,6 +50,7 @@ from replicator.documents import parse_answer, parse_request, serialise_answer, 
 
 Target = Callable[[bytes], object]
 
+GIB = 1 << 30
 LONGEST_INPUT = 16 * 1024
 _LONGEST_ERROR = 2000
 _KEY = ec.derive_private_key(7, ec.SECP256R1())
@@ -114,6 +127,30 @@ def certificate_with(extensions: Mapping[str, bytes]) -> x509.Certificate:
     return builder.sign(_KEY, hashes.SHA256(), ecdsa_deterministic=True)
 
 
+def _firmware(data: bytes) -> None:
+    firmware = parse_firmware(data)
+    for two_pass in (False, True):
+        mrtd(firmware, two_pass=two_pass)
+    td_hob(firmware.witness, 2 * GIB)
+    sha384(firmware.cfv)
+
+
+def _kernel(data: bytes) -> None:
+    for initrd_size, memory_size in ((0, 2 * GIB), (1 << 20, 4 * GIB)):
+        kernel_digest(data, initrd_size=initrd_size, memory_size=memory_size)
+
+
+def _signing_request(data: bytes) -> None:
+    """The first byte of an input selects the version; the signature is judged when all is read, and is none."""
+    with suppress(SignatureUntrustedError):
+        verify_signing_request(data[0] % 3 if data else 2, data[1:], b"")
+
+
+def _pcs_answer(data: bytes) -> None:
+    text, _ = parse_signed_document(data, TCB_INFO)
+    assert text.encode() in data
+
+
 def _selected(data: bytes) -> tuple[type[Any], bytes]:
     return MESSAGES[data[0] % len(MESSAGES)] if data else MESSAGES[0], data[1:]
 
@@ -150,6 +187,18 @@ TARGETS: Final[dict[str, Target]] = {
     "docker_compose": parse_docker_compose,
     "vm_config": lambda data: _again(parse_vm_config, serialise_vm_config)(_text(data)),
     "measurement_document": _again(parse_measurement_document, serialise_measurement_document),
+    "firmware": _firmware,
+    "kernel": _kernel,
+    "pe": authenticode_sha384,
+    "acpi_tables": derive_acpi_blobs,
+    "ccel": parse_ccel,
+    "image_metadata": parse_image_metadata,
+    "config_document": _again(parse_config_document, serialise_config_document),
+    "signing_request": _signing_request,
+    "app_info": _again(parse_app_info, serialise_app_info),
+    "pcs_answer": _pcs_answer,
+    "crl_wrapper": parse_crl_answer,
+    "issuer_chain": lambda data: parse_issuer_chain(data.decode("latin-1")),
     "hob_witness": _again(parse_hob_witness, serialise_hob_witness),
     "checksum_file": parse_checksum_file,
     "prpc_json": _prpc_json,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from dstack.attestation.collateral import serialise_collateral
 from dstack.devnet.anvil import Anvil
 from dstack.devnet.http import call, wait_for
 from dstack.devnet.programs import Program, Programs, free_port
@@ -25,6 +24,7 @@ from dstack.guest.host_shared import InstanceInfo
 from dstack.guest.kms_client import KmsTrust, request_app_keys
 from dstack.measurement.identities import device_id
 from dstack.simulator.os_image import make_image
+from dstack.simulator.pccs import Behaviour, pccs_app
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects
 from dstack.transport.listener import Listener
@@ -82,10 +82,10 @@ def around(tmp_path: Path) -> Iterator[Around]:
             Listener(agent_app(GuestAgent(machine.platform, machine.booted)), unix_socket=socket).running()
         )
         (tmp_path / "root.der").write_bytes(site.pki.root_der)
-        (tmp_path / "collateral.json").write_text(serialise_collateral(site.pki.collateral()))
+        pccs = stack.enter_context(Listener(pccs_app(site.pki, lambda: datetime.now(UTC), Behaviour())).running())
         onboard, rpc = free_port(), free_port()
         config = tmp_path / "kms.toml"
-        config.write_text(_settings(tmp_path, chain, onboard, rpc))
+        config.write_text(_settings(tmp_path, chain, onboard, rpc, pccs.port))
         made = Around(site, chain, tmp_path, config, f"http://127.0.0.1:{onboard}", f"https://localhost:{rpc}")
         made.allow("addOsImageHash", site.image.os_image_hash)
         made.allow("addKmsDevice", device_id(site.pki.platform.ppid))
@@ -94,7 +94,7 @@ def around(tmp_path: Path) -> Iterator[Around]:
         yield made
 
 
-def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int) -> str:
+def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int, pccs: int) -> str:
     return f"""
         rpc.address = "127.0.0.1"
         rpc.port = {rpc}
@@ -106,7 +106,8 @@ def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int) -> str:
         [core.attestation]
         insecure_allow_external_trust_anchors = true
         root_ca.tdx = "{folder}/root.der"
-        urls.collateral_dir = "{folder}"
+        urls.collateral_dir = "{folder}/collateral"
+        urls.pccs = "http://127.0.0.1:{pccs}/sgx/certification/v4"
         [core.auth_api.chain]
         rpc_url = "{chain.chain.rpc_url}"
         kms_contract = "{chain.own_kms_auth.address}"

@@ -331,7 +331,7 @@ def test_a_quote_that_cannot_be_read_is_bad_input(files):
         (("quote.bin", "--accept-status", "Fine@2021-01-01T00:00:00Z"), ConfigError, "want one of UpToDate"),
         (("quote.bin", "--accept-status", "Revoked@2021-01-01T00:00:00Z"), ConfigError, "Revoked cannot be accepted"),
         (("quote.bin", "--accept-status", "OutOfDate@2021-01-01T00:00:00"), ConfigError, "want a time zone"),
-        (("quote.bin", "--at", "noon"), ConfigError, "want a time such as"),
+        (("quote.bin", "--at", "noon"), InputError, "want a time such as"),
         (("quote.bin", "--reference", "quote.bin"), InputError, "reference: want UTF-8"),
     ],
 )

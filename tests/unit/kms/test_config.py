@@ -131,7 +131,7 @@ def test_file_of_upstream_0_5_7_is_taken() -> None:
     core = settings.core
 
     assert (settings.log_level, settings.rpc.port, core.onboard.port) == ("debug", 9201, 9203)
-    assert (core.cert_dir, core.pccs) == (Path("/kms/certs"), "https://pccs.example/sgx/certification/v4")
+    assert (core.cert_dir, core.pccs) == (Path("/kms/certs"), ("https://pccs.example/sgx/certification/v4",))
     assert (core.image.download_timeout, core.image.cache_dir) == (timedelta(minutes=2), Path("/kms/images"))
     assert core.auth_api.webhook == Webhook(url="http://127.0.0.1:9200")
     assert (core.auth_api.kms_contract, core.auth_api.shown_rpc_url) == ("", "")
@@ -151,9 +151,18 @@ def test_file_of_upstream_head_is_taken() -> None:
     """Newer spellings mean the same."""
     settings = parse_settings(UPSTREAM_HEAD)
 
-    assert settings.core.pccs == "https://pccs.example"
+    assert settings.core.pccs == ("https://pccs.example",)
     assert settings.core.admin.htpasswd_file is None
     assert settings.notices() == ("core.attestation.urls.amd_kds has no effect: only TDX is verified",)
+
+
+def test_collateral_may_come_from_several_endpoints() -> None:
+    """A list is asked in its order; what comes is kept beside the keys' folder unless said otherwise."""
+    several = UPSTREAM_HEAD.replace('"https://pccs.example"', '["https://a.example", "https://b.example"]')
+    core = parse_settings(several).core
+
+    assert core.pccs == ("https://a.example", "https://b.example")
+    assert core.collateral_dir == core.cert_dir.parent / "collateral"
 
 
 def test_weaker_statuses_have_an_end() -> None:
