@@ -78,7 +78,7 @@ def command(
     )
     accepted = read_policy(policy, accept_status, mr_enclave)
     envelope = read_evidence(subject)
-    statements = read_collateral_for(collateral, envelope.evidence.quote)
+    statements = read_collateral_for(collateral, envelope.evidence.quote, roots=roots, at=verified_at)
     outcome = check_evidence(envelope, statements, roots=roots, at=verified_at, policy=accepted, expected=expected)
     if as_json:
         click.echo(json.dumps(facts(outcome, envelope, roots)))

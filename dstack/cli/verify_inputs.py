@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from dstack.attestation.collateral import Collateral, parse_collateral
 from dstack.attestation.envelope import MAX_ENVELOPE, Envelope, certificate_envelope, open_envelope
 from dstack.attestation.policy_document import MAX_POLICY, parse_moment, parse_policy, parse_status
-from dstack.attestation.quote import parse_quote
+from dstack.attestation.quote import Quote, parse_quote
 from dstack.attestation.reference import MAX_REFERENCE, Reference, parse_reference
+from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import STRICT, AcceptStatus, VerificationPolicy
 from dstack.cli.files import read_input
-from dstack.errors import InputError
+from dstack.errors import CollateralUnavailableError, InputError, QuoteUntrustedError
 from dstack.transport.collateral import DirectoryCollateral
 from dstack.values import Digest32
 
@@ -34,16 +36,27 @@ def read_evidence(subject: str) -> Envelope:
     return open_envelope(read_input(subject, limit=MAX_ENVELOPE))
 
 
-def read_collateral_for(path: str, quote: bytes) -> Collateral:
-    """Read a file of collateral, or find that of the quote's platform in a folder.
+def read_collateral_for(path: str, quote: bytes, *, roots: TrustedRoots, at: datetime) -> Collateral:
+    """Read a file of collateral, or find that of the quote's platform in a folder or archive.
 
     Raises:
         InputError: It is no collateral.
         CollateralUnavailableError: The folder has none for this platform.
     """
     if path != "-" and Path(path).is_dir():
-        return DirectoryCollateral(Path(path)).collateral_for(parse_quote(quote))
+        return _from_folder(Path(path), parse_quote(quote), roots, at)
     return parse_collateral(read_input(path, limit=_COLLATERAL_LIMIT))
+
+
+def _from_folder(folder: Path, quote: Quote, roots: TrustedRoots, at: datetime) -> Collateral:
+    """What was in force then; if nothing was, what lies there by hand, so that its checks can say what is wrong."""
+    # Only here: it can ask endpoints too, and what that takes is slow to load.
+    from dstack.transport.collateral_store import CollateralStore
+
+    try:
+        return CollateralStore(folder, roots=roots, clock=lambda: at).collateral_for(quote)
+    except (CollateralUnavailableError, QuoteUntrustedError):
+        return DirectoryCollateral(folder).collateral_for(quote)
 
 
 def read_policy(path: str | None, statuses: tuple[str, ...], mr_enclaves: tuple[str, ...]) -> VerificationPolicy:
