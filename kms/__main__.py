@@ -32,6 +32,9 @@ from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
 from kms.config import Admin, Image, Settings, load_settings
+from kms.decision_log.store import open_store
+from kms.decision_log.writer import DecisionLog
+from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.hardening import forbid_dumps
@@ -192,6 +195,36 @@ def _onboard(parts: Parts) -> None:
 
 def _serve(parts: Parts) -> None:
     keys = _keys_with_fresh_certificate(parts)
+    with _kept_decisions(parts, keys):
+        _answer(parts, keys)
+
+
+@contextmanager
+def _kept_decisions(parts: Parts, keys: KeySet) -> Iterator[None]:
+    """Every decision goes into the database as long as this lasts."""
+    core = parts.settings.core
+    store = open_store(core.database_url)
+    log = DecisionLog(
+        store,
+        keys.roots.decision_signer(),
+        about=lambda: _who_decides(parts.chain),
+        retention=core.decisions.retention,
+    )
+    try:
+        keep_with(log)
+        yield
+    finally:
+        keep_with(None)
+        log.close()
+        store.close()
+
+
+def _who_decides(authority: Authority) -> dict[str, object]:
+    facts = authority.recent_facts()
+    return {"chain_id": facts.chain_id, "kms_contract": facts.kms_contract} if facts else {}
+
+
+def _answer(parts: Parts, keys: KeySet) -> None:
     parts.own.watch()
     metrics = Metrics()
     service = KmsService(

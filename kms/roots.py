@@ -31,6 +31,7 @@ from dstack.keys.signature_chain import sign_env_public_key
 from dstack.values import AppId
 from dstack.wire.kms import KmsKeys
 from kms.authorization import Permit
+from kms.decision_log.signing import DecisionSigner
 from kms.decisions import Subject
 
 ROOT_CA_KEY, ROOT_K256_KEY = "root-ca.key", "root-k256.key"
@@ -121,6 +122,10 @@ class Roots:
         root_ca = load_certificate(root_ca_pem)
         built = build_rpc_cert(key, root_ca, p256_from_scalar(self._keys.ca), domain, extensions, at=at)
         return certificate_pem(built)
+
+    def decision_signer(self) -> DecisionSigner:
+        """What signs the log of decisions."""
+        return DecisionSigner.derive(self._keys.k256)
 
     def env_key(self, app_id: AppId, *, epoch: int, at: datetime) -> EnvKey:
         """What anyone may encrypt an environment of this app to, in one key epoch."""
