@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,8 +14,9 @@ from dstack.errors import AppraisalError
 from dstack.measurement import identities, mr_config_id
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
+from dstack.measurement.machine import BootDigests
 from dstack.measurement.rtmr3 import BOOT_MR_DONE, SYSTEM_READY, predict_rtmr3, split_at_boot_mr_done
-from dstack.measurement.vm_config import parse_vm_config
+from dstack.measurement.vm_config import VmConfig, parse_vm_config
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash, Register, ReportData
 
 _T = TypeVar("_T", AppId, ComposeHash, InstanceId)
@@ -60,6 +61,7 @@ def appraise(
     *,
     expected_report_data: ReportData | None,
     vm_config: str = "",
+    image: Callable[[VmConfig], BootDigests] | None = None,
 ) -> Appraisal:
     """Compare a verified quote with what its log, image and binding say it should be.
 
@@ -70,6 +72,7 @@ def appraise(
         verified: The result of `verify_quote` for that quote.
         expected_report_data: What the quote must be bound to. None only where the caller needs no binding.
         vm_config: Replaces the config in *evidence* unless empty.
+        image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
 
     Raises:
         AppraisalError: Something differs; the message names it, what was wanted and what came.
@@ -85,7 +88,7 @@ def appraise(
     rtmr3 = predict_rtmr3(evidence.runtime_events)
     require_equal("RTMR3", wanted=rtmr3, got=report.rtmr3)
     config = parse_vm_config(vm_config or evidence.config)
-    reference = reference_values(config, evidence.event_log)
+    reference = reference_values(config, evidence.event_log, image=image)
     require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
     require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)
     require_equal("RTMR1", wanted=reference.rtmr1, got=report.rtmr1)
