@@ -40,6 +40,7 @@ from kms.generation import reissue_rpc_certificate
 from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
 from kms.image_download import ArchiveSource, DownloadLimits
+from kms.image_measurements import ImageMeasurements
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.logs import configure_logging
 from kms.metrics import Metrics
@@ -126,8 +127,10 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
         clock=_now,
     )
     authority = make_authority(core.auth_api)
+    images = _images(core.image)
+    verifier = replace(verifier, image=ImageMeasurements(images).digests)
     own = SelfAuthorization(quotes, verifier, authority)
-    return Parts(settings, keystore, quotes, verifier, authority, own, _images(core.image))
+    return Parts(settings, keystore, quotes, verifier, authority, own, images)
 
 
 def _images(settings: Image) -> ImageCache:
