@@ -1,4 +1,4 @@
-"""`python -m kms.auth_simple`: an auth server that decides by a JSON file, where there is no chain; upstream's auth-simple.
+"""`python -m kms.auth_simple`: an auth server that decides by a JSON file, for where there is no chain (kms.md 6.3).
 
 Environment variables (upstream's):
   HOST, PORT          where to answer; 127.0.0.1 and 3000
