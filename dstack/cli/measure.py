@@ -108,7 +108,7 @@ def command(
     """Compute MRTD and RTMR0 to RTMR3 of a machine that runs IMAGE.
 
     IMAGE is the folder of an OS image, its measurement.tdx.cbor, or a VM config that carries that document. A quote's
-    signature is not verified here: that is `dstack verify-quote`.
+    signature is not verified here: that is `dstack verify`.
     """
     facts = AppFacts.take(typed)
     subject = None if compare_with is None else _quoted_subject(compare_with)

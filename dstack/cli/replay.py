@@ -27,7 +27,7 @@ Examples:
 def command(context: click.Context, *, file: str, quote: str | None, as_json: bool) -> None:
     """Replay FILE (- for standard input): an event log, an answer of GetQuote or Info, or an attestation blob.
 
-    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify-quote`.
+    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify`.
     """
     subject = read_subject(file)
     events = subject.events

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -31,7 +31,8 @@ from dstack.keys.pem import (
 )
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events
 from dstack.measurement.vm_config import serialise_vm_config
-from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide
+from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 from dstack.simulator.os_image import SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
@@ -99,6 +100,8 @@ class ChainInMemory:
     reachable: bool = True
     asked: list[BootInfo] = field(default_factory=list)
     chain_id: int = 31337
+    epochs: KeyEpochs = FIRST_EPOCH
+    block: BlockRef = BLOCK
 
     def gateway_app_id(self) -> str:
         """One that was set."""
@@ -122,7 +125,8 @@ class ChainInMemory:
         if not self.reachable:
             raise ChainUnavailableError("chain: no endpoint answered")
         self.asked.append(boot)
-        return decide(allowed, "" if allowed else rule.value, BLOCK, {rule: "what was seen"})
+        decision = decide(allowed, "" if allowed else rule.value, self.block, {rule: "what was seen"})
+        return replace(decision, epochs=self.epochs) if isinstance(decision, Granted) else decision
 
 
 @dataclass

@@ -8,28 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from dstack.attestation.evidence import serialise_evidence
 from dstack.errors import AppraisalError, HandoverRefusedError
-from replicator.documents import QuotedRequest, parse_request, serialise_request
+from replicator.documents import parse_request, serialise_request
+from tests.handover_attacks import nothing_left, quoted_by
 from tests.worlds import Site, make_handover
 
 
 def test_expired_request_is_refused(tmp_path: Path, site: Site) -> None:
     """From the second of its expiry on, an unanswered request is refused."""
     world = make_handover(tmp_path, site)
-    request = world.new.request_key().encode()
+    request = world.request()
     world.clock.advance(timedelta(minutes=10))
 
     with pytest.raises(HandoverRefusedError, match="request: expired"):
         world.old.onboard(request)
 
-    assert world.receipts("old") == []
+    assert nothing_left(world)
 
 
 def test_request_is_answered_in_its_last_second(tmp_path: Path, site: Site) -> None:
     """One second before its expiry a request is still good."""
     world = make_handover(tmp_path, site)
-    request = world.new.request_key().encode()
+    request = world.request()
     world.clock.advance(timedelta(minutes=9, seconds=59))
 
     world.old.onboard(request)
@@ -40,7 +40,7 @@ def test_request_is_answered_in_its_last_second(tmp_path: Path, site: Site) -> N
 def test_prolonged_request_breaks_the_quote(tmp_path: Path, site: Site) -> None:
     """Whoever moves the expiry of a captured request loses the quote's binding."""
     world = make_handover(tmp_path, site)
-    captured = parse_request(world.new.request_key().encode())
+    captured = parse_request(world.request())
     world.clock.advance(timedelta(minutes=10))
     prolonged = replace(captured, request=replace(captured.request, expires_at=captured.request.expires_at + 600))
 
@@ -51,9 +51,8 @@ def test_prolonged_request_breaks_the_quote(tmp_path: Path, site: Site) -> None:
 def test_request_without_end_is_refused(tmp_path: Path, site: Site) -> None:
     """A properly quoted request that is good for longer than a request may be is refused."""
     world = make_handover(tmp_path, site)
-    request = parse_request(world.new.request_key().encode()).request
+    request = parse_request(world.request()).request
     endless = replace(request, expires_at=request.expires_at + 3600)
-    evidence = serialise_evidence(world.new_machine.evidence(endless.report_data()))
 
     with pytest.raises(HandoverRefusedError, match="want it to expire by"):
-        world.old.onboard(serialise_request(QuotedRequest(endless, evidence)).encode())
+        world.old.onboard(quoted_by(world.new_machine, endless))
