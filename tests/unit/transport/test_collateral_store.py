@@ -204,6 +204,18 @@ def test_an_older_statement_of_the_same_number_replaces_nothing(world: PccsWorld
     assert len(kept(world)) == 1
 
 
+def test_a_past_moment_is_judged_by_what_was_in_force_then(world: PccsWorld) -> None:
+    """Of all the versions kept, the one that was in force: not the newest, which did not exist yet."""
+    behaviour = Behaviour()
+    store = world.store(behaviour)
+    first = store.refresh(world.model).collateral
+    world.clock.advance(days=10)
+    assert store.refresh(world.model).collateral != first
+    world.clock.advance(days=-5)
+
+    assert world.store().collateral_for(world.quote) == first
+
+
 def test_without_endpoints_the_folder_is_all_there_is(world: PccsWorld) -> None:
     """An offline folder, filled by hand, by file for the model or for all."""
     world.folder.mkdir()
