@@ -24,9 +24,10 @@ COMMANDS = {
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
     "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
     "kms": ("dstack.cli.kms", "look after a KMS: its surroundings, its decisions"),
+    "quote": ("dstack.cli.quote", "every field of a quote by its name"),
     "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
     "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
-    "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
+    "verify": ("dstack.cli.verify", "who signed evidence, and does it measure what it should"),
 }
 
 

@@ -30,7 +30,7 @@ Examples:
 def command(context: click.Context, *, file: str, quote: str | None, as_json: bool) -> None:
     """Replay FILE (- for standard input): an event log, or a GetQuote answer with `event_log` and `quote`.
 
-    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify-quote`.
+    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify`.
     """
     events, enclosed = _log_and_quote(read_input(file, limit=_ANSWER_LIMIT))
     if quote is not None:
