@@ -4,6 +4,8 @@ BIN := .venv/bin
 COMPOSE ?= dstack/devnet/docker-compose.yaml
 VECTORS ?= ../shared/vectors
 RESULTS ?= demo-results
+SECONDS ?= 60
+JOBS ?= 1
 UV_COMPILE = .lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header -q
 
@@ -13,7 +15,7 @@ export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
 FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
 export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup parts demo test lint format vectors bench contracts symbolic slither mutation snapshots lock clean
+.PHONY: help setup parts demo test lint format vectors bench contracts symbolic slither fuzz mutation snapshots lock clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -63,10 +65,13 @@ symbolic: setup .symbolic/ready  ## prove properties of the contracts, and that 
 slither: setup .audit/ready  ## static analysis; every finding must be argued in docs/slither.md
 	@$(BIN)/python scripts/run_slither.py
 
-.symbolic/ready .audit/ready: .%/ready: requirements/%.txt
+.symbolic/ready .audit/ready .fuzz/ready: .%/ready: requirements/%.txt
 	$(BIN)/python -m venv --clear $(@D)
 	$(@D)/bin/pip -q --disable-pip-version-check install --no-deps --require-hashes -r $<
 	@touch $@
+
+fuzz: setup .fuzz/ready  ## every parser against inputs made up by a fuzzer: make fuzz [SECONDS=60] [TARGETS="quote crl"] [JOBS=1]
+	@PYTHONPATH=. .fuzz/bin/python scripts/fuzz.py --seconds $(SECONDS) --jobs $(JOBS) $(TARGETS)
 
 mutation: setup  ## which small faults in the contracts the tests notice: make mutation [ARGS="--all --json FILE"]
 	@$(BIN)/python scripts/mutate_contracts.py $(ARGS)
@@ -86,4 +91,4 @@ lock:  ## resolve requirements/*.in into *.txt with hashes
 	rm -rf .lock
 
 clean:  ## remove everything that set-up and runs have made
-	rm -rf .venv .symbolic .audit node_modules .solcx .ape .build demo-results contracts/.cache
+	rm -rf .venv .symbolic .audit .fuzz node_modules .solcx .ape .build demo-results contracts/.cache

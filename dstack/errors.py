@@ -8,6 +8,7 @@ DstackError
 │   ├── CollateralMalformedError    Intel's (or a simulator's) statements
 │   ├── EvidenceMalformedError      the attestation blob, or its X.509 extensions
 │   ├── MeasurementMalformedError   a measurement document, VM config or OS image
+│   │   └── MeasurementInputMissingError   a value that is measured was not given
 │   ├── MessageMalformedError       a message on the network
 │   ├── KeyMalformedError           key material of the wrong size or range
 │   └── ConfigError                 a setting
@@ -17,12 +18,17 @@ DstackError
 │   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
 │   ├── SealError                   a sealed box that does not open, or is not for us
 │   ├── HandoverRefusedError        a handover message that answers nothing we asked
+│   ├── DecisionLogBrokenError      an entry of a KMS's log is missing, changed or not signed by it
 │   ├── KeystoreError               root keys exist already, or are damaged
 │   └── PeerRefusedError            the other side answered with an error
 └── UnavailableError            exit 3: could not ask; neither yes nor no
     ├── ChainUnavailableError       no endpoint answered
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
+    │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
+    │   └── CollateralFatalError        a source answered, and asking again will not help
+    ├── ImageUnavailableError       no OS image to compare a machine with
+    ├── DecisionLogUnavailableError  the database of a KMS's log cannot be used
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -66,6 +72,10 @@ class MeasurementMalformedError(InputError):
     """A measurement document, VM config or OS image cannot be used."""
 
 
+class MeasurementInputMissingError(MeasurementMalformedError):
+    """A value that is measured was not given."""
+
+
 class MessageMalformedError(InputError):
     """A message on the network is not of its form."""
 
@@ -94,6 +104,11 @@ class QuoteUntrustedError(RefusedError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(f"step {step}: {message}")
         self.step = step
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[QuoteUntrustedError], tuple[int, str]]:
+        """Workers send it to whoever asked them."""
+        return type(self), (self.step, self._message)
 
 
 class AppraisalError(RefusedError):
@@ -126,6 +141,10 @@ class HandoverRefusedError(RefusedError):
     """A handover message answers nothing that was asked."""
 
 
+class DecisionLogBrokenError(RefusedError):
+    """An entry of a KMS's log of decisions is missing, changed, or not signed by that KMS."""
+
+
 class KeystoreError(RefusedError):
     """Root keys exist already, are incomplete, or are damaged."""
 
@@ -150,6 +169,22 @@ class AgentUnavailableError(UnavailableError):
 
 class CollateralUnavailableError(UnavailableError):
     """No collateral for this platform."""
+
+
+class CollateralTransientError(CollateralUnavailableError):
+    """A source of collateral was down, too slow or too busy: the same question may be answered later."""
+
+
+class CollateralFatalError(CollateralUnavailableError):
+    """A source of collateral answered: no such platform, or statements that are not genuine or go back in time."""
+
+
+class ImageUnavailableError(UnavailableError):
+    """No OS image to compare a machine with."""
+
+
+class DecisionLogUnavailableError(UnavailableError):
+    """The database of a KMS's log of decisions cannot be read or written."""
 
 
 class PeerUnavailableError(UnavailableError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -12,11 +14,13 @@ from dstack.attestation.appraise import Appraisal
 from dstack.errors import DstackError, KeyReleaseDeniedError, UnavailableError
 from dstack.policy import BootInfo, Decision, Denied, Granted, boot_info
 from dstack.values import ReportData
-from kms.decisions import Question, record_decision, record_failure, rule_of
+from kms.decisions import Question, Subject, record_decision, record_failure, rule_of
 from kms.evidence import EvidenceVerifier, QuoteProvider
 
 # How long evidence about ourselves stands before it is fetched and verified anew.
 _OWN_EVIDENCE_AGE = timedelta(minutes=5)
+_WATCH_SECONDS = 5.0
+_RECENT_SECONDS = 60.0
 _NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
 
 
@@ -42,19 +46,27 @@ class ChainAuthority(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The chain's yes, together with what it was about. Made by `authorize` alone."""
+    """The chain's yes, together with what was asked and about whom. Made by `authorize` alone."""
 
+    subject: Subject
     boot: BootInfo
     granted: Granted
 
 
-def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callable[[BootInfo], Decision]) -> Permit:
+def authorize(
+    question: Question,
+    appraise: Callable[[], Appraisal],
+    ask: Callable[[BootInfo], Decision],
+    *,
+    describe: Callable[[Appraisal], BootInfo] = boot_info,
+) -> Permit:
     """Appraise, ask the chain, write the line of the log; return only for a yes.
 
     Args:
         question: Whose trust it is about.
         appraise: Establishes what asks.
         ask: The contracts' answer about that.
+        describe: What the contracts are told of it.
 
     Raises:
         KeyReleaseDeniedError: The chain denies it, or the evidence did not hold; the rule says which.
@@ -63,7 +75,7 @@ def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callab
     appraisal = None
     try:
         appraisal = appraise()
-        boot = boot_info(appraisal)
+        boot = describe(appraisal)
         decision = ask(boot)
     except UnavailableError as exc:
         record_failure(question, exc, appraisal)
@@ -75,7 +87,15 @@ def authorize(question: Question, appraise: Callable[[], Appraisal], ask: Callab
     if isinstance(decision, Denied):
         message = f"{question.subject.denied}: {decision.reason}"
         raise KeyReleaseDeniedError(decision.rule.name, message, decision.block.number)
-    return Permit(boot, decision)
+    return Permit(question.subject, boot, decision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of the last question about ourselves that was answered, and when (`time.monotonic`)."""
+
+    at: float
+    denied: KeyReleaseDeniedError | None
 
 
 class SelfAuthorization:
@@ -87,6 +107,8 @@ class SelfAuthorization:
         self._authority = authority
         self._lock = threading.Lock()
         self._kept: tuple[datetime, Appraisal] | None = None
+        self._outcome: _Outcome | None = None
+        self._is_watched = False
 
     def appraisal(self) -> Appraisal:
         """What this machine is, by its own evidence.
@@ -108,4 +130,41 @@ class SelfAuthorization:
             KeyReleaseDeniedError: As `authorize`.
             UnavailableError: As `authorize`.
         """
-        return authorize(question, self.appraisal, self._authority.authorize_kms)
+        try:
+            permit = authorize(question, self.appraisal, self._authority.authorize_kms)
+        except KeyReleaseDeniedError as exc:
+            self._outcome = _Outcome(time.monotonic(), exc)
+            raise
+        self._outcome = _Outcome(time.monotonic(), None)
+        return permit
+
+    def require_recent(self, question: Question) -> None:
+        """Return only if the chain permitted this KMS within the last minute; nobody waits for the chain.
+
+        For what is no secret. Where `watch` does not run, and the first time, this is `require`.
+
+        Raises:
+            KeyReleaseDeniedError: The chain denied it when it was last asked.
+            UnavailableError: It was not asked within the last minute.
+        """
+        outcome = self._outcome
+        if not self._is_watched or outcome is None:
+            self.require(question)
+            return
+        if time.monotonic() - outcome.at > _RECENT_SECONDS:
+            raise UnavailableError(f"could not ask: no answer of the chain within the last {_RECENT_SECONDS:.0f} s")
+        if outcome.denied is not None:
+            raise KeyReleaseDeniedError(outcome.denied.rule, str(outcome.denied), outcome.denied.block)
+
+    def watch(self) -> None:
+        """From now on ask the chain about this KMS every few seconds, beside everything else."""
+        self._is_watched = True
+        threading.Thread(target=self._watch, name="self-authorization", daemon=True).start()
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while True:
+            # What fails is in the log of decisions, and whoever asks is told.
+            with suppress(DstackError):
+                self.require(Question(Subject.SELF, "watch"))
+            pause.wait(_WATCH_SECONDS)

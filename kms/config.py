@@ -1,58 +1,44 @@
 """Settings: `kms.toml` in upstream's spelling (kms.md 10.1), read once, never changed while running.
 
-Every setting is documented in docs/settings-kms.md, with who can change it and what they gain if malicious. What this
-KMS does not do is refused rather than ignored: a setting without effect would mislead whoever wrote it.
+Every setting is documented in docs/settings-kms.md, with who can change it and what they gain if malicious. Keys of
+upstream's file are taken, from 0.5.7 on. Those that have no effect here are said at the start; those that would weaken
+the service are refused, and so is everything unknown.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError
+from kms.chain_settings import AuthApi
+from kms.settings_form import (
+    Duration,
+    HttpUrl,
+    Port,
+    ReadPath,
+    Section,
+    config_error,
+    one_or_several,
+    set_without_effect,
+    setting_fields,
+    without_effect,
+)
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-ReadPath = Annotated[Path, Field(strict=False)]
-Status = Annotated[TcbStatus, Field(strict=False)]
 ReadStatus = Annotated[TcbStatus, Field(strict=False)]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _LIMIT = 1 << 20
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-
-# Upstream's settings that have no effect here, and why.
-_REFUSED = {
-    "workers": "threads and limits are fixed",
-    "max_blocking": "threads and limits are fixed",
-    "keep_alive": "threads and limits are fixed",
-    "ident": "no server header is sent",
-    "temp_dir": "nothing is written to temporary files",
-    "core.subject_postfix": "it has no effect upstream either",
-    "core.admin_token_hash": "there is no admin service",
-    "core.admin": "there is no admin service",
-    "core.metrics": "there are no metrics yet",
-    "core.pccs_url": "collateral is read from core.attestation.urls.collateral_dir",
-    "core.attestation.urls.pccs": "collateral is read from core.attestation.urls.collateral_dir",
-    "core.image.cache_dir": "images are judged by their measurement document; nothing is downloaded",
-    "core.image.download_url": "images are judged by their measurement document; nothing is downloaded",
-    "core.image.download_timeout": "images are judged by their measurement document; nothing is downloaded",
-    "core.auth_api.webhook": "the contracts are asked directly: core.auth_api.chain",
-    "core.auth_api.dev": "the contracts are asked directly: core.auth_api.chain",
-    "core.onboard.quote_enabled": "keys are never made or released without a quote",
-}
-
-
-class Section(BaseModel):
-    """A table of the file: nothing unknown in it, no conversions, no changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+_IMAGE_HASH = "{OS_IMAGE_HASH}"
+_DATABASE_URL = re.compile(r"(sqlite|postgresql\+psycopg)://.*")
+_THREADS = "threads and limits are fixed"
 
 
 class MutualTls(Section):
@@ -81,7 +67,9 @@ class Rpc(Section):
 class Urls(Section):
     """`core.attestation.urls`: where collateral comes from."""
 
-    collateral_dir: ReadPath
+    collateral_dir: ReadPath | None = None
+    pccs: Annotated[tuple[HttpUrl, ...], BeforeValidator(one_or_several), Field(strict=False, max_length=8)] = ()
+    amd_kds: str = without_effect("", "only TDX is verified")
 
 
 class RootCa(Section):
@@ -93,7 +81,7 @@ class RootCa(Section):
 class Attestation(Section):
     """`core.attestation`: how evidence is verified."""
 
-    urls: Urls
+    urls: Urls = Urls()
     root_ca: RootCa = RootCa()
     insecure_allow_external_trust_anchors: bool = False
     min_evaluation_number: Annotated[int, Field(ge=0)] = 0
@@ -109,42 +97,16 @@ class Image(Section):
     """`core.image`: OS images are always verified; an unverified image hash is only a claim."""
 
     verify: Literal[True] = True
+    cache_dir: ReadPath = Path("/usr/share/dstack/images")
+    download_url: HttpUrl | None = None
+    download_timeout: Duration = timedelta(minutes=2)
 
-
-class Chain(Section):
-    """`core.auth_api.chain`: the contracts that decide."""
-
-    rpc_url: str
-    kms_contract: str
-    chain_id: Annotated[int, Field(gt=0)] | None = None
-    block_tag: Literal["finalized", "safe", "latest"] = "finalized"
-
-    @field_validator("rpc_url")
+    @field_validator("download_url")
     @classmethod
-    def _is_url(cls, url: str) -> str:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ValueError("want an http or https URL")
+    def _names_the_image(cls, url: str | None) -> str | None:
+        if url is not None and _IMAGE_HASH not in url:
+            raise ValueError(f"want {_IMAGE_HASH} in it")
         return url
-
-    @field_validator("kms_contract")
-    @classmethod
-    def _is_address(cls, address: str) -> str:
-        if not _ADDRESS.fullmatch(address) or int(address, 16) == 0:
-            raise ValueError("want 0x and 40 hexadecimal digits, not all zero")
-        return address
-
-    @property
-    def shown_rpc_url(self) -> str:
-        """Scheme and host only: the rest may be a credential."""
-        parts = urlsplit(self.rpc_url)
-        return f"{parts.scheme}://{parts.hostname}"
-
-
-class AuthApi(Section):
-    """`core.auth_api`: who decides. Only the chain may."""
-
-    type: Literal["chain"] = "chain"
-    chain: Chain
 
 
 class Onboard(Section):
@@ -152,24 +114,86 @@ class Onboard(Section):
 
     enabled: bool = True
     auto_bootstrap_domain: str = ""
-    address: str = "0.0.0.0"  # noqa: S104 - the operator is elsewhere
+    quote_enabled: Literal[True] = without_effect(True, "keys are never made or released without a quote")
+    address: str = "127.0.0.1"
     port: Port = 8000
+
+
+class Metrics(Section):
+    """`core.metrics`: `GET /metrics`."""
+
+    enabled: bool = True
+
+
+class Admin(Section):
+    """`core.admin`: the admin service."""
+
+    enabled: bool = False
+    address: str = "127.0.0.1"
+    port: Port = 8001
+    auth_token: SecretStr = SecretStr("")
+    htpasswd_file: ReadPath | None = None
+    insecure_no_auth: Literal[False] = False
+
+    @field_validator("htpasswd_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, path: object) -> object:
+        return None if path == "" else path
+
+
+class Decisions(Section):
+    """`core.decisions`: the signed log of decisions."""
+
+    database_url: SecretStr | None = None
+    retention: Duration = timedelta(days=400)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_known(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _DATABASE_URL.fullmatch(url.get_secret_value()):
+            raise ValueError("want sqlite:///PATH or postgresql+psycopg://...")
+        return url
+
+    @field_validator("retention")
+    @classmethod
+    def _is_days(cls, retention: timedelta) -> timedelta:
+        if retention < timedelta(days=1):
+            raise ValueError("want at least 1d")
+        return retention
+
+
+class Limits(Section):
+    """`core.limits`: how often strangers may ask."""
+
+    requests_per_second: Annotated[float, Field(gt=0, le=100_000, strict=False)] = 500.0
+    requests_per_second_of_peer: Annotated[float, Field(gt=0, le=100_000, strict=False)] = 50.0
 
 
 class Core(Section):
     """`core`: everything about keys and trust."""
 
     cert_dir: ReadPath = Path("/etc/kms/certs")
+    subject_postfix: str = without_effect(".dstack", "it has none upstream either")
     agent_socket: ReadPath = Path("/var/run/dstack.sock")
     site_name: str = ""
+    pccs_url: HttpUrl | None = None
+    admin_token_hash: Annotated[str, Field(pattern="^([0-9a-fA-F]{64})?$")] = ""
     enforce_self_authorization: Literal[True] = True
+    attest_rpc_cert: Literal[True] = True
+    sev_snp_key_release: Literal[False] = False
+    aws_nitro_tpm_key_release: Literal[False] = False
     accepted_tcb_statuses: Annotated[frozenset[ReadStatus], Field(strict=False, min_length=1)] = frozenset(
         {TcbStatus.UP_TO_DATE}
     )
-    attestation: Attestation
+    accepted_tcb_statuses_until: AwareDatetime | None = None
+    attestation: Attestation = Attestation()
     image: Image = Image()
     auth_api: AuthApi
     onboard: Onboard = Onboard()
+    metrics: Metrics = Metrics()
+    admin: Admin = Admin()
+    decisions: Decisions = Decisions()
+    limits: Limits = Limits()
 
     @field_validator("accepted_tcb_statuses")
     @classmethod
@@ -178,13 +202,63 @@ class Core(Section):
             raise ValueError("Revoked cannot be accepted")
         return statuses
 
+    @model_validator(mode="after")
+    def _acceptance_ends(self) -> Self:
+        if self.accepted_tcb_statuses != {TcbStatus.UP_TO_DATE} and self.accepted_tcb_statuses_until is None:
+            raise ValueError(
+                "accepted_tcb_statuses beside UpToDate need accepted_tcb_statuses_until, the time they end"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_collateral(self) -> Self:
+        urls = self.attestation.urls
+        if self.pccs_url and urls.pccs and (self.pccs_url,) != urls.pccs:
+            raise ValueError("want pccs_url or attestation.urls.pccs, got two that differ")
+        if not (urls.collateral_dir or self.pccs):
+            raise ValueError("attestation.urls: want collateral_dir or pccs, got neither")
+        return self
+
+    @property
+    def pccs(self) -> tuple[str, ...]:
+        """Where collateral is fetched, in either spelling."""
+        return self.attestation.urls.pccs or ((self.pccs_url,) if self.pccs_url else ())
+
+    @property
+    def collateral_dir(self) -> Path:
+        """Where collateral is kept; beside the keys' folder unless said otherwise."""
+        return self.attestation.urls.collateral_dir or self.cert_dir.parent / "collateral"
+
+    @property
+    def database_url(self) -> str:
+        """Where decisions are kept; beside the keys unless said otherwise."""
+        if self.decisions.database_url is None:
+            return f"sqlite:///{self.cert_dir / 'decisions.sqlite3'}"
+        return self.decisions.database_url.get_secret_value()
+
 
 class Settings(Section):
     """The whole file."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
+    workers: int = without_effect(8, _THREADS)
+    max_blocking: int = without_effect(64, _THREADS)
+    keep_alive: int = without_effect(10, _THREADS)
+    ident: str = without_effect("DStack KMS", "no server header is sent")
+    temp_dir: ReadPath = without_effect(Path("/tmp"), "nothing is written to temporary files")  # noqa: S108
     rpc: Rpc = Rpc()
     core: Core
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_table(cls, file: Any) -> Any:
+        """Upstream writes what stands at the top here into a table `default`."""
+        if not isinstance(file, dict) or not isinstance(file.get("default"), dict):
+            return file
+        rest = {name: value for name, value in file.items() if name != "default"}
+        if twice := sorted(set(rest) & set(file["default"])):
+            raise ValueError(f"{twice[0]}: want it once, got it in default and at the top")
+        return {**file["default"], **rest}
 
     @model_validator(mode="after")
     def _tls_files_are_ours(self) -> Self:
@@ -194,6 +268,18 @@ class Settings(Section):
             if path is not None and path != self.core.cert_dir / name:
                 raise ValueError(f"rpc.tls.{setting}: want {self.core.cert_dir / name}, or nothing")
         return self
+
+    def notices(self) -> tuple[str, ...]:
+        """What whoever starts this should know: settings without effect, and what is weaker than it could be."""
+        said = list(set_without_effect(self))
+        chain = self.core.auth_api.chain if self.core.auth_api.type == "chain" else None
+        if chain is not None:
+            if chain.block_tag != "finalized":
+                said.append(f"NOT PRODUCTION: decisions rest on {chain.block_tag} blocks of a development chain")
+            if len(chain.endpoints) == 1:
+                said.append("one chain endpoint is believed; set core.auth_api.chain.rpc_urls to three or more")
+            said += [f"chain endpoint {url}: whoever is in between can lie" for url in chain.unprotected_endpoints]
+        return tuple(said)
 
 
 def load_settings(path: Path) -> Settings:
@@ -220,32 +306,9 @@ def parse_settings(text: str) -> Settings:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"settings: want TOML: {exc}") from exc
     except ValidationError as exc:
-        raise ConfigError("settings: " + "; ".join(_sentences(exc))) from exc
+        raise config_error(exc, Settings) from exc
 
 
-def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
+def setting_names() -> Iterator[str]:
     """Every setting there is, dotted, as it is written in the file."""
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from setting_names(kind, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _sentences(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            yield _about_unknown(name)
-        elif problem["type"] == "missing":
-            yield f"{name}: want a value, got none"
-        else:
-            yield f"{name or 'file'}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _about_unknown(name: str) -> str:
-    if name in _REFUSED:
-        return f"{name}: not a setting of this KMS: {_REFUSED[name]}"
-    close = difflib.get_close_matches(name, list(setting_names()), n=1)
-    return f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else "")
+    return (name for name, _ in setting_fields(Settings))

@@ -1,4 +1,4 @@
-"""The decision log: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions`.
+"""The decisions: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions` and a keeper.
 
 A line says who, what, by which rule, in the state of which block, on what evidence, and which root ends its chain. It
 never holds a key, and nothing of a message that might be one.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Protocol
 
 from dstack.attestation.appraise import Appraisal
 from dstack.errors import (
@@ -23,6 +28,7 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.policy import BlockRef, BootInfo, Decision, Denied
+from dstack.policy.decision import NO_BLOCK
 
 EVIDENCE_MISSING = "EVIDENCE_MISSING"
 
@@ -33,6 +39,9 @@ _RULES: tuple[tuple[type[DstackError], str], ...] = (
     (UnavailableError, "COULD_NOT_ASK"),
 )
 
+_REPEAT_SECONDS = 60.0
+_EARLY_LIMIT = 100
+
 _log = logging.getLogger("kms.decisions")
 
 
@@ -42,6 +51,9 @@ class Subject(Enum):
     APP = ("app", "App not allowed", "Boot denied")
     SELF = ("self", "KMS self authorization failed", "KMS is not allowed")
     BOOTSTRAP = ("bootstrap", "KMS is not allowed to bootstrap", "boot denied")
+    CERTIFICATE = ("certificate", "Certificate not allowed", "Boot denied")
+    KMS = ("kms", "KMS not allowed", "Boot denied")
+    SOURCE = ("source", "Source KMS is not allowed", "boot denied")
 
     def __init__(self, label: str, refused: str, denied: str) -> None:
         self.label = label
@@ -64,6 +76,76 @@ def rule_of(error: DstackError) -> str:
     return next((rule for kind, rule in _RULES if isinstance(error, kind)), type(error).__name__)
 
 
+class Keeper(Protocol):
+    """Keeps decisions, where somebody may look for them years later."""
+
+    def keep(self, content: Mapping[str, object], *, must: bool) -> None:
+        """Keep a decision; with *must*, return only when it is kept.
+
+        Raises:
+            UnavailableError: It must be, and could not be.
+        """
+        ...
+
+
+class _Kept:
+    """Gives every decision to the keeper; those before there is one wait for it, a hundred at most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keeper: Keeper | None = None
+        self._early: deque[tuple[Mapping[str, object], bool]] = deque(maxlen=_EARLY_LIMIT)
+
+    def use(self, keeper: Keeper | None) -> None:
+        with self._lock:
+            self._keeper = keeper
+            while keeper is not None and self._early:
+                content, must = self._early.popleft()
+                keeper.keep(content, must=must)
+
+    def keep(self, content: Mapping[str, object], *, must: bool) -> None:
+        keeper = self._keeper
+        if keeper is None:
+            self._early.append((content, must))
+        else:
+            keeper.keep(content, must=must)
+
+
+_kept = _Kept()
+
+
+def keep_with(keeper: Keeper | None) -> None:
+    """From now on *keeper* gets every decision, first those made since the start; None for nobody.
+
+    Raises:
+        UnavailableError: A decision that must be kept could not be.
+    """
+    _kept.use(keeper)
+
+
+class _OwnRepeats:
+    """What was last said about this KMS itself; said again only when it changes, at another block or after a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[object, ...] = ()
+        self._at = 0.0
+
+    def is_repeat(self, question: Question, outcome: dict[str, object]) -> bool:
+        if question.subject is not Subject.SELF:
+            return False
+        with self._lock:
+            return tuple(outcome.items()) == self._last and time.monotonic() - self._at < _REPEAT_SECONDS
+
+    def remember(self, question: Question, outcome: dict[str, object]) -> None:
+        if question.subject is Subject.SELF:
+            with self._lock:
+                self._last, self._at = tuple(outcome.items()), time.monotonic()
+
+
+_own_repeats = _OwnRepeats()
+
+
 def record_decision(question: Question, appraisal: Appraisal, boot: BootInfo, decision: Decision) -> None:
     """Write the line of a decision that the chain made."""
     denied = {}
@@ -80,15 +162,23 @@ def record_failure(question: Question, error: DstackError, appraisal: Appraisal 
 
 
 def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal | None) -> None:
+    if _own_repeats.is_repeat(question, outcome):
+        return
     asked = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "subject": question.subject.label,
         "request": question.request_id,
     }
-    _log.info(json.dumps({**asked, **outcome, **({} if appraisal is None else _evidence(appraisal))}))
+    line = {**asked, **outcome, **({} if appraisal is None else _evidence(appraisal))}
+    # What must be kept is kept before it is told, and before anything is released.
+    _kept.keep(line, must=outcome["decision"] == "granted")
+    _log.info(json.dumps(line))
+    _own_repeats.remember(question, outcome)
 
 
 def _block(block: BlockRef) -> dict[str, object]:
+    if block == NO_BLOCK:
+        return {"block": None, "block_hash": None}
     return {"block": block.number, "block_hash": block.hash.hex()}
 
 

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dstack.errors import InputError, KeystoreError
-from dstack.keys.derivation import RootKeys
-from dstack.keys.pem import load_certificate, load_private_key, p256_scalar, private_key_pem, require_key_of
-from dstack.keys.scalars import p256_from_scalar
+from dstack.keys.pem import load_certificate, load_private_key, require_key_of
 from dstack.transport.private_file import create_private, replace_private
 from dstack.transport.tls import TlsIdentity
+from kms.roots import ROOT_CA_KEY, ROOT_K256_KEY, Roots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-ROOT_CA_CERT, ROOT_CA_KEY = "root-ca.crt", "root-ca.key"
+ROOT_CA_CERT = "root-ca.crt"
 TEMP_CA_CERT, TEMP_CA_KEY = "tmp-ca.crt", "tmp-ca.key"
 RPC_CERT, RPC_KEY = "rpc.crt", "rpc.key"
-ROOT_K256_KEY = "root-k256.key"
 RPC_DOMAIN = "rpc-domain"
 BOOTSTRAP_INFO = "bootstrap-info.json"
 
@@ -45,15 +43,14 @@ class KeySet:
     Certificates and keys are PEM; secrets do not show in `repr`. `domain` is empty where no file names it.
     """
 
-    root: RootKeys
+    roots: Roots
     root_ca_pem: str
     temp_ca: TlsIdentity
     rpc: TlsIdentity
     domain: str
 
     def __post_init__(self) -> None:
-        root_ca = load_certificate(self.root_ca_pem)
-        require_key_of(root_ca, p256_from_scalar(self.root.ca))
+        self.roots.require_certificate(self.root_ca_pem)
         for identity in (self.temp_ca, self.rpc):
             require_key_of(load_certificate(identity.certificate_pem), load_private_key(identity.key_pem))
 
@@ -77,12 +74,12 @@ class Keystore:
             raise KeystoreError(f"{self.directory}: want all key files or none, missing {', '.join(missing)}")
         return not missing
 
-    def create(self, keys: KeySet, bootstrap_info: str) -> None:
+    def create(self, keys: KeySet, bootstrap_info: str | None) -> None:
         """Write everything a first start makes, completely or not at all.
 
         Args:
             keys: The new keys.
-            bootstrap_info: What the answer to Bootstrap said, as JSON.
+            bootstrap_info: What the answer to Bootstrap said, as JSON; None where the keys came from another KMS.
 
         Raises:
             KeystoreError: There is a file already, or the directory cannot be written.
@@ -91,7 +88,8 @@ class Keystore:
             self._settle()
             if self._present():
                 raise KeystoreError("KMS has already been bootstrapped")
-            self._write(_contents(keys) | {BOOTSTRAP_INFO: bootstrap_info.encode()})
+            info = {} if bootstrap_info is None else {BOOTSTRAP_INFO: bootstrap_info.encode()}
+            self._write(_contents(keys) | info)
         except OSError as exc:
             raise KeystoreError(f"{self.directory}: keys not written: {exc.strerror or exc}") from exc
 
@@ -103,9 +101,7 @@ class Keystore:
         """
         try:
             return KeySet(
-                root=RootKeys(
-                    ca=p256_scalar(load_private_key(self._read(ROOT_CA_KEY))), k256=self._read(ROOT_K256_KEY)
-                ),
+                roots=Roots.from_files({name: self._read(name) for name in (ROOT_CA_KEY, ROOT_K256_KEY)}),
                 root_ca_pem=self._read(ROOT_CA_CERT).decode("ascii"),
                 temp_ca=self._read_identity(TEMP_CA_CERT, TEMP_CA_KEY),
                 rpc=self._read_identity(RPC_CERT, RPC_KEY),
@@ -198,12 +194,11 @@ def _locked(keystore: Keystore) -> Keystore:
 
 def _contents(keys: KeySet) -> dict[str, bytes]:
     return {
+        **keys.roots.files(),
         ROOT_CA_CERT: keys.root_ca_pem.encode(),
-        ROOT_CA_KEY: private_key_pem(p256_from_scalar(keys.root.ca)).encode(),
         TEMP_CA_CERT: keys.temp_ca.certificate_pem.encode(),
         TEMP_CA_KEY: keys.temp_ca.key_pem.encode(),
         RPC_CERT: keys.rpc.certificate_pem.encode(),
         RPC_KEY: keys.rpc.key_pem.encode(),
-        ROOT_K256_KEY: keys.root.k256,
         RPC_DOMAIN: keys.domain.encode(),
     }

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dstack.chain.client import ChainClient
-from dstack.chain.kms_auth import KmsAuthReader
-from dstack.errors import DstackError, KeystoreError
-from dstack.transport.agent import AgentClient
-from dstack.transport.collateral import DirectoryCollateral
+from dstack.errors import ConfigError, DstackError
+from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
-from replicator.app import replicator_app
-from replicator.config import ChainSettings, Settings, load_settings
+from replicator.app import container_app, replicator_app
+from replicator.bootstrap import make_genesis
+from replicator.chain_law import ChainLaw
+from replicator.config import Settings, load_settings
+from replicator.guest_agents import find_agent
 from replicator.node import Replicator, Surroundings
 from replicator.peers import EvidenceVerifier
-from replicator.storage import ReceiptFolder, SecureFile
+from replicator.receipts import ReceiptFolder
+from replicator.storage import SecureFile
 
-BOOTSTRAP_SIZE = 32
+DEFAULT_CONFIG = Path("/etc/replicator.toml")
+CONTAINER_SOCKET_MODE = 0o777
 
 _log = logging.getLogger("replicator")
 
@@ -35,64 +38,96 @@ def main() -> int:
     try:
         settings = load_settings(arguments.config)
         if arguments.command == "bootstrap":
-            bootstrap(settings)
+            bootstrap(settings, adopt=arguments.adopt)
         else:
             serve(settings)
     except DstackError as exc:
         _log.error("%s", exc)
         return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-def bootstrap(settings: Settings) -> None:
-    """Make the secure file of the very first node: random bytes.
+def bootstrap(settings: Settings, *, adopt: bool) -> None:
+    """Make the secure file of the very first node: random bytes, or what lies there.
 
     Raises:
-        KeystoreError: There is one already, or it cannot be written.
+        DstackError: As `make_genesis`; or the endpoints are left to `/configure`, which is for serving.
     """
+    if not settings.chain.rpc_urls:
+        raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
+    node = make_node(settings)
+    around = node.around
+    genesis = make_genesis(
+        node.identity,
+        node.law,
+        around.secure_file,
+        around.receipts,
+        moments=node.moments,
+        random=around.random,
+        adopt=adopt,
+    )
+    _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
+    _log.info("bootstrap: fingerprint %s; have the owners record both on the chain", genesis.fingerprint.hex())
+
+
+def make_node(settings: Settings) -> Replicator:
+    """Join the real things, and finish or undo what a crash interrupted.
+
+    Raises:
+        ConfigError: The receipts folder cannot be made, or the chain settings do not lead to the contracts.
+        KeystoreError: What a crash left cannot be repaired.
+        UnavailableError: There is no guest agent, or the chain does not answer.
+    """
+    receipts = ReceiptFolder(settings.receipts_dir)
+    receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
-    if secure_file.exists():
-        raise KeystoreError(f"bootstrap: a secure file exists at {settings.secure_file}")
-    secure_file.create(secrets.token_bytes(BOOTSTRAP_SIZE))
-    _log.info("bootstrap: made %s", settings.secure_file)
+    secure_file.recover(receipts)
+    collateral = collateral_source(
+        settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now
+    )
+    around = Surroundings(
+        quotes=find_agent(settings.agent_socket),
+        verifier=EvidenceVerifier(settings.roots, settings.policy, collateral),
+        connect=ChainLaw,
+        secure_file=secure_file,
+        receipts=receipts,
+        clock=_now,
+        random=secrets.token_bytes,
+    )
+    return Replicator(around, settings.chain, containers=settings.containers, old_forms=settings.old_forms)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM.
 
     Raises:
-        ConfigError: The address cannot be listened at, the receipts folder cannot be made, or the chain settings do
-            not lead to a KmsAuth.
-        ChainUnavailableError: The chain does not answer.
+        ConfigError: As `make_node`; or an address cannot be listened at.
+        DstackError: As `make_node`.
     """
-    receipts = ReceiptFolder(settings.receipts_dir)
-    receipts.prepare()
-    around = Surroundings(
-        quotes=AgentClient(settings.agent_socket),
-        verifier=EvidenceVerifier(settings.roots, settings.policy, DirectoryCollateral(settings.collateral_dir)),
-        connect=_connect,
-        secure_file=SecureFile(settings.secure_file),
-        receipts=receipts,
-        clock=lambda: datetime.now(UTC),
-        random=secrets.token_bytes,
-    )
-    node = Replicator(around, settings.chain)
+    node = make_node(settings)
     listener = Listener(replicator_app(node), host=settings.host, port=settings.port)
-    _log.info("listening at %s:%d", settings.host, listener.port)
-    listener.run()
-
-
-def _connect(chain: ChainSettings) -> KmsAuthReader:
-    """A reader of a chain that answers and a contract that is one: a wrong setting shows at once."""
-    reader = KmsAuthReader(ChainClient(chain.rpc_url, block_tag=chain.block_tag), f"0x{chain.kms_auth.hex()}")
-    reader.check(chain_id=chain.chain_id)
-    return reader
+    with contextlib.ExitStack() as stack:
+        for container in node.containers:
+            if container.socket is not None:
+                own = Listener(
+                    container_app(node, container), unix_socket=container.socket, unix_mode=CONTAINER_SOCKET_MODE
+                )
+                stack.enter_context(own.running())
+        _log.info("listening at %s:%d", settings.host, listener.port)
+        listener.run()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="replicator", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve")
-    parser.add_argument("-c", "--config", type=Path, default=Path("replicator.toml"))
+    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("--adopt", action="store_true", help="bootstrap: take the secure file that lies there")
     return parser
 
 

@@ -1,19 +1,21 @@
-"""The HTTP surface of the replicator: read a body, ask the node, answer. No rule lives here.
+"""The HTTP surface of the replicator: read, ask the node, answer. No rule lives here.
 
-Paths are those of the original replicator; bodies are the JSON documents of `documents`. Errors are
-`{"error", "kind"}`, and `"rule"` where the chain decided.
+Paths are those of the original replicator; bodies are the documents of version 2, or, where the settings take them, the
+forms of the original around these (`old_forms`). Errors are `{"error", "kind"}`, and `"rule"` where the chain decided.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from dstack.errors import (
     DstackError,
@@ -24,13 +26,15 @@ from dstack.errors import (
     RefusedError,
     UnavailableError,
 )
-from dstack.measurement.strict_json import Members, parse_json
 from dstack.transport.server import read_body
-from replicator.config import parse_configure
-from replicator.documents import VERSION, serialise_receipt
+from replicator import old_forms
+from replicator.configure import parse_configure
+from replicator.containers import Container, container_of_bearer, parse_tag
+from replicator.custody import Receipt
+from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
-
-MAX_TAG = 256
+from replicator.page import render_page
+from replicator.uploads import Upload
 
 # The first class that fits decides.
 _STATUS_CODES: tuple[tuple[type[DstackError], int], ...] = (
@@ -39,73 +43,195 @@ _STATUS_CODES: tuple[tuple[type[DstackError], int], ...] = (
     (RefusedError, 409),
     (UnavailableError, 503),
 )
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_MAX_NUMBER = 10**9
 
 _log = logging.getLogger(__name__)
+
+Answer = Callable[[Request, bytes], Response]
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """One path and what answers it; `local_only` leaves out callers from the network."""
+    """One path and what answers it."""
 
     method: str
     path: str
-    answer: Callable[[bytes], str]
-    local_only: bool = False
+    answer: Answer
 
 
 def replicator_app(node: Replicator) -> FastAPI:
     """The application of *node*."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     for route in (
-        _Route("GET", "/status", lambda _: json.dumps({"version": VERSION, **asdict(node.status())})),
-        _Route("POST", "/configure", lambda raw: _configure(node, raw)),
-        _Route("POST", "/requestKey", lambda _: node.request_key()),
-        _Route("POST", "/onboard", node.onboard),
-        _Route("POST", "/receiveKey", lambda raw: serialise_receipt(node.receive_key(raw))),
-        _Route("POST", "/getkey", lambda raw: json.dumps({"key": node.derive_key(_tag(raw)).hex()}), local_only=True),
+        _Route("GET", "/", lambda *_: _page(node)),
+        _Route("GET", "/status", lambda request, _: _json(200, json.dumps(_status(node, request)))),
+        _Route("GET", "/status/", lambda request, _: _json(200, json.dumps(_status(node, request)))),
+        _Route("POST", "/configure", lambda _, raw: _configure(node, raw)),
+        _Route("POST", "/requestKey", lambda _, raw: _request_key(node, raw)),
+        _Route("POST", "/onboard", lambda request, raw: _onboard(node, request, raw)),
+        _Route("POST", "/receipts", lambda _, raw: _receipts(node, raw)),
+        _Route("POST", "/getkey", lambda request, raw: _get_key(node, request, raw)),
     ):
-        app.add_api_route(route.path, _endpoint(route), methods=[route.method], response_model=None)
+        app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
+    app.add_api_route("/receiveKey", _receive_endpoint(node), methods=["POST"], response_model=None)
     return app
 
 
-def _endpoint(route: _Route) -> Callable[[Request], Awaitable[Response]]:
+def container_app(node: Replicator, container: Container) -> FastAPI:
+    """What one container reaches at its own socket: `/getkey`, and nothing else."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    route = _Route("POST", "/getkey", lambda _, raw: _key(node, container, raw))
+    app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
+    return app
+
+
+def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            if route.local_only:
-                _require_local(request)
             raw = await read_body(request)
-            return _json(200, await run_in_threadpool(route.answer, raw))
+            return await run_in_threadpool(route.answer, request, raw)
         except DstackError as exc:
-            _log.info("%s: %s", route.path, exc)
-            return _failure(exc)
+            return _refused(node, route.path, exc)
 
     return endpoint
 
 
-def _configure(node: Replicator, raw: bytes) -> str:
-    node.configure(parse_configure(raw))
-    return json.dumps({"status": "success"})
+def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _json(200, compact((await _receive(node, request)).members()))
+        except DstackError as exc:
+            return _refused(node, "/receiveKey", exc)
+        except ClientDisconnect:
+            _log.info("/receiveKey: the connection broke; the next one may go on")
+            return Response(status_code=400)
+
+    return endpoint
 
 
-def _tag(raw: bytes) -> str:
-    value = parse_json(raw, what="getkey", limit=8 * MAX_TAG, error=MessageMalformedError)
-    members = Members.of(value, what="getkey", error=MessageMalformedError)
-    members.refuse_others(frozenset({"tag"}))
-    tag = members.text("tag")
-    if not 0 < len(tag) <= MAX_TAG:
-        raise MessageMalformedError(f"getkey: tag: want 1 to {MAX_TAG} characters, got {len(tag)}")
-    return tag
+async def _receive(node: Replicator, request: Request) -> Receipt:
+    """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
+    first = _number(request, "from")
+    upload = Upload(request.stream(), old_forms=node.old_forms)
+    line = await upload.line()
+    delivery = await run_in_threadpool(node.receive, line)
+    try:
+        if first > delivery.next_chunk:
+            raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
+        for number in range(first, min(delivery.next_chunk, delivery.shape.chunks)):
+            if not await upload.take(delivery.shape.sealed_length(number)):
+                break
+        while not delivery.is_complete and (sealed := await upload.take(delivery.expected)):
+            await run_in_threadpool(delivery.add, sealed)
+        if delivery.is_complete:
+            await upload.require_end()
+        return await run_in_threadpool(node.finish, delivery)
+    finally:
+        delivery.close()
 
 
-def _require_local(request: Request) -> None:
-    """Let pass who is on this machine: a loopback address, or a unix socket, which has no address."""
-    client = request.client
-    if client is None or not client.host or ipaddress.ip_address(client.host).is_loopback:
-        return
-    raise HandoverRefusedError("getkey: want a caller on this machine, got one from the network")
+def _page(node: Replicator) -> Response:
+    return Response(render_page(node.status()), media_type="text/html", headers=_PAGE_HEADERS)
 
 
-def _failure(error: DstackError) -> Response:
+def _status(node: Replicator, request: Request) -> dict[str, Any]:
+    status = node.status()
+    if node.old_forms:
+        status |= {"caller_address": request.client.host if request.client else ""}
+    return status
+
+
+def _configure(node: Replicator, raw: bytes) -> Response:
+    urls = parse_configure(raw, old_forms=node.old_forms)
+    node.configure(urls)
+    return _json(200, json.dumps({"status": "success", "config": {"endpoints": len(urls)}}))
+
+
+def _request_key(node: Replicator, raw: bytes) -> Response:
+    """An empty body asks in the old form where that is taken; `{"version": 2}` never does."""
+    if raw.strip():
+        members = document(raw, what="requestKey", limit=4096)
+        members.refuse_others(frozenset({"version"}))
+        if members.integer("version", 2, maximum=_MAX_NUMBER) != 2:
+            raise MessageMalformedError("requestKey: version: want 2")
+    quoted = node.request_key()
+    if node.old_forms and not raw.strip():
+        return _json(200, json.dumps(old_forms.old_request(quoted)))
+    return _json(200, serialise_request(quoted))
+
+
+def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
+    is_old = old_forms.is_old_form(raw)
+    if is_old:
+        _require_old_forms(node, "onboard")
+        raw = old_forms.request_in_form(raw)
+    if request.query_params.get("dry_run") is not None:
+        judged = node.judge(raw)
+        return _json(200, json.dumps({"accepted": True, "block": judged.block.number, "simulated": judged.simulated}))
+    sending = node.onboard(raw)
+    first = _number(request, "from")
+    if first >= sending.shape.chunks:
+        raise MessageMalformedError(f"onboard: from: want 0 to {sending.shape.chunks - 1}, got {first}")
+    if is_old and sending.shape.size > old_forms.MAX_CONTENT:
+        raise HandoverRefusedError(
+            f"onboard: want a secure file of at most {old_forms.MAX_CONTENT} bytes for the old form, "
+            f"got {sending.shape.size}"
+        )
+
+    def parts() -> Iterator[bytes]:
+        yield sending.line.encode() + b"\n"
+        yield from sending.chunks(first)
+
+    if is_old:
+        return Response(b"".join(old_forms.sealed_text(parts())), media_type="text/plain")
+    size = len(sending.line.encode()) + 1 + sending.shape.sealed_size(first)
+    return StreamingResponse(parts(), media_type="application/octet-stream", headers={"Content-Length": str(size)})
+
+
+def _receipts(node: Replicator, raw: bytes) -> Response:
+    since, with_evidence = 0, False
+    if raw.strip():
+        members = document(raw, what="receipts", limit=4096)
+        members.refuse_others(frozenset({"since", "evidence"}))
+        since = members.integer("since", 0, maximum=_MAX_NUMBER)
+        with_evidence = members.flag("evidence", False)
+    return _json(200, json.dumps(node.around.receipts.page(since, with_evidence=with_evidence)))
+
+
+def _get_key(node: Replicator, request: Request, raw: bytes) -> Response:
+    return _key(node, container_of_bearer(node.containers, request.headers.get("authorization")), raw)
+
+
+def _key(node: Replicator, container: Container, raw: bytes) -> Response:
+    tag = parse_tag(raw)
+    return Response(
+        json.dumps({"key": node.derive_key(container, tag).hex()}),
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _require_old_forms(node: Replicator, what: str) -> None:
+    if not node.old_forms:
+        raise HandoverRefusedError(f"{what}: want a document of version 2, got an old form; protocol.old_forms is off")
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise MessageMalformedError(f"{name}: want a number, got {text[:20]!r}")
+    return int(text)
+
+
+def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+    _log.info("%s: %s", path, error)
+    node.refusals.note(path, error, node.moments.now())
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}
     if isinstance(error, KeyReleaseDeniedError):

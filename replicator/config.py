@@ -6,55 +6,85 @@ The file belongs into the measured app-compose: whoever writes it decides whom t
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError
-from dstack.measurement.strict_json import Members, parse_json
-from replicator.documents import MAX_INTEGER, Address
+from dstack.measurement.strict_json import Members
+from dstack.transport.collateral_fetch import endpoint_url
+from replicator.containers import Container, read_containers
+from replicator.documents import MAX_INTEGER, Address, Law
 
-_MAX_FILE = 64 << 10
-_MAX_TEXT = 2048
+MAX_FILE = 64 << 10
+MAX_URL = 2048
+MAX_URLS = 9
+MAX_AGE = timedelta(hours=1)
 _BLOCK_TAGS = ("finalized", "safe", "latest")
 
 _KNOWN = {
     "http": frozenset({"host", "port"}),
     "files": frozenset({"secure_file", "receipts_dir"}),
     "agent": frozenset({"socket"}),
-    "chain": frozenset({"rpc_url", "kms_auth", "chain_id", "block_tag"}),
-    "attestation": frozenset(
-        {"collateral_dir", "accepted_tcb_statuses", "root_ca", "insecure_allow_external_trust_anchors"}
+    "chain": frozenset(
+        {"rpc_urls", "operator", "kms_auth", "chain_id", "block_tag", "agreement", "max_age_seconds"}
+        | {"insecure_endpoints_from_configure"}
     ),
+    "attestation": frozenset(
+        {"collateral_dir", "collateral_urls", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
+        | {"insecure_allow_external_trust_anchors", "require_listed_registers"}
+    ),
+    "protocol": frozenset({"old_forms"}),
+    "getkey": frozenset({"containers"}),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ChainSettings:
-    """Where the decisions come from; `chain_id` is None where any chain will do."""
+    """Where the decisions come from.
 
-    rpc_url: str
-    kms_auth: Address
+    Attributes:
+        law: The contracts; always from the settings file.
+        rpc_urls: The endpoints; empty where they are left to `/configure`.
+        agreement: How many endpoints must agree; None for more than half.
+        max_age: How old the agreed block may be; None for chains whose clock is set by hand.
+        endpoints_from_configure: Whoever reaches the port may choose the endpoints.
+        require_listed_registers: Ask for the exact registers, too.
+    """
+
+    law: Law
+    rpc_urls: tuple[str, ...] = ()
     block_tag: str = "finalized"
-    chain_id: int | None = None
+    agreement: int | None = None
+    max_age: timedelta | None = MAX_AGE
+    endpoints_from_configure: bool = False
+    require_listed_registers: bool = False
+
+    def at(self, rpc_urls: tuple[str, ...]) -> ChainSettings:
+        """The same law at these endpoints."""
+        return replace(self, rpc_urls=rpc_urls)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings; `chain` is None where the file leaves it to `/configure`."""
+    """All settings."""
 
     host: str
     port: int
     secure_file: Path
     receipts_dir: Path
-    agent_socket: str
-    chain: ChainSettings | None
+    agent_socket: Path | None
+    chain: ChainSettings
     collateral_dir: Path
+    collateral_urls: tuple[str, ...]
     roots: TrustedRoots
     policy: VerificationPolicy
+    old_forms: bool
+    containers: tuple[Container, ...]
 
 
 def load_settings(path: Path) -> Settings:
@@ -67,66 +97,80 @@ def load_settings(path: Path) -> Settings:
         raw = path.read_bytes()
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
-    if len(raw) > _MAX_FILE:
-        raise ConfigError(f"{path}: want at most {_MAX_FILE} bytes, got {len(raw)}")
+    if len(raw) > MAX_FILE:
+        raise ConfigError(f"{path}: want at most {MAX_FILE} bytes, got {len(raw)}")
     return parse_settings(raw)
 
 
 def parse_settings(raw: bytes) -> Settings:
     """As `load_settings`, from the file's bytes."""
     tables = _tables(raw)
-    http, files, attestation = tables["http"], tables["files"], tables["attestation"]
+    http, files, agent, attestation = (tables[name] for name in ("http", "files", "agent", "attestation"))
     return Settings(
         host=http.text("host", "127.0.0.1"),
         port=http.integer("port", 4001, maximum=65535),
         secure_file=Path(files.text("secure_file")),
         receipts_dir=Path(files.text("receipts_dir")),
-        agent_socket=tables["agent"].text("socket", "/var/run/dstack.sock"),
-        chain=_chain(tables["chain"]) if tables["chain"].values else None,
+        agent_socket=Path(agent.text("socket")) if agent.has("socket") else None,
+        chain=_chain(tables["chain"], attestation),
         collateral_dir=Path(attestation.text("collateral_dir")),
+        collateral_urls=tuple(map(endpoint_url, attestation.texts("collateral_urls"))),
         roots=_roots(attestation),
-        policy=VerificationPolicy(accepted_statuses=_statuses(attestation)),
+        policy=VerificationPolicy(relaxations=accept_statuses(_statuses(attestation), _until(attestation))),
+        old_forms=tables["protocol"].flag("old_forms", False),
+        containers=read_containers(tables["getkey"].values.get("containers", [])),
     )
 
 
-def parse_configure(raw: bytes) -> ChainSettings:
-    """Read the body of `/configure`: a JSON object with `rpc_url` and `kms_auth`, and nothing else.
+def checked_urls(urls: tuple[str, ...], *, what: str) -> tuple[str, ...]:
+    """1 to `MAX_URLS` http or https URLs without white space or control characters.
 
     Raises:
-        ConfigError: It is not of that form.
+        ConfigError: They are not; no URL is repeated in the error, for it may hold a credential.
     """
-    members = Members.of(
-        parse_json(raw, what="configure", limit=_MAX_FILE, error=ConfigError), what="configure", error=ConfigError
-    )
-    members.refuse_others(frozenset({"rpc_url", "kms_auth"}))
-    return _chain(members)
+    if not 1 <= len(urls) <= MAX_URLS:
+        raise ConfigError(f"{what}: want 1 to {MAX_URLS} URLs, got {len(urls)}")
+    for url in urls:
+        plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL
+        if not plain or not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{what}: want http or https URLs of at most {MAX_URL} plain characters")
+    return urls
 
 
 def _tables(raw: bytes) -> dict[str, Members]:
     try:
-        document: dict[str, Any] = tomllib.loads(raw.decode())
+        content: dict[str, Any] = tomllib.loads(raw.decode())
     except ValueError as exc:
         raise ConfigError(f"settings: want TOML in UTF-8: {exc}") from exc
-    unknown = sorted(document.keys() - _KNOWN.keys())
+    unknown = sorted(content.keys() - _KNOWN.keys())
     if unknown:
         raise ConfigError(f"settings: unknown table {unknown[0][:80]!r}")
-    tables = {name: Members.of(document.get(name, {}), what=name, error=ConfigError) for name in _KNOWN}
+    tables = {name: Members.of(content.get(name, {}), what=name, error=ConfigError) for name in _KNOWN}
     for name, members in tables.items():
         members.refuse_others(_KNOWN[name])
     return tables
 
 
-def _chain(members: Members) -> ChainSettings:
-    rpc_url, block_tag = members.text("rpc_url"), members.text("block_tag", "finalized")
-    if not rpc_url.startswith(("http://", "https://")) or len(rpc_url) > _MAX_TEXT:
-        raise ConfigError(f"rpc_url: want an http or https URL of at most {_MAX_TEXT} characters")
+def _chain(members: Members, attestation: Members) -> ChainSettings:
+    block_tag, urls = members.text("block_tag", "finalized"), members.texts("rpc_urls")
+    from_configure = members.flag("insecure_endpoints_from_configure", False)
     if block_tag not in _BLOCK_TAGS:
         raise ConfigError(f"block_tag: want one of {', '.join(_BLOCK_TAGS)}, got {block_tag[:40]!r}")
+    if bool(urls) == from_configure:
+        raise ConfigError("chain: want either rpc_urls or insecure_endpoints_from_configure = true")
+    seconds = members.integer("max_age_seconds", int(MAX_AGE.total_seconds()), maximum=MAX_INTEGER)
     return ChainSettings(
-        rpc_url=rpc_url,
-        kms_auth=members.sized("kms_auth", Address),
+        law=Law(
+            chain_id=members.integer("chain_id", maximum=MAX_INTEGER),
+            operator=members.sized("operator", Address),
+            contract=members.sized("kms_auth", Address),
+        ),
+        rpc_urls=checked_urls(urls, what="rpc_urls") if urls else (),
         block_tag=block_tag,
-        chain_id=members.integer("chain_id", maximum=MAX_INTEGER) if members.has("chain_id") else None,
+        agreement=members.integer("agreement", maximum=MAX_URLS) if members.has("agreement") else None,
+        max_age=timedelta(seconds=seconds) if seconds else None,
+        endpoints_from_configure=from_configure,
+        require_listed_registers=attestation.flag("require_listed_registers", False),
     )
 
 
@@ -151,3 +195,13 @@ def _statuses(members: Members) -> frozenset[TcbStatus]:
         raise ConfigError(
             f"accepted_tcb_statuses: want some of {', '.join(status.value for status in TcbStatus)}"
         ) from exc
+
+
+def _until(members: Members) -> datetime | None:
+    """The end of every acceptance beside UpToDate: a TOML time with a zone."""
+    until = members.values.get("accepted_tcb_statuses_until")
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise ConfigError("accepted_tcb_statuses_until: want a time with a zone, such as 2027-01-15T08:00:00Z")
+    return until

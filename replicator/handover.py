@@ -1,10 +1,10 @@
-"""The rounds of a handover as two state machines. Pure: the clock is an argument, a step returns the next state.
+"""The rounds of a handover as two state machines. Pure: the time is an argument, a step returns the next state.
 
-New node, per request:  (made) → Pending → Received, or → Expired
-Old node, per request:  Unknown → Answered → forgotten once it has expired
+New node, per request:  Asked → Receiving → Stored; each ends by itself
+Old node, per request:  unknown → Answered; it ends by itself
 
-A request is answered at most once by one old node, an answer is taken at most once, and only for a request that this
-node made, that has not expired and that is about the same app, chain and contract.
+A request waits beside others and is never replaced. An answer is taken only for a request that this node made, that has
+not expired and that it repeats word by word. What is delivered twice changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -15,110 +15,204 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from dstack.errors import HandoverRefusedError
+from dstack.keys.sealing_stream import StreamShape
 from dstack.values import AppId, Digest32
-from replicator.documents import Answer, Law, Party, Receipt, Request, Terms
+from replicator.answers import Answer
+from replicator.custody import Receipt
+from replicator.documents import Law, Party, QuotedRequest, Request
 
 REQUEST_LIFETIME = timedelta(minutes=10)
+TRANSFER_LIFETIME = timedelta(hours=24)
+"""How long after its request's expiry a transfer that has begun may go on."""
+
 CLOCK_TOLERANCE = timedelta(minutes=1)
 MAX_PENDING = 8
+MAX_ASKED = 64
 MAX_ANSWERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A request of ours that waits for its answer, with the key that opens it."""
+class Asked:
+    """A request of ours: waiting, or with the receipt of the answer that is being received, or stored.
 
-    request: Request
+    Attributes:
+        quoted: As it was published.
+        private_key: Opens answers to it; empty once stored.
+        receipt: Of the answer that was accepted.
+        next_chunk: The first chunk that has not come.
+    """
+
+    quoted: QuotedRequest
     private_key: bytes = field(repr=False)
+    receipt: Receipt | None = None
+    next_chunk: int = 0
+    stored: bool = False
+
+    @property
+    def request(self) -> Request:
+        """What the quote binds."""
+        return self.quoted.request
+
+    @property
+    def stage(self) -> str:
+        """Where it stands."""
+        return "stored" if self.stored else "receiving" if self.receipt else "asked"
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the answer has that was accepted; 0 before."""
+        return StreamShape(self.receipt.terms.size).chunks if self.receipt else 0
+
+    @property
+    def ends_at(self) -> float:
+        """When it is forgotten, in Unix seconds."""
+        return self.request.expires_at + (TRANSFER_LIFETIME.total_seconds() if self.receipt else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class NewNode:
-    """The requests that this node has made and nobody has answered yet."""
+    """The requests that this node has made and not forgotten yet."""
 
-    pending: tuple[Pending, ...] = ()
+    asked: tuple[Asked, ...] = ()
 
     def at(self, at: datetime) -> NewNode:
-        """Forget what has expired, keys included."""
-        return NewNode(tuple(each for each in self.pending if not _expired(each.request, at)))
+        """Forget what has ended, keys included."""
+        return NewNode(tuple(each for each in self.asked if each.ends_at > at.timestamp()))
 
-    def asked(self, pending: Pending, at: datetime) -> NewNode:
+    def pending(self, at: datetime) -> tuple[Asked, ...]:
+        """What waits or is being received."""
+        return tuple(each for each in self.at(at).asked if not each.stored)
+
+    def asking(self, new: Asked, at: datetime) -> NewNode:
         """Remember a request, so that its answer will be taken.
 
         Raises:
-            HandoverRefusedError: `MAX_PENDING` requests wait already.
+            HandoverRefusedError: `MAX_PENDING` requests wait already, or `MAX_ASKED` are remembered.
         """
-        current = self.at(at).pending
-        if len(current) >= MAX_PENDING:
-            raise HandoverRefusedError(f"request: want at most {MAX_PENDING} waiting, got as many; they expire")
-        return NewNode((*current, pending))
+        current = self.at(at)
+        current.require_room()
+        return NewNode((*current.asked, new))
 
-    def pending_for(self, answer: Answer, at: datetime) -> Pending:
+    def require_room(self) -> None:
+        """See that one more request may wait.
+
+        Raises:
+            HandoverRefusedError: As `asking`.
+        """
+        if sum(each.stage == "asked" for each in self.asked) >= MAX_PENDING or len(self.asked) >= MAX_ASKED:
+            raise HandoverRefusedError(f"request: want at most {MAX_PENDING} waiting, got as many; they expire")
+
+    def for_answer(self, answer: Answer, at: datetime) -> Asked:
         """The request of ours that *answer* is for. Says nothing of who answered.
 
         Raises:
-            HandoverRefusedError: We made no such request, it was answered or has expired, or the answer is not about
-                its app, chain and contract.
-            HandoverRefusedError: The receipt is for other sealed bytes.
+            HandoverRefusedError: We made no such request or it has ended, the answer was made for other evidence, or
+                the receipt is for another sealed key.
         """
         terms = answer.receipt.terms
-        pending = next((each for each in self.at(at).pending if each.request.hash() == terms.request_hash), None)
-        if pending is None:
-            raise HandoverRefusedError(f"answer: no request {terms.request_hash.hex()} waits here")
-        _require_same_place(terms.law, pending.request.law, what="answer")
-        _require_same_app(terms.app_id, pending.request.app_id, what="answer")
-        if not hmac.compare_digest(hashlib.sha256(answer.sealed).digest(), answer.receipt.sealed_sha256):
-            raise HandoverRefusedError("answer: the receipt is for other sealed bytes")
-        return pending
+        asked = next((each for each in self.at(at).asked if each.request == terms.request), None)
+        if asked is None:
+            raise HandoverRefusedError(f"answer: no request {terms.request.hash().hex()} waits here")
+        if asked.quoted.transcript() != terms.transcript:
+            raise HandoverRefusedError("answer: transcript: it answers the request with other evidence")
+        if not hmac.compare_digest(hashlib.sha256(answer.sealed_key).digest(), answer.receipt.sealed_key_sha256):
+            raise HandoverRefusedError("answer: the receipt is for another sealed key")
+        return asked
 
-    def received(self, request_hash: Digest32) -> NewNode:
-        """Forget a request whose answer was stored; the same answer is not taken again."""
-        return NewNode(tuple(each for each in self.pending if each.request.hash() != request_hash))
+    def accepting(self, receipt: Receipt) -> NewNode:
+        """Take the answer with this receipt, whose sender was judged.
+
+        The chunks that came already stay good if they are of the same content.
+        """
+        asked = self.of(receipt)
+        before = asked.receipt
+        same = before is not None and before.terms.fingerprint == receipt.terms.fingerprint
+        return self._with(replace(asked, receipt=receipt, next_chunk=asked.next_chunk if same else 0))
+
+    def received(self, receipt: Receipt, next_chunk: int) -> NewNode:
+        """Chunks up to this one have come and were opened."""
+        return self._with(replace(self.of(receipt), next_chunk=next_chunk))
+
+    def failing(self, receipt: Receipt) -> NewNode:
+        """What came is not what the receipt names: wait for another answer."""
+        return self._with(replace(self.of(receipt), receipt=None, next_chunk=0))
+
+    def storing(self, receipt: Receipt) -> NewNode:
+        """All is on the disk; forget the key."""
+        return self._with(replace(self.of(receipt), private_key=b"", receipt=receipt, stored=True))
+
+    def of(self, receipt: Receipt) -> Asked:
+        """The request that *receipt*, which was accepted, is for."""
+        return next(each for each in self.asked if each.request == receipt.terms.request)
+
+    def _with(self, changed: Asked) -> NewNode:
+        return NewNode(tuple(changed if each.request == changed.request else each for each in self.asked))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that was answered, and the receipt of that."""
+
+    quoted_hash: Digest32
+    receipt: Receipt
+
+    @property
+    def ends_at(self) -> float:
+        """When it is forgotten; the request has expired long before."""
+        return self.receipt.terms.request.expires_at + TRANSFER_LIFETIME.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
 class OldNode:
-    """The requests that this node has answered and that have not expired."""
+    """The requests that this node has answered and not forgotten yet."""
 
-    answered: tuple[Request, ...] = ()
+    answered: tuple[Answered, ...] = ()
 
     def at(self, at: datetime) -> OldNode:
-        """Forget what has expired: such a request is refused for its age alone."""
-        return OldNode(tuple(each for each in self.answered if not _expired(each, at, CLOCK_TOLERANCE)))
+        """Forget what has ended."""
+        return OldNode(tuple(each for each in self.answered if each.ends_at > at.timestamp()))
 
-    def admit(self, request: Request, *, law: Law, app_id: AppId, at: datetime) -> None:
-        """See that *request* may be answered at all. Says nothing of who made it.
+    def answer_to(self, quoted: QuotedRequest, at: datetime) -> Receipt | None:
+        """The receipt of the answer that this very request got before; None if it got none."""
+        name = quoted.transcript()
+        return next((each.receipt for each in self.at(at).answered if each.quoted_hash == name), None)
+
+    def admit(self, quoted: QuotedRequest, *, law: Law, app_id: AppId, at: datetime) -> None:
+        """See that a request may be answered at all. Says nothing of who made it.
 
         Args:
-            request: As it came.
-            law: The chain and contract that this node asks.
+            quoted: As it came.
+            law: The chain and contracts that this node asks.
             app_id: The app that this node belongs to.
             at: Now.
 
         Raises:
-            HandoverRefusedError: Another chain, contract or app; expired; valid for too long; or answered before.
+            HandoverRefusedError: Another chain, contract or app; expired; valid for too long; answered with other
+                evidence before; or `MAX_ANSWERED` answered requests are remembered.
         """
-        _require_same_place(request.law, law, what="request")
-        _require_same_app(request.app_id, app_id, what="request")
-        if _expired(request, at):
+        request = quoted.request
+        _require_same_place(request.law, law)
+        if request.app_id != app_id:
+            raise HandoverRefusedError(f"request: want app {app_id.hex()}, got {request.app_id.hex()}")
+        if request.expires_at <= at.timestamp():
             raise HandoverRefusedError(f"request: expired at {request.expires_at}, now is {int(at.timestamp())}")
         latest = (at + REQUEST_LIFETIME + CLOCK_TOLERANCE).timestamp()
         if request.expires_at > latest:
             raise HandoverRefusedError(f"request: want it to expire by {int(latest)}, got {request.expires_at}")
-        if request in self.answered:
-            raise HandoverRefusedError(f"request: {request.hash().hex()} was answered before")
+        if any(each.receipt.terms.request == request for each in self.at(at).answered):
+            raise HandoverRefusedError(f"request: {request.hash().hex()} was answered before, with other evidence")
+        if len(self.at(at).answered) >= MAX_ANSWERED:
+            raise HandoverRefusedError(f"request: want at most {MAX_ANSWERED} answered, got as many; they end")
 
-    def answering(self, request: Request, *, law: Law, app_id: AppId, at: datetime) -> OldNode:
-        """Admit *request* and mark it answered, before anything is sealed for it.
+    def answering(self, quoted: QuotedRequest, receipt: Receipt, *, law: Law, app_id: AppId, at: datetime) -> OldNode:
+        """Admit a request and remember its answer, before that leaves.
 
         Raises:
-            HandoverRefusedError: As `admit`; or `MAX_ANSWERED` answered requests have not expired yet.
+            HandoverRefusedError: As `admit`.
         """
         current = self.at(at)
-        current.admit(request, law=law, app_id=app_id, at=at)
-        if len(current.answered) >= MAX_ANSWERED:
-            raise HandoverRefusedError(f"request: want at most {MAX_ANSWERED} answered, got as many; they expire")
-        return replace(current, answered=(*current.answered, request))
+        current.admit(quoted, law=law, app_id=app_id, at=at)
+        return OldNode((*current.answered, Answered(quoted.transcript(), receipt)))
 
 
 def require_parties(receipt: Receipt, *, sender: Party, receiver: Party) -> None:
@@ -127,23 +221,19 @@ def require_parties(receipt: Receipt, *, sender: Party, receiver: Party) -> None
     Raises:
         HandoverRefusedError: It names another sender or another receiver.
     """
-    terms: Terms = receipt.terms
+    terms = receipt.terms
     for role, named, seen in (("sender", terms.sender, sender), ("receiver", terms.receiver, receiver)):
-        if named != seen:
+        # The two sides may have other collateral, and so another opinion of one platform's TCB.
+        if replace(named, tcb_status=seen.tcb_status) != seen:
             raise HandoverRefusedError(f"receipt: {role}: want {seen.members()}, got {named.members()}")
 
 
-def _expired(request: Request, at: datetime, tolerance: timedelta = timedelta()) -> bool:
-    return request.expires_at <= (at - tolerance).timestamp()
-
-
-def _require_same_place(got: Law, want: Law, *, what: str) -> None:
+def _require_same_place(got: Law, want: Law) -> None:
     if got.chain_id != want.chain_id:
-        raise HandoverRefusedError(f"{what}: want chain {want.chain_id}, got {got.chain_id}")
-    if got.contract != want.contract:
-        raise HandoverRefusedError(f"{what}: want contract 0x{want.contract.hex()}, got 0x{got.contract.hex()}")
-
-
-def _require_same_app(got: AppId, want: AppId, *, what: str) -> None:
-    if got != want:
-        raise HandoverRefusedError(f"{what}: want app {want.hex()}, got {got.hex()}")
+        raise HandoverRefusedError(f"request: want chain {want.chain_id}, got {got.chain_id}")
+    for name, asked, ours in (
+        ("operator", got.operator, want.operator),
+        ("contract", got.contract, want.contract),
+    ):
+        if asked != ours:
+            raise HandoverRefusedError(f"request: want {name} 0x{ours.hex()}, got 0x{asked.hex()}")

@@ -1,4 +1,4 @@
-"""Judging the other side of a handover: verify its quote, appraise its evidence, ask the chain."""
+"""Judging the other side of a handover: verify its quote, appraise its evidence."""
 
 from __future__ import annotations
 
@@ -12,26 +12,12 @@ from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import verify_quote
-from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
-from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule
-from dstack.values import ReportData
-from replicator.documents import Party
+from dstack.errors import CollateralMalformedError, CollateralUnavailableError, HandoverRefusedError
+from dstack.policy import BootInfo, boot_info
+from dstack.values import AppId, ReportData
 
 if TYPE_CHECKING:
     from dstack.transport.collateral import CollateralSource
-
-
-class ChainReader(Protocol):
-    """Asks the contract that decides."""
-
-    @property
-    def chain_id(self) -> int:
-        """The chain that it is on."""
-        ...
-
-    def authorize_app(self, boot: BootInfo) -> Decision:
-        """Ask `KmsAuth.isAppAllowed` in the state of one block."""
-        ...
 
 
 class QuoteProvider(Protocol):
@@ -78,32 +64,14 @@ class EvidenceVerifier:
         return any(root.simulated for root in self.roots.roots)
 
 
-def authorize(chain: ChainReader, boot: BootInfo, *, who: str) -> BlockRef:
-    """Ask the chain whether a node may have the app's keys.
-
-    Args:
-        chain: Asks the contract.
-        boot: The node, as appraised.
-        who: "old node" or "new node", for the error.
-
-    Returns:
-        The block in whose state it is allowed.
+def boot_info_of(appraisal: Appraisal, app_id: AppId, *, who: str) -> BootInfo:
+    """What the contracts judge of a node of app *app_id*.
 
     Raises:
-        KeyReleaseDeniedError: The chain forbids it; names the rule and what it judged.
-        ChainUnavailableError: Could not ask.
+        AppraisalError: The evidence names no app or no compose hash.
+        HandoverRefusedError: It is of another app.
     """
-    decision = chain.authorize_app(boot)
-    if isinstance(decision, Granted):
-        return decision.block
-    seen = f" ({decision.got})" if decision.got else ""
-    hint = ": not executed yet, or removed" if decision.rule is Rule.COMPOSE_HASH else ""
-    block = decision.block.number
-    raise KeyReleaseDeniedError(
-        decision.rule.name, f"{who}: {decision.reason}{seen}{hint}; asked at block {block}", block
-    )
-
-
-def party(boot: BootInfo) -> Party:
-    """How a receipt names a node."""
-    return Party(boot.compose_hash, boot.instance_id, boot.os_image_hash)
+    boot = boot_info(appraisal)
+    if boot.app_id != app_id:
+        raise HandoverRefusedError(f"{who}: want app {app_id.hex()}, got {boot.app_id.hex()}")
+    return boot

@@ -1,100 +1,254 @@
-"""What a replicator keeps on its disk: the secure file and the receipts. Both readable by their owner only."""
+"""The secure file on its disk, and the chain of custody beside it.
+
+What is received is written beside the secure file and takes its place in one step, when all of it is there, synced and
+of the fingerprint that the receipt names; until then the old content stays. `<file>.custody.next` says what was about
+to happen, so that after a crash `recover` finishes it or undoes it.
+"""
 
 from __future__ import annotations
 
-import hmac
+import contextlib
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from dstack.errors import ConfigError, KeystoreError
-from dstack.transport.private_file import create_private, replace_private
-from replicator.documents import MAX_SECURE_FILE, Receipt
+from dstack.errors import InputError, KeystoreError
+from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
+from dstack.measurement.strict_json import Members
+from dstack.transport.private_file import replace_private, sync_folder
+from dstack.values import Digest32
+from replicator.custody import MAX_CUSTODY, Custody, fingerprint_of, read_custody
+from replicator.documents import MAX_EVIDENCE, MAX_INTEGER, document, inner
+from replicator.receipts import KeptReceipt, ReceiptFolder
+
+_INCOMING = ".incoming."
+_MAX_RECORD = 4 * MAX_CUSTODY
+_MAX_NEXT = 16 * MAX_EVIDENCE
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class SecureFile:
-    """The payload of the replicator, at one path; once there it is never written again."""
+class Held:
+    """What a node holds.
 
-    path: Path
+    Attributes:
+        sha256: Of the content. As secret as the content: keys are derived from it.
+        custody: Where it comes from; None where somebody put it there by hand.
+        since: When it came, in Unix seconds.
+    """
+
+    sha256: bytes = field(repr=False)
+    size: int
+    custody: Custody | None
+    since: int
+
+    @property
+    def fingerprint(self) -> Digest32:
+        """The public name of the content."""
+        return fingerprint_of(self.sha256)
+
+
+class Incoming:
+    """Content on its way, in a file beside the secure file; chunks are added in order."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = os.open(path, _NEW, 0o600)
+        except OSError as exc:
+            raise KeystoreError(f"secure file: {path.name} cannot be written: {exc.strerror}") from exc
+        self.path = path
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, content: bytes) -> None:
+        """Write more.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
+        try:
+            written = 0
+            while written < len(content):
+                written += os.pwrite(self._descriptor, memoryview(content)[written:], self.size + written)
+        except OSError as exc:
+            raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
+        self._hash.update(content)
+        self.size += len(content)
+
+    def seal_off(self) -> bytes:
+        """Put all of it on the disk; SHA-256 of it."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            raise KeystoreError(f"secure file: cannot be synced: {exc.strerror}") from exc
+        return self._hash.digest()
+
+    def discard(self) -> None:
+        """Forget it."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file, which stays or has become the secure file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SecureFile:
+    """The payload of the replicator, at one path. Methods may be called from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record = path.with_name(f"{path.name}.custody.json")
+        self._next = path.with_name(f"{path.name}.custody.next")
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, ...], bytes] | None = None
 
     def exists(self) -> bool:
         """Whether something is at the path, readable or not."""
         return self.path.is_symlink() or self.path.exists()
 
-    def read(self) -> bytes:
-        """The content.
+    def held(self) -> Held:
+        """What is there now. Reads all of it, unless it has not changed since the last time.
 
         Raises:
-            KeystoreError: It is not there, cannot be read, is empty, or is larger than `MAX_SECURE_FILE`.
+            KeystoreError: It is not there, cannot be read, is empty or too large, or the record is damaged.
+        """
+        with self._lock, self.reading() as (descriptor, size):
+            sha256 = self._sha256(descriptor)
+        custody, since = self._read_record()
+        return Held(sha256, size, custody, since)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[tuple[int, int]]:
+        """A file descriptor of the content, and its size; no link is followed.
+
+        Raises:
+            KeystoreError: As `held`.
         """
         try:
-            with self.path.open("rb") as stream:
-                content = stream.read(MAX_SECURE_FILE + 1)
+            descriptor = os.open(self.path, _READ)
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be read: {exc.strerror}") from exc
-        if not 0 < len(content) <= MAX_SECURE_FILE:
-            raise KeystoreError(f"secure file: want 1 to {MAX_SECURE_FILE} bytes, got {len(content)} or more")
-        return content
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_CONTENT:
+                raise KeystoreError(f"secure file: want a file of 1 to {MAX_CONTENT} bytes, got {status.st_size}")
+            yield descriptor, status.st_size
+        finally:
+            os.close(descriptor)
 
-    def create(self, content: bytes) -> None:
-        """Write it, mode 0600, all of it or nothing; the same content once more is no error.
+    def incoming(self, name: str) -> Incoming:
+        """A place for content on its way; *name* distinguishes it from others."""
+        return Incoming(self.path.with_name(f"{self.path.name}{_INCOMING}{name}"))
+
+    def replace(
+        self, incoming: Incoming, custody: Custody, *, at: int, receipt: KeptReceipt, to: ReceiptFolder
+    ) -> None:
+        """Have *incoming*, which was sealed off and verified, take the place of the secure file.
+
+        A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new.
 
         Raises:
-            KeystoreError: Another content is there already, *content* is empty or too large, or the disk refuses.
+            KeystoreError: The disk refuses, or a link is in the way.
         """
-        if not 0 < len(content) <= MAX_SECURE_FILE:
-            raise KeystoreError(f"secure file: want 1 to {MAX_SECURE_FILE} bytes, got {len(content)}")
+        record = {"custody": custody.members(), "since": at}
+        plan = {"incoming": incoming.path.name, "record": record, "receipt": receipt.members(), "name": receipt.name}
         try:
-            create_private(self.path, content)
-        except FileExistsError as exc:
-            if not hmac.compare_digest(self.read(), content):
-                raise KeystoreError("secure file: one with other content exists and stays as it is") from exc
+            if self.path.is_symlink():
+                raise KeystoreError("secure file: want a file or nothing, got a link")
+            replace_private(self._next, json.dumps(plan).encode())
+            incoming.path.replace(self.path)
+            sync_folder(self.path.parent)
+            self._finish(plan, to)
         except OSError as exc:
-            raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
+            raise KeystoreError(f"secure file: cannot be replaced: {exc.strerror}") from exc
+        finally:
+            incoming.close()
 
-
-@dataclass(frozen=True, slots=True)
-class ReceiptFolder:
-    """The receipts of all handovers this node took part in, one JSON file each."""
-
-    path: Path
-
-    def prepare(self) -> None:
-        """Make the folder.
+    def recover(self, receipts: ReceiptFolder) -> None:
+        """After a crash: finish what had begun to take the secure file's place, or undo it. For the start.
 
         Raises:
-            ConfigError: It cannot be made.
+            KeystoreError: The disk refuses, or the plan is damaged.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            plan = self._read_plan()
+            if plan is not None:
+                if (self.path.parent / plan["incoming"]).exists():
+                    self._next.unlink()
+                else:
+                    self._finish(plan, receipts)
+            for stray in self.path.parent.glob(f"{_escaped(self.path.name)}{_INCOMING}*"):
+                stray.unlink()
         except OSError as exc:
-            raise ConfigError(f"receipts: cannot make {self.path}: {exc.strerror}") from exc
+            raise KeystoreError(f"secure file: cannot recover: {exc.strerror}") from exc
 
-    def keep(self, receipt: Receipt, *, role: str, sender_evidence: bytes, sender_simulated: bool) -> None:
-        """Store a receipt with the evidence that binds it.
+    def _finish(self, plan: dict[str, Any], receipts: ReceiptFolder) -> None:
+        receipts.write(plan["name"], plan["receipt"])
+        replace_private(self._record, json.dumps(plan["record"]).encode())
+        self._next.unlink()
+        sync_folder(self.path.parent)
 
-        Args:
-            receipt: The receipt.
-            role: `sent` or `received`: what this node did.
-            sender_evidence: The old node's evidence blob.
-            sender_simulated: The old node's quote ended at a root that is not Intel's.
-
-        Raises:
-            KeystoreError: It could not be written.
-        """
-        document = {
-            "role": role,
-            "receipt": receipt.members(),
-            "sender_evidence": sender_evidence.hex(),
-            "sender_simulated_root": sender_simulated,
-        }
-        name = f"{receipt.terms.request_hash.hex()}.{role}.json"
+    def _read_plan(self) -> dict[str, Any] | None:
+        raw = _read(self._next, _MAX_NEXT)
+        if raw is None:
+            return None
         try:
-            replace_private(self.path / name, json.dumps(document, indent=2).encode() + b"\n")
-        except OSError as exc:
-            raise KeystoreError(f"receipts: {name} cannot be written: {exc.strerror}") from exc
+            members = document(raw, what=self._next.name, limit=_MAX_NEXT)
+            name, incoming = members.text("name"), members.text("incoming")
+            if "/" in name + incoming:
+                raise KeystoreError(f"{self._next.name}: want names, got a path")
+            inner(members, "record"), inner(members, "receipt")
+        except InputError as exc:
+            raise KeystoreError(f"custody: {exc}") from exc
+        return members.values
 
-    def count(self) -> int:
-        """How many are kept."""
-        return sum(1 for _ in self.path.glob("*.json"))
+    def _read_record(self) -> tuple[Custody | None, int]:
+        raw = _read(self._record, _MAX_RECORD)
+        if raw is None:
+            return None, int(self.path.stat().st_mtime)
+        try:
+            members: Members = document(raw, what="custody record", limit=_MAX_RECORD)
+            return read_custody(inner(members, "custody")), members.integer("since", maximum=MAX_INTEGER)
+        except InputError as exc:
+            raise KeystoreError(f"custody: {exc}") from exc
+
+    def _sha256(self, descriptor: int) -> bytes:
+        signature = _signature(descriptor)
+        if self._known is None or self._known[0] != signature:
+            digest = hashlib.sha256()
+            for offset in range(0, signature[0], CHUNK):
+                digest.update(os.pread(descriptor, CHUNK, offset))
+            if _signature(descriptor) != signature:
+                raise KeystoreError("secure file: it changes while it is read")
+            self._known = signature, digest.digest()
+        return self._known[1]
+
+
+def _signature(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise KeystoreError(f"{path.name}: cannot be read: {exc.strerror}") from exc
+
+
+def _escaped(name: str) -> str:
+    """*name* for `glob`, letter by letter."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)

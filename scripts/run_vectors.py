@@ -29,14 +29,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(folder: Path, *, as_json: bool) -> int:
     # Slow to import, and the folder of scripts must stay quick to list.
-    from vectors import guest, guest_keys, kms, report
+    from vectors import (
+        attestations,
+        guest,
+        guest_formats,
+        guest_keys,
+        kms,
+        kms_certs,
+        measurement,
+        quote_parse,
+        quotes,
+        report,
+        vmm,
+    )
     from vectors.compare import run_kind
 
-    supported = {**kms.KINDS, **guest.KINDS, **guest_keys.KINDS}
     found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
+    supported = {
+        **attestations.KINDS,
+        **quote_parse.KINDS,
+        **kms.KINDS,
+        **kms_certs.KINDS,
+        **guest.KINDS,
+        **guest_keys.KINDS,
+        **guest_formats.KINDS,
+        **vmm.KINDS,
+        **measurement.kinds(found),
+    }
     tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
     unsupported = [kind for kind in found if kind not in supported]
-    unsupported += [str(each.relative_to(folder)) for each in _case_folders(folder)]
+    of_quotes = quotes.folders(folder)
+    tallies += [quotes.run_folder(str(each.relative_to(folder)), each) for each in of_quotes]
+    unsupported += [str(each.relative_to(folder)) for each in _case_folders(folder) if each not in of_quotes]
     print(report.as_json(tallies, unsupported) if as_json else "\n".join(report.table(tallies, unsupported)))
     return int(any(tally.failed for tally in tallies))
 

@@ -6,22 +6,29 @@ protocols as the real ones.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from dstack.attestation.appraise import Appraisal
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT
+from dstack.chain.facts import Facts
 from dstack.errors import ChainUnavailableError, PeerUnavailableError
 from dstack.guest.app_keys import ProvidedKeys
 from dstack.guest.boot import Booted, Surroundings, boot
 from dstack.guest.host_shared import HostShared, InstanceInfo, SysConfig
 from dstack.guest.platform import Platform, platform_evidence
+from dstack.keys.derivation import RootKeys
+from dstack.keys.pem import load_private_key, p256_scalar
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, parse_app_compose
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.policy import BlockRef, BootInfo, Decision, Denied, Granted, Rule
@@ -29,17 +36,26 @@ from dstack.simulator.os_image import SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
 from dstack.values import AppId, ComposeHash, Digest32, ReportData
+from kms.roots import Roots
 from replicator import node
+from replicator.answers import Answer, parse_answer
 from replicator.config import ChainSettings
-from replicator.documents import Address
+from replicator.containers import Container
+from replicator.custody import Custody, Genesis, Receipt, fingerprint_of
+from replicator.documents import Address, Law, Party, serialise_request
+from replicator.law import LawReader, Verdict
 from replicator.node import Replicator
 from replicator.peers import EvidenceVerifier
-from replicator.storage import ReceiptFolder, SecureFile
+from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.sending import Sending
+from replicator.storage import SecureFile
 
 NOW = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 APP_ID = AppId(b"\xa1" * 20)
 CONTRACT = Address(b"\xc1" * 20)
+OPERATOR = Address(b"\x0e" * 20)
 CHAIN_ID = 31337
+LAW = Law(CHAIN_ID, OPERATOR, CONTRACT)
 BLOCK = BlockRef(1234, Digest32(b"\xb1" * 32), int(NOW.timestamp()))
 SECRET = b"the secure file of this app"
 
@@ -66,6 +82,18 @@ class CountingRandom:
     def __call__(self, size: int) -> bytes:
         self.calls += 1
         return self.calls.to_bytes(4, "big").rjust(size, b"\x5a")[:size]
+
+
+@dataclass(slots=True)
+class SeededRandom:
+    """Bytes that differ at every call and for every seed, and are the same in every run."""
+
+    seed: bytes
+    calls: int = 0
+
+    def __call__(self, size: int) -> bytes:
+        self.calls += 1
+        return hashlib.shake_256(self.seed + self.calls.to_bytes(4, "big")).digest(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +163,24 @@ class MemoryChain:
     chain_id: int = CHAIN_ID
     reachable: bool = True
     asked: list[BootInfo] = field(default_factory=list)
+    law: Law = LAW
+    recorded: Digest32 | None = None
+    now: BlockRef = BLOCK
+
+    def block(self) -> BlockRef:
+        """The newest block."""
+        if not self.reachable:
+            raise ChainUnavailableError("no endpoint answers")
+        return self.now
+
+    def judge(self, boot: BootInfo, appraisal: Appraisal) -> Verdict:
+        """As UpgradeOperator and KmsAuth together."""
+        return Verdict(self.authorize_app(boot), self.recorded)
+
+    def genesis(self, app_id: AppId) -> Digest32 | None:
+        """As `UpgradeOperator.genesisOf`."""
+        self.block()
+        return self.recorded
 
     def authorize_app(self, boot: BootInfo) -> Decision:
         """As `KmsAuth.isAppAllowed`."""
@@ -142,8 +188,8 @@ class MemoryChain:
             raise ChainUnavailableError("no endpoint answers")
         self.asked.append(boot)
         if boot.compose_hash in self.allowed:
-            return Granted(BLOCK)
-        return Denied(Rule.COMPOSE_HASH, boot.compose_hash.hex(), Rule.COMPOSE_HASH.value, BLOCK)
+            return Granted(self.now)
+        return Denied(Rule.COMPOSE_HASH, boot.compose_hash.hex(), Rule.COMPOSE_HASH.value, self.now)
 
     def authorize_kms(self, boot: BootInfo) -> Decision:
         """As `KmsAuth.isKmsAllowed`."""
@@ -152,6 +198,10 @@ class MemoryChain:
     def gateway_app_id(self) -> str:
         """No gateway."""
         return ""
+
+    def recent_facts(self) -> Facts | None:
+        """What was read a moment ago."""
+        return Facts(f"0x{CONTRACT.hex()}", self.chain_id, "", "0x" + "00" * 20, BLOCK, time.monotonic())
 
 
 @dataclass(slots=True)
@@ -166,6 +216,17 @@ class Clock:
     def advance(self, by: timedelta) -> None:
         """Let time pass."""
         self.now += by
+
+
+def receive(new: Replicator, sending: Sending) -> Receipt:
+    """Round 3 as the network does it: the line, then chunk by chunk."""
+    delivery = new.receive(sending.line.encode())
+    try:
+        for sealed in sending.chunks(delivery.next_chunk):
+            delivery.add(sealed)
+        return new.finish(delivery)
+    finally:
+        delivery.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,42 +247,82 @@ class Handover:
         """Where the new node stores what it receives."""
         return self.folder / "new" / "secure-file"
 
-    def receipts(self, name: str) -> list[dict[str, object]]:
-        """The receipts that node *name* keeps."""
-        return [json.loads(path.read_text()) for path in sorted((self.folder / name / "receipts").glob("*.json"))]
+    def request(self) -> bytes:
+        """Round 1: the new node's request document."""
+        return serialise_request(self.new.request_key()).encode()
+
+    def answer(self, request: bytes) -> Answer:
+        """Round 2: the old node's answer, without the chunks."""
+        return parse_answer(self.old.onboard(request).line.encode())
+
+    def hand_over(self) -> Receipt:
+        """All three rounds."""
+        return receive(self.new, self.old.onboard(self.request()))
+
+    def receipts(self, name: str) -> list[dict[str, Any]]:
+        """The receipts of handovers that node *name* keeps."""
+        found = [json.loads(path.read_text()) for path in sorted((self.folder / name / "receipts").glob("*.json"))]
+        return [each for each in found if each["role"] != "genesis"]
 
 
-SETTINGS = ChainSettings("http://127.0.0.1:8545", CONTRACT, "latest")
+SETTINGS = ChainSettings(LAW, ("http://127.0.0.1:8545",), "latest")
 
 
 def make_node(
     folder: Path,
     machine: Machine,
     site: Site,
-    chain: MemoryChain,
+    chain: LawReader,
     clock: Callable[[], datetime],
-    settings: ChainSettings | None = SETTINGS,
+    settings: ChainSettings = SETTINGS,
+    *,
+    containers: tuple[Container, ...] = (),
+    old_forms: bool = False,
+    seed: bytes = b"",
 ) -> Replicator:
-    """A replicator on *machine*, keeping its files in *folder*."""
+    """A replicator on *machine*, keeping its files in *folder*; as after a start, so also after a crash."""
     receipts = ReceiptFolder(folder / "receipts")
     receipts.prepare()
+    secure_file = SecureFile(folder / "secure-file")
+    secure_file.recover(receipts)
     around = node.Surroundings(
         quotes=machine,
         verifier=site.verifier,
         connect=lambda _: chain,
-        secure_file=SecureFile(folder / "secure-file"),
+        secure_file=secure_file,
         receipts=receipts,
         clock=clock,
-        random=CountingRandom(),
+        random=SeededRandom(seed or str(folder).encode()),
     )
-    return Replicator(around, settings)
+    return Replicator(around, settings, containers=containers, old_forms=old_forms)
 
 
-def make_handover(folder: Path, site: Site) -> Handover:
-    """Both nodes up and allowed, nothing handed over yet."""
+def place_genesis(node: Replicator, content: bytes = SECRET) -> Genesis:
+    """Make *node* the first of its app, with *content*."""
+    around = node.around
+    incoming = around.secure_file.incoming("test")
+    incoming.add(content)
+    digest = incoming.seal_off()
+    own = node.identity
+    nonce = Digest32(around.random(32))
+    maker = Party.of(own.boot())
+    genesis = Genesis(own.app_id, node.law.law, fingerprint_of(digest), len(content), nonce, 0, maker)
+    kept = KeptReceipt("genesis", genesis, own.quoted(genesis.report_data()), own.simulated)
+    around.secure_file.replace(incoming, Custody(genesis), at=0, receipt=kept, to=around.receipts)
+    return genesis
+
+
+def make_handover(folder: Path, site: Site, content: bytes = SECRET) -> Handover:
+    """Both nodes up and allowed, the secure file at the old one, nothing handed over yet."""
     machines = {name: site.machine(folder / name, app_compose(f"notes:{name}")) for name in ("old", "new")}
     chain = MemoryChain({machine.booted.app_compose.compose_hash for machine in machines.values()})
     clock = Clock()
     old, new = (make_node(folder / name, machine, site, chain, clock) for name, machine in machines.items())
-    SecureFile(folder / "old" / "secure-file").create(SECRET)
+    place_genesis(old, content)
     return Handover(folder, site, chain, clock, old, new, machines["old"], machines["new"])
+
+
+def root_keys(roots: Roots) -> RootKeys:
+    """The scalars behind *roots*, as the keystore would write them."""
+    files = roots.files()
+    return RootKeys(ca=p256_scalar(load_private_key(files["root-ca.key"])), k256=files["root-k256.key"])

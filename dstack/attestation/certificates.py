@@ -9,13 +9,18 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from dstack.attestation.content_cache import Period
 from dstack.errors import CollateralMalformedError, InputError, QuoteUntrustedError
 
 _MAX_CHAIN = 16 * 1024
 _MAX_CRL = 1024 * 1024
+_COORDINATE = 32
+_ECDSA = ec.ECDSA(hashes.SHA256())
 
 # What the parsers of `cryptography` raise on bytes they do not like; `extensions` is parsed lazily.
 _PARSE_ERRORS = (
@@ -42,6 +47,8 @@ def parse_chain(
         chain = tuple(x509.load_pem_x509_certificates(pem.removesuffix(b"\0")))
         for certificate in chain:
             _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
+    except x509.DuplicateExtension as exc:
+        raise error(f"{what}: a certificate has the extension {exc.oid.dotted_string} twice") from exc
     except _PARSE_ERRORS as exc:
         raise error(f"{what}: want PEM certificates, got {len(pem)} bytes that are not") from exc
     return chain
@@ -127,9 +134,30 @@ def require_current_crl(
     if any(extension.critical for extension in crl.extensions):
         raise QuoteUntrustedError(step, f"{name}: want a full CRL, got one with a critical extension")
     number = _crl_number(crl)
+    require_crl_number(number, minimum, issuer, step=step)
+    return number or 0
+
+
+def require_crl_number(number: int | None, minimum: int, issuer: x509.Certificate, *, step: int) -> None:
+    """Require that the CRL of *issuer* is not older than another that was seen."""
     if number is None or number < minimum:
-        raise QuoteUntrustedError(step, f"{name}: want number {minimum} or more, got {number}")
-    return number
+        raise QuoteUntrustedError(step, f"CRL of {_named(issuer)}: want number {minimum} or more, got {number}")
+
+
+def validity(certificate: x509.Certificate, name: str) -> Period:
+    """When it is valid; *name* says which it is."""
+    return Period(certificate.not_valid_before_utc, certificate.not_valid_after_utc, name)
+
+
+def require_signature(
+    key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, *, step: int, what: str
+) -> None:
+    """Require an ECDSA P-256 SHA-256 signature of 64 bytes, r||s."""
+    r, s = int.from_bytes(signature[:_COORDINATE], "big"), int.from_bytes(signature[_COORDINATE:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), message, _ECDSA)
+    except InvalidSignature as exc:
+        raise QuoteUntrustedError(step, f"{what}: its signature does not verify") from exc
 
 
 def require_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList, *, step: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
+from dstack.attestation.content_cache import content_key
 from dstack.attestation.tcb import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
 from dstack.errors import CollateralMalformedError
 from dstack.measurement.strict_json import Members, parse_json
@@ -17,7 +18,10 @@ _IGNORED = frozenset({"pck_certificate_chain"})
 
 @dataclass(frozen=True, slots=True)
 class Collateral:
-    """Chains are PEM text, CRLs DER, signatures 64 bytes r||s over the exact text of the document before them."""
+    """Chains are PEM text, CRLs DER, signatures 64 bytes r||s over the exact text of the document before them.
+
+    `digest` names the content: what was concluded from it holds for the same digest.
+    """
 
     pck_crl_issuer_chain: str
     root_ca_crl: bytes
@@ -28,6 +32,14 @@ class Collateral:
     qe_identity_issuer_chain: str
     qe_identity: str
     qe_identity_signature: bytes
+    digest: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values = (getattr(self, name) for name in NAMES)
+        digest = content_key(
+            *(value if isinstance(value, bytes) else value.encode(errors="surrogatepass") for value in values)
+        )
+        object.__setattr__(self, "digest", digest)
 
     def parsed_tcb_info(self) -> TcbInfo:
         """The TCB info document, parsed."""
@@ -38,7 +50,7 @@ class Collateral:
         return parse_qe_identity(self.qe_identity)
 
 
-_NAMES = frozenset(field.name for field in fields(Collateral))
+NAMES = tuple(each.name for each in fields(Collateral) if each.init)
 
 
 def parse_collateral(text: str | bytes) -> Collateral:
@@ -52,7 +64,7 @@ def parse_collateral(text: str | bytes) -> Collateral:
     """
     value = parse_json(text, what="collateral", limit=_MAX_COLLATERAL, error=CollateralMalformedError)
     document = Members.of(value, what="collateral", error=CollateralMalformedError)
-    document.refuse_others(_NAMES | _IGNORED)
+    document.refuse_others(_IGNORED.union(NAMES))
     collateral = Collateral(
         pck_crl_issuer_chain=document.text("pck_crl_issuer_chain"),
         root_ca_crl=document.hexadecimal("root_ca_crl"),
@@ -71,7 +83,7 @@ def parse_collateral(text: str | bytes) -> Collateral:
 
 def serialise_collateral(collateral: Collateral) -> str:
     """Write collateral as `parse_collateral` reads it."""
-    values = {field.name: getattr(collateral, field.name) for field in fields(Collateral)}
+    values = {name: getattr(collateral, name) for name in NAMES}
     return json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dstack.attestation.cursor import Cursor
 from dstack.errors import CollateralMalformedError
 
-INTEGER, OCTET_STRING, OBJECT_ID, ENUMERATED, SEQUENCE = 0x02, 0x04, 0x06, 0x0A, 0x30
+BOOLEAN, INTEGER, OCTET_STRING, OBJECT_ID, ENUMERATED, SEQUENCE = 0x01, 0x02, 0x04, 0x06, 0x0A, 0x30
 
 
 def elements(raw: bytes) -> Iterator[tuple[int, bytes]]:

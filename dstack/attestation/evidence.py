@@ -1,51 +1,43 @@
 """Evidence: a quote, the event log behind its registers, and the VM's configuration (kms.md 5, guest.md 3.6).
 
-Written in the V0 (SCALE) form, which every reader takes. Nothing in it is trusted before `verify_quote` and `appraise`.
+Written in the V0 (SCALE) form, which every reader takes; the V1 form is in `evidence_v1`. Nothing in it is trusted
+before `verify_quote` and `appraise`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dstack.attestation import scale
 from dstack.attestation.cursor import Cursor
-from dstack.attestation.quote import parse_quote
+from dstack.attestation.evidence_v1 import parse_evidence_v1
+from dstack.attestation.evidence_value import MAX_EVIDENCE, Evidence
+from dstack.attestation.quote import looks_like_quote, parse_quote
 from dstack.errors import EvidenceMalformedError
 from dstack.measurement.event_log import MAX_EVENTS, Event, RuntimeEvent
 from dstack.values import ReportData
 
-MAX_EVIDENCE = 10 * 1024 * 1024
+__all__ = [
+    "MAX_EVIDENCE",
+    "Evidence",
+    "bare_quote_evidence",
+    "looks_like_quote",
+    "parse_evidence",
+    "serialise_evidence",
+    "strip_evidence",
+]
 
 _V0, _TDX = 0x00, 0x00
 _MESSAGE_PACK_MAPS = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
-_BARE_TDX_QUOTE = bytes.fromhex("0400020081000000")
+# Version, key type and TEE type of what `parse_quote` reads.
 _ACPI_TYPE, _ACPI_PAYLOAD = 10, b"ACPI DATA"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What an attester sends.
-
-    Attributes:
-        quote: A DCAP quote, unparsed.
-        event_log: Boot and runtime events; stripped of what a certificate has no room for, perhaps.
-        runtime_events: What RTMR3 is replayed from.
-        report_data: What the attester says the quote's report data is.
-        config: A VM config, or the whole sys-config that holds one; JSON, or empty.
-    """
-
-    quote: bytes
-    event_log: tuple[Event, ...]
-    runtime_events: tuple[RuntimeEvent, ...]
-    report_data: ReportData
-    config: str
 
 
 def parse_evidence(raw: bytes) -> Evidence:
     """Read an attestation blob, to its last byte.
 
-    A bare TDX quote is taken too, as evidence without a log: it can be verified, and is refused when appraised.
+    A bare quote is taken too, as evidence without a log: it can be verified, and is refused when appraised.
 
     Raises:
         EvidenceMalformedError: Another form or platform, cut short, or with bytes left over.
@@ -54,13 +46,22 @@ def parse_evidence(raw: bytes) -> Evidence:
     """
     if not 0 < len(raw) <= MAX_EVIDENCE:
         raise EvidenceMalformedError(f"evidence: want 1 to {MAX_EVIDENCE} bytes, got {len(raw)}")
-    if raw.startswith(_BARE_TDX_QUOTE):
-        return Evidence(raw, (), (), parse_quote(raw).report_data, "")
+    if looks_like_quote(raw):
+        return bare_quote_evidence(raw)
     if raw[0] in _MESSAGE_PACK_MAPS:
-        raise EvidenceMalformedError("evidence: the V1 (MessagePack) form is not supported yet")
+        return parse_evidence_v1(raw)
     if raw[0] != _V0:
         raise EvidenceMalformedError(f"evidence: unknown form, first byte {raw[0]:#04x}")
     return _parse_v0(Cursor(raw[1:], EvidenceMalformedError))
+
+
+def bare_quote_evidence(raw: bytes) -> Evidence:
+    """A quote as evidence without a log.
+
+    Raises:
+        QuoteMalformedError: It is not of its form.
+    """
+    return Evidence(raw, (), (), parse_quote(raw).report_data, "")
 
 
 def serialise_evidence(evidence: Evidence) -> bytes:

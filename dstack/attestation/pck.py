@@ -12,9 +12,10 @@ from dstack.attestation.quote import Quote
 from dstack.errors import CollateralMalformedError, QuoteMalformedError
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
-_PPID, _TCB, _PCE_ID, _FMSPC, _SGX_TYPE, _PLATFORM_INSTANCE = (
-    f"{SGX_EXTENSION.dotted_string}.{n}" for n in range(1, 7)
+_PPID, _TCB, _PCE_ID, _FMSPC, _SGX_TYPE, _PLATFORM_INSTANCE, _CONFIGURATION = (
+    f"{SGX_EXTENSION.dotted_string}.{n}" for n in range(1, 8)
 )
+_DYNAMIC_PLATFORM, _CACHED_KEYS, _SMT_ENABLED = (f"{_CONFIGURATION}.{n}" for n in range(1, 4))
 _PCE_SVN, _CPU_SVN = f"{_TCB}.17", f"{_TCB}.18"
 
 _Fields = dict[str, tuple[int, bytes]]
@@ -22,7 +23,11 @@ _Fields = dict[str, tuple[int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class PckExtension:
-    """A platform: PPID 16 bytes, CPUSVN 16, PCEID 2, FMSPC 6; `sgx_type` 0 standard, 1 scalable, 2 with integrity."""
+    """A platform: PPID 16 bytes, CPUSVN 16, PCEID 2, FMSPC 6; `sgx_type` 0 standard, 1 scalable, 2 with integrity.
+
+    The last three are None where the certificate does not say: whether packages can be added to the machine, whether
+    its keys are kept by Intel, and whether simultaneous multithreading is on.
+    """
 
     ppid: bytes
     cpu_svn: bytes
@@ -31,6 +36,9 @@ class PckExtension:
     fmspc: bytes
     sgx_type: int
     platform_instance_id: bytes | None
+    dynamic_platform: bool | None = None
+    cached_keys: bool | None = None
+    smt_enabled: bool | None = None
 
 
 def parse_pck_extension(certificate: x509.Certificate) -> PckExtension:
@@ -41,6 +49,9 @@ def parse_pck_extension(certificate: x509.Certificate) -> PckExtension:
     """
     fields = _fields(_extension(certificate))
     tcb = _fields(_value(fields, _TCB, der.SEQUENCE), wrapped=False)
+    configuration: _Fields = {}
+    if _CONFIGURATION in fields:
+        configuration = _fields(_value(fields, _CONFIGURATION, der.SEQUENCE), wrapped=False)
     return PckExtension(
         ppid=_octets(fields, _PPID, 16),
         cpu_svn=_octets(tcb, _CPU_SVN, 16),
@@ -49,6 +60,9 @@ def parse_pck_extension(certificate: x509.Certificate) -> PckExtension:
         fmspc=_octets(fields, _FMSPC, 6),
         sgx_type=_number(_value(fields, _SGX_TYPE, der.ENUMERATED)),
         platform_instance_id=_octets(fields, _PLATFORM_INSTANCE, 16) if _PLATFORM_INSTANCE in fields else None,
+        dynamic_platform=_flag(configuration, _DYNAMIC_PLATFORM),
+        cached_keys=_flag(configuration, _CACHED_KEYS),
+        smt_enabled=_flag(configuration, _SMT_ENABLED),
     )
 
 
@@ -99,6 +113,15 @@ def _octets(fields: _Fields, name: str, size: int) -> bytes:
     if len(value) != size:
         raise CollateralMalformedError(f"SGX extension: want {size} bytes in {name}, got {len(value)}")
     return value
+
+
+def _flag(fields: _Fields, name: str) -> bool | None:
+    if name not in fields:
+        return None
+    content = _value(fields, name, der.BOOLEAN)
+    if content not in (b"\0", b"\xff"):
+        raise CollateralMalformedError(f"SGX extension: want a DER boolean in {name}, got {content.hex()[:8]}")
+    return content == b"\xff"
 
 
 def _number(content: bytes) -> int:

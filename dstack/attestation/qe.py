@@ -1,18 +1,13 @@
-"""The quoting enclave's part of a quote: steps 9 to 12 of `docs/verification-steps.md`."""
+"""The quoting enclave's part of a quote: steps 10 to 12 of `docs/verification-steps.md`."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from dstack.attestation.certificates import p256_key
-from dstack.attestation.quote import EnclaveReport, Quote, QuoteSignature
+from dstack.attestation.quote import EnclaveReport, QuoteSignature
 from dstack.attestation.tcb import QeIdentity
 from dstack.errors import QuoteUntrustedError
 
@@ -20,49 +15,20 @@ _COORDINATE = 32
 _DEBUG = 1 << 1
 
 
-def check_quoting_enclave(quote: Quote, pck: x509.Certificate, identity: QeIdentity) -> None:
-    """Require that the platform's key vouches for a known enclave, it for a key, and that for the quote."""
-    signature = quote.signature
-
-    # (9) The PCK key signed the QE report.
-    require_signature(
-        p256_key(pck, step=9), signature.qe_report_signature, signature.qe_report_raw, step=9, what="QE report"
-    )
-
-    # (10) The QE report binds the attestation key.
-    _check_key_binding(signature)
-
-    # (11) The enclave is the one that Intel vouches for, and cannot be looked into.
-    _check_identity(signature.qe_report, identity)
-
-    # (12) The attestation key signed header and body.
-    key = _attestation_key(signature.attestation_key)
-    require_signature(key, signature.body_signature, quote.signed, step=12, what="quote")
-
-
-def require_signature(
-    key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, *, step: int, what: str
-) -> None:
-    """Require an ECDSA P-256 SHA-256 signature of 64 bytes, r||s."""
-    r, s = (int.from_bytes(half, "big") for half in (signature[:_COORDINATE], signature[_COORDINATE:]))
-    try:
-        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as exc:
-        raise QuoteUntrustedError(step, f"{what}: its signature does not verify") from exc
-
-
 def is_debug_enclave(report: EnclaveReport) -> bool:
     """Whether the enclave's memory can be read with a debugger."""
     return bool(report.attributes[0] & _DEBUG)
 
 
-def _check_key_binding(signature: QuoteSignature) -> None:
+def check_key_binding(signature: QuoteSignature) -> None:
+    """Step 10: the QE report binds the attestation key, and nothing else."""
     digest = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
     if not hmac.compare_digest(signature.qe_report.report_data, digest + bytes(32)):
         raise QuoteUntrustedError(10, "QE report: does not bind the attestation key")
 
 
-def _check_identity(report: EnclaveReport, identity: QeIdentity) -> None:
+def check_identity(report: EnclaveReport, identity: QeIdentity) -> None:
+    """Step 11: the enclave is the one that Intel vouches for, and cannot be looked into."""
     if is_debug_enclave(report):
         raise QuoteUntrustedError(11, "quoting enclave: runs in debug mode")
     if report.mr_signer != identity.mr_signer:
@@ -79,7 +45,8 @@ def _check_identity(report: EnclaveReport, identity: QeIdentity) -> None:
         raise QuoteUntrustedError(11, f"quoting enclave: attributes {report.attributes.hex()} are not vouched for")
 
 
-def _attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey:
+def attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey:
+    """Step 12: the attestation key, 64 bytes x||y, as a point of P-256."""
     x, y = (int.from_bytes(half, "big") for half in (raw[:_COORDINATE], raw[_COORDINATE:]))
     try:
         return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()

@@ -23,7 +23,10 @@ TEE_TDX = 0x81
 _ECDSA_P256 = 2
 _INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _BODY_TD10, _BODY_TD15 = 2, 3
+_UNSUPPORTED_BODIES = {1: "an SGX enclave's report in a TDX quote", 4: "the extended report of TD 1.5"}
 _CERTIFIES_QE_REPORT, _CERTIFIES_PCK_CHAIN = 6, 5
+
+_QUOTE_STARTS = tuple(bytes.fromhex(start) for start in ("0300020000000000", "0400020081000000", "0500020081000000"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class QuoteSignature:
 class Quote:
     """A quote of version 3 (SGX), 4 or 5 (TDX). `signed` is the header and body that its signature covers."""
 
+    vendor: ClassVar[bytes] = _INTEL_QE_VENDOR
+
     version: int
     tee_type: int
     qe_svn: int
@@ -103,6 +108,11 @@ class Quote:
         return self.body.report_data
 
 
+def looks_like_quote(raw: bytes) -> bool:
+    """Whether *raw* begins as a quote does: no other envelope begins so."""
+    return raw.startswith(_QUOTE_STARTS)
+
+
 def parse_quote(raw: bytes) -> Quote:
     """Read a quote, to its last byte.
 
@@ -112,9 +122,7 @@ def parse_quote(raw: bytes) -> Quote:
     Raises:
         QuoteMalformedError: Another version, TEE, key type or vendor; or lengths that do not nest.
     """
-    if not MIN_QUOTE <= len(raw) <= MAX_QUOTE:
-        raise QuoteMalformedError(f"quote: want {MIN_QUOTE} to {MAX_QUOTE} bytes, got {len(raw)}")
-    cursor = Cursor(raw, QuoteMalformedError)
+    cursor = _cursor(raw)
     version, tee_type, qe_svn, pce_svn, user_data = _header(cursor)
     body = _body(cursor, version)
     signed = raw[: len(raw) - cursor.remaining]
@@ -122,6 +130,25 @@ def parse_quote(raw: bytes) -> Quote:
     signature = _signature(cursor.take(size, "signature data"), nested=version != 3)
     _require_zero_padding(cursor.rest())
     return Quote(version, tee_type, qe_svn, pce_svn, user_data, body, signature, signed)
+
+
+def check_header(raw: bytes) -> int:
+    """Step 1 alone: size and header; returns the version.
+
+    Raises:
+        QuoteMalformedError: Another size, version, TEE, key type or vendor.
+    """
+    return _header(_cursor(raw))[0]
+
+
+def parse_body(raw: bytes) -> TdReport | EnclaveReport:
+    """Read header and body alone: what a quote says, whether or not a signature follows.
+
+    Raises:
+        QuoteMalformedError: Another version, TEE, key type or vendor, or a body that is cut short.
+    """
+    cursor = Cursor(raw, QuoteMalformedError)
+    return _body(cursor, _header(cursor)[0])
 
 
 def parse_enclave_report(raw: bytes) -> EnclaveReport:
@@ -144,6 +171,12 @@ def parse_enclave_report(raw: bytes) -> EnclaveReport:
     report_data = ReportData(cursor.take(64, "report_data"))
     cursor.end("enclave report")
     return EnclaveReport(cpu_svn, misc_select, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data)
+
+
+def _cursor(raw: bytes) -> Cursor:
+    if not MIN_QUOTE <= len(raw) <= MAX_QUOTE:
+        raise QuoteMalformedError(f"quote: want {MIN_QUOTE} to {MAX_QUOTE} bytes, got {len(raw)}")
+    return Cursor(raw, QuoteMalformedError)
 
 
 def _header(cursor: Cursor) -> tuple[int, int, int, int, bytes]:
@@ -169,6 +202,8 @@ def _body(cursor: Cursor, version: int) -> TdReport | EnclaveReport:
     if version == 4:
         return _td_report(cursor.take(TdReport.SIZE, "TD report"), td15=False)
     body_type, size = cursor.uint(2, "body type"), cursor.uint(4, "body size")
+    if body_type in _UNSUPPORTED_BODIES:
+        raise QuoteMalformedError(f"body: {_UNSUPPORTED_BODIES[body_type]} (type {body_type}) is not supported")
     wanted = {_BODY_TD10: TdReport.SIZE, _BODY_TD15: TdReport.SIZE_TD15}.get(body_type)
     if size != wanted:
         raise QuoteMalformedError(f"body: want type 2 of 584 bytes or 3 of 648, got type {body_type} of {size}")

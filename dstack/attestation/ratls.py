@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
+
 from cryptography import x509
 
 from dstack.attestation.certificates import parse_certificate
 from dstack.attestation.evidence import Evidence, parse_evidence, serialise_evidence, strip_evidence
-from dstack.attestation.quote import parse_quote
+from dstack.attestation.quote import parse_body
 from dstack.attestation.report_data import ratls_report_data
 from dstack.errors import EvidenceMalformedError
 from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE, Extension, certificate_payload, spki_der
 from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.values import ReportData
+
+_GZIP_MARK = b"ELGZv1"
+_GZIP_HEADER = 16
+_MAX_INFLATED = 16 * 1024
 
 
 def evidence_extensions(evidence: Evidence) -> list[Extension]:
@@ -37,6 +43,16 @@ def evidence_from_certificate(certificate_der: bytes) -> Evidence | None:
     return _classic_evidence(certificate) if blob is None else parse_evidence(blob)
 
 
+def certificate_form(certificate_der: bytes) -> bool:
+    """Whether its evidence is in the unified extension, .8, rather than in the classic pair.
+
+    Raises:
+        EvidenceMalformedError: Not a certificate.
+    """
+    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
+    return certificate_payload(certificate, OID_ATTESTATION) is not None
+
+
 def certificate_report_data(certificate_der: bytes) -> ReportData:
     """What evidence must be bound to if it speaks for this certificate's key.
 
@@ -54,5 +70,19 @@ def _classic_evidence(certificate: x509.Certificate) -> Evidence | None:
         return None
     if log is None:
         raise EvidenceMalformedError("RA-TLS certificate: it carries a quote and no event log")
-    events = parse_event_log(log)
-    return Evidence(quote, events, runtime_events(events), parse_quote(quote).report_data, "")
+    events = parse_event_log(_inflated(log))
+    return Evidence(quote, events, runtime_events(events), parse_body(quote).report_data, "")
+
+
+def _inflated(log: bytes) -> bytes:
+    """The log itself: upstream's library also defines a compressed form, which nobody is known to write."""
+    if not log.startswith(_GZIP_MARK):
+        return log
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | _GZIP_HEADER)
+    try:
+        inflated = inflater.decompress(log.removeprefix(_GZIP_MARK), _MAX_INFLATED + 1)
+    except zlib.error as exc:
+        raise EvidenceMalformedError(f"event log: want gzip after {_GZIP_MARK!r}, got something else") from exc
+    if len(inflated) > _MAX_INFLATED or not inflater.eof or inflater.unused_data:
+        raise EvidenceMalformedError(f"event log: want one whole gzip stream of at most {_MAX_INFLATED} bytes inflated")
+    return inflated

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from Crypto.Hash import keccak
-
 from dstack.errors import InputError
 from dstack.values import ReportData
 
@@ -21,7 +19,13 @@ _BOOTSTRAP_PREFIX = b"dstack-kms-genereted-keys-v1:"
 
 
 def _keccak(bits: int) -> Callable[[bytes], bytes]:
-    return lambda content: keccak.new(digest_bits=bits, data=content).digest()
+    def digest(content: bytes) -> bytes:
+        # Slow to load, and seldom asked for.
+        from Crypto.Hash import keccak
+
+        return keccak.new(digest_bits=bits, data=content).digest()
+
+    return digest
 
 
 def _hashlib(name: str) -> Callable[[bytes], bytes]:
@@ -77,5 +81,9 @@ def ratls_report_data(spki: bytes) -> ReportData:
 
 def bootstrap_report_data(ca_spki: bytes, k256_pubkey: bytes) -> ReportData:
     """Bind the two root public keys a KMS generates at its first start (kms.md 3.7)."""
-    message = _BOOTSTRAP_PREFIX + ca_spki.hex().encode() + b";" + k256_pubkey.hex().encode() + b";"
-    return padded_report_data(_HASHES["keccak256"](message))
+    return padded_report_data(_HASHES["keccak256"](bootstrap_message(ca_spki, k256_pubkey)))
+
+
+def bootstrap_message(ca_spki: bytes, k256_pubkey: bytes) -> bytes:
+    """What `bootstrap_report_data` hashes."""
+    return _BOOTSTRAP_PREFIX + ca_spki.hex().encode() + b";" + k256_pubkey.hex().encode() + b";"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 
 from dstack.attestation.certificates import common_name, der_of, parse_certificate
+from dstack.attestation.content_cache import content_key
 from dstack.errors import CollateralMalformedError, ConfigError
 from dstack.keys.pem import spki_der
 
@@ -69,13 +70,16 @@ class TrustedRoot:
 
 @dataclass(frozen=True, slots=True)
 class TrustedRoots:
-    """The set of roots a verifier was configured with."""
+    """The set of roots a verifier was configured with; `digest` names the set."""
 
     roots: tuple[TrustedRoot, ...]
+    digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.roots:
             raise ConfigError("trusted roots: want at least one")
+        parts = [part for root in self.roots for part in (root.certificate_der, repr(root).encode())]
+        object.__setattr__(self, "digest", content_key(*parts))
 
     def find(self, certificate: x509.Certificate) -> TrustedRoot | None:
         """The configured root that is byte for byte *certificate*, or None."""

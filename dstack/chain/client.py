@@ -7,6 +7,7 @@ errors name only its host.
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from requests.exceptions import RequestException
 from web3 import HTTPProvider, Web3
 from web3.types import RPCEndpoint
 
+from dstack.chain.reading import Answer, Call, Question, Reading, Returned, Reverted
 from dstack.errors import ChainUnavailableError, ConfigError, InputError
 from dstack.policy.decision import BlockRef
 from dstack.values import Digest32, bytes_from_hex
@@ -65,7 +67,7 @@ class ChainClient:
         if block_tag not in BLOCK_TAGS:
             raise ConfigError(f"block tag: want one of {', '.join(BLOCK_TAGS)}, got {block_tag!r}")
         self.block_tag = block_tag
-        self._endpoint = _shown_url(rpc_url)
+        self._endpoint = shown_url(rpc_url)
         # No retries: how long an answer may take is the caller's decision, and the timeout states it.
         self._provider = HTTPProvider(rpc_url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
 
@@ -113,6 +115,23 @@ class ChainClient:
             ChainUnavailableError: As `call`.
         """
         return self._bytes(self._ask("eth_getCode", address, _in(block)), "code")
+
+    def read(self, questions: Sequence[Question]) -> Reading:
+        """The answers to *questions*, all in the state of the block that `block_tag` means now.
+
+        Raises:
+            ChainUnavailableError: As `call`.
+        """
+        chain_id, block = self.chain_id, self.block()
+        return Reading(chain_id, block, tuple(self._answer(question, block) for question in questions))
+
+    def _answer(self, question: Question, block: BlockRef) -> Answer:
+        if not isinstance(question, Call):
+            return Returned(self.code(question.address, block))
+        try:
+            return Returned(self.call(question.address, question.data, block))
+        except CallRevertedError as exc:
+            return Reverted(exc.data)
 
     def logs(self, address: str, topic: bytes, *, since: int, until: BlockRef) -> list[Log]:
         """Events of one kind of the contract at *address*, in order.
@@ -210,7 +229,12 @@ def _in(block: BlockRef) -> dict[str, object]:
     return {"blockHash": "0x" + block.hash.hex(), "requireCanonical": True}
 
 
-def _shown_url(rpc_url: str) -> str:
+def shown_url(rpc_url: str) -> str:
+    """Scheme, host and port of an endpoint: what may be shown of it.
+
+    Raises:
+        ConfigError: The URL is not of its form.
+    """
     try:
         parts = urlsplit(rpc_url)
         shown, port = f"{parts.scheme}://{parts.hostname}", parts.port

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 
-from dstack.chain.client import CallRevertedError, ChainClient, parse_address, printable
+from dstack.chain.client import parse_address, printable
+from dstack.chain.facts import Facts, KeptFacts
+from dstack.chain.reading import Answer, Call, ChainReader, CodeAt, Reading, Reverted
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy.boot_info import BootInfo
-from dstack.policy.decision import BlockRef, Decision, Rule, decide
+from dstack.policy.decision import BlockRef, Decision, Denied, Rule, decide
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 
 BOOT_INFO_TYPE = "(address,bytes32,address,bytes32,bytes32,bytes32,bytes32,string,string[])"
 # ERC-165 id of IAppAuth: the selector of isAppAllowed.
 APP_AUTH_ID = bytes.fromhex("1e079198")
+# The last second of the year 9999, which is for ever.
+_LAST_SECOND = 253402300799
 
 
 class KmsAuthReader:
-    """Asks one KmsAuth. Each answer rests on one block, which it names; nothing is kept between two questions."""
+    """Asks one KmsAuth. Each decision rests on one block, which it names; the reader decides which block that is."""
 
-    def __init__(self, client: ChainClient, address: str) -> None:
+    def __init__(self, reader: ChainReader, address: str) -> None:
         """Take the settings; nothing is asked yet.
 
         Raises:
             ConfigError: *address* is not an address.
         """
-        self._client = client
+        self._reader = reader
         self.address = parse_address(address, what="KmsAuth")
+        self._about = (
+            Call(self.address, _call("gatewayAppId()", [], [])),
+            Call(self.address, _call("appImplementation()", [], [])),
+        )
+        self._epochs = Call(self.address, _call("keyEpoch()", [], []))
+        self._facts = KeptFacts(self._read_facts)
 
     @property
     def chain_id(self) -> int:
-        """The chain that the endpoint says it is on.
+        """The chain that is asked.
 
         Raises:
             ChainUnavailableError: It could not be asked.
         """
-        return self._client.chain_id
+        return self._reader.read(()).chain_id
 
     def check(self, *, chain_id: int | None = None) -> BlockRef:
         """Establish that the settings lead to a KmsAuth; for the start of a program.
@@ -50,19 +66,17 @@ class KmsAuthReader:
             ConfigError: It is another chain, or no contract that answers to IAppAuth.
             ChainUnavailableError: It could not be asked.
         """
-        if chain_id is not None and self.chain_id != chain_id:
-            raise ConfigError(f"chain id: want {chain_id}, got {self.chain_id}")
-        block = self._client.block()
-        if not self._client.code(self.address, block):
-            raise ConfigError(f"KmsAuth: {self._missing(block)}")
-        try:
-            question = _call("supportsInterface(bytes4)", ["bytes4"], [APP_AUTH_ID])
-            (supported,) = decode(["bool"], self._client.call(self.address, question, block))
-        except (CallRevertedError, DecodingError):
-            supported = False
-        if not supported:
+        question = _call("supportsInterface(bytes4)", ["bytes4"], [APP_AUTH_ID])
+        reading = self._reader.read((CodeAt(self.address), Call(self.address, question)))
+        if chain_id is not None and reading.chain_id != chain_id:
+            raise ConfigError(f"chain id: want {chain_id}, got {reading.chain_id}")
+        code, supports = reading.answers
+        if not code.data:
+            raise ConfigError(f"KmsAuth: {self._missing(reading.block)}")
+        if _decoded(["bool"], supports) != (True,):
             raise ConfigError(f"KmsAuth: the contract at {self.address} does not answer to IAppAuth")
-        return block
+        self._facts.read()
+        return reading.block
 
     def authorize_app(self, boot: BootInfo) -> Decision:
         """Ask whether the machine *boot* may have its app's keys.
@@ -86,34 +100,94 @@ class KmsAuthReader:
         Raises:
             ChainUnavailableError: It could not be asked.
         """
-        block = self._client.block()
-        try:
-            answer = self._client.call(self.address, _call("gatewayAppId()", [], []), block)
-            (text,) = decode(["bytes"], answer)
-        except (CallRevertedError, DecodingError) as exc:
-            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(block)}") from exc
-        return printable(text.decode("utf-8", "replace"))
+        return self._facts.read().gateway_app_id
+
+    def recent_facts(self) -> Facts | None:
+        """What was last read, at once; None before anything was. What is old is asked for anew meanwhile."""
+        return self._facts.recent()
+
+    def _read_facts(self) -> Facts:
+        reading = self._reader.read(self._about)
+        gateway, implementation = (
+            _decoded([kind], answer) for kind, answer in zip(["bytes", "address"], reading.answers, strict=True)
+        )
+        if gateway is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        return Facts(
+            self.address,
+            reading.chain_id,
+            printable(gateway[0].decode("utf-8", "replace")),
+            implementation[0] if implementation else "0x" + "00" * 20,
+            reading.block,
+            time.monotonic(),
+        )
 
     def _authorize(self, function: str, boot: BootInfo) -> Decision:
-        block = self._client.block()
         question = _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])
-        try:
-            answer = self._client.call(self.address, question, block)
-            # The text may come from an app's own contract: taken as bytes, because it need not be UTF-8.
-            is_allowed, reason = decode(["bool", "bytes"], answer)
-        except CallRevertedError:
-            return decide(False, f"{function} reverted", block, _seen(boot))
-        except DecodingError as exc:
-            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(block)}") from exc
-        return decide(is_allowed, printable(reason.decode("utf-8", "replace")), block, _seen(boot))
+        reading = self._reader.read((Call(self.address, question), self._epochs))
+        decision = _decision(function, reading.answers[0], reading.block, boot)
+        if decision is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        # A denial is good from any endpoint of the chain, as soon as it has it.
+        newer = (_decision(function, one.answers[0], one.block, boot) for one in reading.newer)
+        denied = next((later for later in newer if isinstance(later, Denied)), None)
+        if denied is not None or isinstance(decision, Denied):
+            return denied or decision
+        epochs = _key_epochs(reading.answers[1])
+        if epochs is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        return replace(decision, epochs=epochs)
 
-    def _no_answer(self, block: BlockRef) -> str:
-        if not self._client.code(self.address, block):
-            return self._missing(block)
+    def _no_answer(self, reading: Reading) -> str:
+        (code,) = self._reader.read((CodeAt(self.address),)).answers
+        if not code.data:
+            return self._missing(reading.block)
         return f"the contract at {self.address} does not answer as one"
 
     def _missing(self, block: BlockRef) -> str:
-        return f"no contract at {self.address} in {self._client.block_tag} block {block.number}"
+        return f"no contract at {self.address} in {self._reader.block_tag} block {block.number}"
+
+
+def app_question(address: str, boot: BootInfo) -> Call:
+    """The question `isAppAllowed`, for whoever asks it together with others; `app_decision` reads the answer."""
+    return Call(address, _call(f"isAppAllowed({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()]))
+
+
+def app_decision(answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
+    """What an answer to `app_question` decides; None where it is not of that form."""
+    return _decision("isAppAllowed", answer, block, boot)
+
+
+def _decision(function: str, answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
+    """The contract's answer as a decision; None where it is not of that form."""
+    if isinstance(answer, Reverted):
+        return decide(False, f"{function} reverted", block, _seen(boot))
+    # The text may come from an app's own contract: taken as bytes, because it need not be UTF-8.
+    decoded = _decoded(["bool", "bytes"], answer)
+    if decoded is None:
+        return None
+    is_allowed, reason = decoded
+    return decide(is_allowed, printable(reason.decode("utf-8", "replace")), block, _seen(boot))
+
+
+def _key_epochs(answer: Answer) -> KeyEpochs | None:
+    """The contract's key epochs; the first one of a contract that knows of none, None where it is not of that form."""
+    if isinstance(answer, Reverted):
+        return FIRST_EPOCH
+    decoded = _decoded(["uint64", "uint64", "uint64"], answer)
+    if decoded is None or decoded[1] != max(decoded[0] - 1, 0):
+        return None
+    current, _, until = decoded
+    return KeyEpochs(current, datetime.fromtimestamp(min(until, _LAST_SECOND), UTC)) if current else FIRST_EPOCH
+
+
+def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
+    if isinstance(answer, Reverted):
+        return None
+    try:
+        return decode(types, answer.data)
+    except DecodingError:
+        return None
 
 
 def _call(signature: str, types: list[str], values: list[object]) -> bytes:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import httpx
 
 from dstack.attestation.evidence import serialise_evidence
 from dstack.attestation.report_data import report_data
@@ -18,14 +21,18 @@ from dstack.devnet.transcript import demand
 from dstack.devnet.world import Machine, World, boot_answer
 from dstack.errors import ToolUnavailableError
 from dstack.keys.sealing import seal
+from dstack.keys.sealing_stream import StreamCipher, StreamShape
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash
 from dstack.policy import boot_info
 from dstack.transport.agent import AgentClient
 from dstack.values import AppId, ComposeHash, Digest32
-from replicator.documents import Answer, Receipt, parse_answer, parse_request, serialise_answer
-from replicator.peers import party
+from replicator.answers import Answer, parse_answer, serialise_answer
+from replicator.custody import Receipt, fingerprint_of
+from replicator.documents import Party, parse_request
 
 _START_SECONDS = 30.0
+_TRIES = 5
+_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Node:
 
     def receipts(self) -> list[Path]:
         """The receipts it keeps."""
-        return sorted((self.folder / "receipts").glob("*.json"))
+        return sorted((self.folder / "receipts").glob("*.[rs]e*.json"))
 
 
 def plan_handover(docker_compose: bytes, app_id: AppId) -> HandoverPlan:
@@ -93,15 +100,17 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     say.refused("a node whose configuration still waits", by="the old node", **_words(refused))
 
     governance.execute_when_ready(pending, world)
-    answer = call(f"{old.url}/onboard", request.text)
+    # The chain's clock has gone on by 48 hours: what was asked before has expired.
+    request, answer = _ask_in_the_new_state(old, new)
     demand(answer.ok, f"the old node refused an allowed node: {answer.text[:300]}")
-    say.keep("handover/answer.json", json.dumps(answer.body, indent=2) + "\n")
+    line = answer.content.partition(b"\n")[0]
+    say.keep("handover/answer.json", json.dumps(json.loads(line), indent=2) + "\n")
     say.did("the old node verified the new node's quote, asked the chain, and sealed the secure file to its key")
 
-    forged = call(f"{new.url}/receiveKey", strangers_answer(world, plan, request.text, answer.text))
+    forged = call(f"{new.url}/receiveKey", strangers_answer(world, plan, request.text, line))
     _must_refuse(forged, "COMPOSE_HASH", "the new node took a stranger's answer")
     say.refused("a stranger's sealed answer to the same request", by="the new node", **_words(forged))
-    received = call(f"{new.url}/receiveKey", answer.text)
+    received = call(f"{new.url}/receiveKey", answer.content)
     demand(received.ok, f"the new node refused the answer: {received.text[:300]}")
     _compare(world, old, new)
 
@@ -124,9 +133,12 @@ receipts_dir = "{folder / "receipts"}"
 socket = "{machine.socket(world)}"
 
 [chain]
-rpc_url = "{governance.rpc_url}"
+rpc_urls = ["{governance.rpc_url}"]
+operator = "{governance.deployment.operator}"
 kms_auth = "{governance.kms_auth}"
+chain_id = {governance.deployment.chain_id}
 block_tag = "latest"  # a development chain finalizes nothing in time
+max_age_seconds = 0  # and its clock is set by hand
 
 [attestation]
 # NOT PRODUCTION: trusts the simulator's root.
@@ -149,16 +161,34 @@ def stranger_machine(plan: HandoverPlan) -> Machine:
     return Machine("stranger", plan.new.replace(b'"handover"', b'"stranger"', 1), app_id=plan.app_id)
 
 
-def strangers_answer(world: World, plan: HandoverPlan, request: str, genuine: str) -> str:
+def strangers_answer(world: World, plan: HandoverPlan, request: str, genuine: bytes) -> bytes:
     """A well-formed answer by a stranger that saw the genuine one, and seals a secret of its own to the same key."""
     public_key = parse_request(request.encode()).request.public_key
     agent = AgentClient(stranger_machine(plan).socket(world))
-    stranger = party(boot_info(appraised(world, agent.evidence(report_data("app-data", b"who am I")))))
-    terms = replace(parse_answer(genuine.encode()).receipt.terms, sender=stranger)
-    sealed = seal(public_key, b"a secret that the stranger knows", terms.seal_info())
-    receipt = Receipt(terms, Digest32(hashlib.sha256(sealed).digest()))
-    evidence = agent.evidence(receipt.report_data())
-    return serialise_answer(Answer(sealed, receipt, serialise_evidence(evidence)))
+    stranger = Party.of(boot_info(appraised(world, agent.evidence(report_data("app-data", b"who am I")))))
+    secret, key, answer = b"a secret that the stranger knows", b"\x01" * 32, parse_answer(genuine)
+    terms = replace(
+        answer.receipt.terms,
+        sender=stranger,
+        size=len(secret),
+        fingerprint=fingerprint_of(hashlib.sha256(secret).digest()),
+    )
+    sealed_key = seal(public_key, key, terms.seal_info())
+    receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
+    evidence = serialise_evidence(agent.evidence(receipt.report_data()))
+    line = serialise_answer(Answer(sealed_key, receipt, answer.custody, evidence))
+    return line.encode() + b"\n" + StreamCipher(key, StreamShape(len(secret)), terms.seal_info()).seal(0, secret)
+
+
+def _ask_in_the_new_state(old: Node, new: Node) -> tuple[HttpAnswer, HttpAnswer]:
+    """A new request and the answer to it; nodes look for a new block once a second."""
+    for _ in range(_TRIES):
+        request = call(f"{new.url}/requestKey", {})
+        answer = call(f"{old.url}/onboard", request.text)
+        if answer.ok or answer.status != httpx.codes.FORBIDDEN:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    return request, answer
 
 
 def _must_refuse(answer: HttpAnswer, rule: str, otherwise: str) -> None:

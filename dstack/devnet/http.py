@@ -21,6 +21,7 @@ class HttpAnswer:
     status: int
     body: dict[str, Any]
     text: str
+    content: bytes = b""
 
     @property
     def ok(self) -> bool:
@@ -28,12 +29,12 @@ class HttpAnswer:
         return self.status == httpx.codes.OK
 
 
-def call(url: str, body: dict[str, Any] | str | None = None, *, verify: bool = True) -> HttpAnswer:
+def call(url: str, body: dict[str, Any] | str | bytes | None = None, *, verify: bool = True) -> HttpAnswer:
     """POST *body* as JSON, or GET without one.
 
     Args:
         url: Where.
-        body: An object, or JSON text that is sent as it is.
+        body: An object, or text or bytes that are sent as they are.
         verify: False as in `curl -k`, for a server whose certificate is checked by its evidence instead.
 
     Raises:
@@ -41,7 +42,7 @@ def call(url: str, body: dict[str, Any] | str | None = None, *, verify: bool = T
     """
     try:
         with httpx.Client(verify=verify, timeout=30.0, trust_env=False) as http:
-            if isinstance(body, str):
+            if isinstance(body, str | bytes):
                 response = http.post(url, content=body)
             else:
                 response = http.get(url) if body is None else http.post(url, json=body)
@@ -51,7 +52,9 @@ def call(url: str, body: dict[str, Any] | str | None = None, *, verify: bool = T
         decoded = response.json()
     except ValueError:
         decoded = {}
-    return HttpAnswer(response.status_code, decoded if isinstance(decoded, dict) else {}, response.text)
+    return HttpAnswer(
+        response.status_code, decoded if isinstance(decoded, dict) else {}, response.text, response.content
+    )
 
 
 def wait_for(url: str, program: Program, *, seconds: float, verify: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from dstack.devnet.transcript import demand
 from dstack.devnet.world import Machine, World, boot_answer
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id
 from dstack.measurement.document import reference_values
-from dstack.measurement.identities import mr_aggregated, mr_config_id_v1
+from dstack.measurement.identities import mr_aggregated
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
 from dstack.values import Digest32
 
 _START_SECONDS = 30.0
+_ACCEPTED_FOR = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ cert_dir = "{certificates}"
 agent_socket = "{machine.socket(world)}"
 # The apps' own contracts decide about stale platforms; in production leave the default, ["UpToDate"].
 accepted_tcb_statuses = ["UpToDate", "OutOfDate"]
+accepted_tcb_statuses_until = {(datetime.now(UTC) + _ACCEPTED_FOR).isoformat(timespec="seconds")}
 
 [core.onboard]
 address = "127.0.0.1"
@@ -118,6 +122,7 @@ urls.collateral_dir = "{world.platform}"
 type = "chain"
 chain.rpc_url = "{governance.rpc_url}"
 chain.kms_contract = "{governance.kms_auth}"
+chain.chain_id = {governance.deployment.chain_id}
 chain.block_tag = "latest"  # a development chain finalizes nothing in time
 """
     path = world.secret / "kms.toml"

@@ -7,21 +7,29 @@ content is a DER OCTET STRING around the payload.
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from dstack.errors import EvidenceMalformedError, InputError
-from dstack.keys.der import octet_string, read_octet_string
+from dstack.errors import EvidenceMalformedError
+from dstack.keys.der import read_octet_string
 from dstack.keys.pem import require_key_of, spki_der
 from dstack.keys.scalars import p256_from_scalar
+from dstack.keys.x509_form import (
+    VALIDITY,
+    Extension,
+    as_authority,
+    as_end_entity,
+    distinguished_name,
+    require_server_name,
+    server_subject,
+    start_certificate,
+    with_names,
+    with_payloads,
+)
 from dstack.values import AppId
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "OID_CERTIFICATE_USAGE",
     "OID_EVENT_LOG",
     "OID_TDX_QUOTE",
+    "USAGE_APP_CUSTOM",
     "USAGE_KMS_RPC",
     "Extension",
     "build_app_ca",
@@ -55,22 +64,8 @@ OID_ATTESTATION = f"{_ARC}.8"
 OID_APP_INFO = f"{_ARC}.9"
 
 USAGE_KMS_RPC = b"kms:rpc"
+USAGE_APP_CUSTOM = b"app:custom"
 _USAGE_APP_CA = b"app:ca"
-
-# Upstream's certificate library lets every certificate begin there.
-_NOT_BEFORE = datetime(1975, 1, 1, tzinfo=UTC)
-_VALIDITY = timedelta(days=3650)
-
-_SERIAL_SIZE = _KEY_ID_SIZE = 20
-
-# RFC 1035, 2.3.1, digits allowed in front (RFC 1123, 2.1).
-_DNS_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-
-# What a common name holds (RFC 5280, A.1, ub-common-name); DNS itself would allow 253.
-_LONGEST_NAME = 64
-
-# An OID and its payload.
-Extension = tuple[str, bytes]
 
 
 def build_root_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Certificate:
@@ -80,19 +75,19 @@ def build_root_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Cert
         key: P-256, as everywhere in here.
         at: Now; the certificate lasts ten years from then.
     """
-    return _self_signed(key, _name("Dstack KMS CA", organization="Dstack"), path_length=1, at=at)
+    return _self_signed(key, distinguished_name("Dstack KMS CA", organization="Dstack"), path_length=1, at=at)
 
 
 def build_temp_ca(key: ec.EllipticCurvePrivateKey, *, at: datetime) -> x509.Certificate:
     """The authority of client certificates. Its key is given to everyone: being certified by it proves nothing."""
-    return _self_signed(key, _name("Dstack Client Temp CA", organization="Dstack"), path_length=0, at=at)
+    return _self_signed(key, distinguished_name("Dstack Client Temp CA", organization="Dstack"), path_length=0, at=at)
 
 
 def build_app_root(
     key: ec.EllipticCurvePrivateKey, extensions: Iterable[Extension], *, at: datetime
 ) -> x509.Certificate:
     """The root of an app whose machine has no KMS: self-signed, with evidence that is bound to its key."""
-    return _self_signed(key, _name("App Root Cert"), path_length=1, at=at, extensions=extensions)
+    return _self_signed(key, distinguished_name("App Root Cert"), path_length=1, at=at, extensions=extensions)
 
 
 def build_app_ca(
@@ -109,10 +104,10 @@ def build_app_ca(
         KeyMalformedError: The root's certificate and key do not belong together.
     """
     require_key_of(root_cert, root_key)
-    builder = _start(key, _name("Dstack App CA", organization="Dstack"), root_cert.subject, at)
-    builder = _as_authority(builder, key, path_length=0)
+    builder = _start(key, distinguished_name("Dstack App CA", organization="Dstack"), root_cert.subject, at)
+    builder = as_authority(builder, key, path_length=0)
     payloads = ((OID_APP_ID, bytes(app_id)), (OID_CERTIFICATE_USAGE, _USAGE_APP_CA))
-    return _with_payloads(builder, payloads).sign(root_key, hashes.SHA256())
+    return with_payloads(builder, payloads).sign(root_key, hashes.SHA256())
 
 
 def build_rpc_cert(
@@ -139,11 +134,10 @@ def build_rpc_cert(
         KeyMalformedError: The root's certificate and key do not belong together.
     """
     require_key_of(root_cert, root_key)
-    builder = _start(key, _name(require_server_name(domain)), root_cert.subject, at)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(domain)]), critical=False)
-    builder = builder.add_extension(_key_usage(authority=False), critical=True)
+    builder = _start(key, server_subject(require_server_name(domain)), root_cert.subject, at)
+    builder = as_end_entity(with_names(builder, (domain,)))
     payloads = ((OID_CERTIFICATE_USAGE, USAGE_KMS_RPC), *extensions)
-    return _with_payloads(builder, payloads).sign(root_key, hashes.SHA256())
+    return with_payloads(builder, payloads).sign(root_key, hashes.SHA256())
 
 
 def build_client_cert(
@@ -167,9 +161,8 @@ def build_client_cert(
         KeyMalformedError: The temp CA's certificate and key do not belong together.
     """
     require_key_of(temp_ca_cert, temp_ca_key)
-    builder = _start(key, _name("RA-TLS TEMP Cert"), temp_ca_cert.subject, at)
-    builder = builder.add_extension(_key_usage(authority=False), critical=True)
-    return _with_payloads(builder, extensions).sign(temp_ca_key, hashes.SHA256())
+    builder = as_end_entity(_start(key, distinguished_name("RA-TLS TEMP Cert"), temp_ca_cert.subject, at))
+    return with_payloads(builder, extensions).sign(temp_ca_key, hashes.SHA256())
 
 
 def certificate_payload(certificate: x509.Certificate, oid: str) -> bytes | None:
@@ -189,17 +182,6 @@ def certificate_payload(certificate: x509.Certificate, oid: str) -> bytes | None
     return read_octet_string(extension.value.public_bytes())
 
 
-def require_server_name(name: str) -> str:
-    """*name*, if a server can be reached under it: an ASCII DNS name, or an IP address as text.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if _ip_address(name) is None and not _is_dns_name(name):
-        raise InputError(f"server name: want a DNS name of at most {_LONGEST_NAME} letters or an IP address")
-    return name
-
-
 def _self_signed(
     key: ec.EllipticCurvePrivateKey,
     name: x509.Name,
@@ -208,82 +190,11 @@ def _self_signed(
     at: datetime,
     extensions: Iterable[Extension] = (),
 ) -> x509.Certificate:
-    builder = _as_authority(_start(key, name, name, at), key, path_length)
-    return _with_payloads(builder, extensions).sign(key, hashes.SHA256())
+    builder = as_authority(_start(key, name, name, at), key, path_length)
+    return with_payloads(builder, extensions).sign(key, hashes.SHA256())
 
 
 def _start(
     key: ec.EllipticCurvePrivateKey, subject: x509.Name, issuer: x509.Name, at: datetime
 ) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(_serial_number(key))
-        .not_valid_before(_NOT_BEFORE)
-        .not_valid_after(at + _VALIDITY)
-    )
-
-
-def _as_authority(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, path_length: int
-) -> x509.CertificateBuilder:
-    key_id = hashlib.sha256(spki_der(key)).digest()[:_KEY_ID_SIZE]
-    return (
-        builder.add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_id), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-    )
-
-
-def _with_payloads(builder: x509.CertificateBuilder, extensions: Iterable[Extension]) -> x509.CertificateBuilder:
-    for oid, payload in extensions:
-        value = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), octet_string(payload))
-        builder = builder.add_extension(value, critical=False)
-    return builder
-
-
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _name(common_name: str, *, organization: str | None = None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
-    if organization is not None:
-        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
-    return x509.Name(attributes)
-
-
-def _serial_number(key: ec.EllipticCurvePrivateKey) -> int:
-    """The first 20 bytes of SHA-256(uncompressed point), the top bit cleared: positive, and the same at every issue."""
-    point = key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    number = int.from_bytes(hashlib.sha256(point).digest()[:_SERIAL_SIZE], "big")
-    return number & ~(1 << 8 * _SERIAL_SIZE - 1)
-
-
-def _general_name(domain: str) -> x509.GeneralName:
-    address = _ip_address(domain)
-    return x509.DNSName(domain) if address is None else x509.IPAddress(address)
-
-
-def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that *text* is; one with a scope names a network card and is no name of a server."""
-    try:
-        return None if "%" in text else ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _is_dns_name(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and all(_DNS_LABEL.fullmatch(label) for label in name.split("."))
+    return start_certificate(key.public_key(), subject, issuer, not_after=at + VALIDITY)

@@ -7,32 +7,37 @@ os image hash that the chain allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import sha256, sha384
 from hmac import compare_digest
+from types import MappingProxyType
 
 import cbor2
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement.event_log import Event, replay_event_log
-from dstack.measurement.firmware import (
+from dstack.measurement.acpi import AcpiDigests, AcpiSource, acpi_digests
+from dstack.measurement.event_log import Event
+from dstack.measurement.firmware import CFV_DIGEST, OVMF_VARIANT
+from dstack.measurement.image import os_image_hash, parse_checksum_file
+from dstack.measurement.kernel import kernel_digest
+from dstack.measurement.linux_boot import cmdline_digest, initrd_digest, rtmr1_events, rtmr2_events
+from dstack.measurement.machine import BootDigests, ImageFiles, predict_boot
+from dstack.measurement.mrtd import mrtd
+from dstack.measurement.prediction import Origin, plain, register_of
+from dstack.measurement.td_hob import (
     HIGH_MEMORY,
     LOW_MEMORY_END,
     HobWitness,
-    acpi_digests,
     parse_hob_witness,
-    rtmr0_events,
     serialise_hob_witness,
 )
-from dstack.measurement.image import os_image_hash, parse_checksum_file
-from dstack.measurement.linux_boot import rtmr1_events, rtmr2_events
+from dstack.measurement.tdvf import parse_firmware
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash, Register
 
 DOCUMENT_NAME = "measurement.tdx.cbor"
 DOCUMENT_VERSION = 3
-OVMF_VARIANT = "pre202505"
 MAX_DOCUMENT = 64 * 1024
 _DEPTH = 3
 
@@ -128,7 +133,9 @@ def serialise_measurement_document(document: MeasurementDocument) -> bytes:
     )
 
 
-def reference_values(config: VmConfig, events: Sequence[Event]) -> ReferenceValues:
+def reference_values(
+    config: VmConfig, events: Sequence[Event], *, image: Callable[[VmConfig], BootDigests] | None = None
+) -> ReferenceValues:
     """Predict MRTD and RTMR0 to RTMR2 of a machine that runs the image which *config* names.
 
     Says nothing of whether that image is allowed, nor of the content of its ACPI tables.
@@ -136,23 +143,27 @@ def reference_values(config: VmConfig, events: Sequence[Event]) -> ReferenceValu
     Args:
         config: As its host states it; in lite mode it carries the image's checksum file and measurement document.
         events: Its event log, full or stripped; only the three ACPI events are used.
+        image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
 
     Raises:
-        MeasurementMalformedError: Not lite mode, or one of the numbered steps failed.
+        MeasurementMalformedError: Legacy mode without *image*, or one of the numbered steps failed.
         EventLogMalformedError: The log has not exactly the three ACPI events.
     """
-    document = _accepted_document(config)
+    if image is not None and config.tdx_attestation_variant == "legacy":
+        digests = image(config)
+    else:
+        digests = document_digests(accepted_document(config), config)
 
-    # (4) The registers.
-    boot = reference_boot_events(document, config, acpi_digests(events))
-    registers = replay_event_log(boot)
+    # (3), (4) The shape is one that the document describes; the registers.
+    acpi = AcpiDigests(MappingProxyType(acpi_digests(events)), AcpiSource.FROM_LOG, "the machine's own event log")
+    registers = predict_boot(digests, config, acpi).registers
     return ReferenceValues(
-        mrtd=document.mrtd_two_pass if config.two_pass else document.mrtd_single_pass,
-        rtmr0=registers[0],
-        rtmr1=registers[1],
-        rtmr2=registers[2],
+        mrtd=registers["mrtd"],
+        rtmr0=registers["rtmr0"],
+        rtmr1=registers["rtmr1"],
+        rtmr2=registers["rtmr2"],
         os_image_hash=config.os_image_hash,
-        acpi_tables_verified=False,
+        acpi_tables_verified=acpi.source.verified,
     )
 
 
@@ -169,19 +180,49 @@ def reference_boot_events(
     Raises:
         MeasurementMalformedError: A shape that the document does not describe.
     """
+    digests = AcpiDigests(MappingProxyType(dict(acpi)), AcpiSource.FROM_LOG, "")
+    return plain(predict_boot(document_digests(document, config), config, digests).events)
+
+
+def document_digests(document: MeasurementDocument, config: VmConfig) -> BootDigests:
+    """Take from a document what a VM of one shape measures.
+
+    Raises:
+        MeasurementMalformedError: A memory size for which the document holds no kernel.
+    """
     # (3) The document holds the kernel as QEMU patches it for these sizes only.
     if config.memory_size != LOW_MEMORY_END and config.memory_size < HIGH_MEMORY:
         raise MeasurementMalformedError(
             f"memory size: want {LOW_MEMORY_END}, or {HIGH_MEMORY} and more, got {config.memory_size}"
         )
-    if config.swtpm:
-        raise MeasurementMalformedError("swtpm: a machine with a software TPM measures events we do not know")
-    if config.ovmf_variant not in (None, OVMF_VARIANT):
-        raise MeasurementMalformedError(f"ovmf_variant: want {OVMF_VARIANT}, got {config.ovmf_variant!r:.40}")
-    return (
-        *rtmr0_events(document.hob, config.memory_size, acpi),
-        *rtmr1_events(document.kernel_authenticode),
-        *rtmr2_events(document.cmdline, document.initrd),
+    return BootDigests(
+        mrtd=document.mrtd_two_pass if config.two_pass else document.mrtd_single_pass,
+        witness=document.hob,
+        cfv=CFV_DIGEST,
+        kernel=document.kernel_authenticode,
+        cmdline=document.cmdline,
+        initrd=document.initrd,
+        origin=Origin.DOCUMENT,
+    )
+
+
+def make_document(files: ImageFiles) -> MeasurementDocument:
+    """Measure an image's files into the document that an image build puts beside them.
+
+    Raises:
+        MeasurementMalformedError: A file is not of its form; or the firmware's variable store is another than the
+            document's readers assume.
+    """
+    firmware = parse_firmware(files.firmware)
+    if sha384(firmware.cfv).digest() != CFV_DIGEST:
+        raise MeasurementMalformedError("firmware: its variable store is not the one that a document stands for")
+    return MeasurementDocument(
+        cmdline=cmdline_digest(files.cmdline),
+        kernel_authenticode=kernel_digest(files.kernel, initrd_size=len(files.initrd), memory_size=HIGH_MEMORY),
+        initrd=initrd_digest(files.initrd),
+        mrtd_single_pass=mrtd(firmware, two_pass=False),
+        mrtd_two_pass=mrtd(firmware, two_pass=True),
+        hob=firmware.witness,
     )
 
 
@@ -191,19 +232,21 @@ def shapeless_registers(document: MeasurementDocument) -> dict[str, Register]:
     RTMR0 is not among them: it also depends on memory size and on the host's ACPI tables. MRTD has two values, because
     QEMU 8 adds the firmware's pages in another order than later releases.
     """
-    replayed = replay_event_log(
-        (*rtmr1_events(document.kernel_authenticode), *rtmr2_events(document.cmdline, document.initrd))
-    )
+    events = (*rtmr1_events(document.kernel_authenticode), *rtmr2_events(document.cmdline, document.initrd))
     return {
         "mrtd": document.mrtd_single_pass,
         "mrtd of QEMU 8": document.mrtd_two_pass,
-        "rtmr1": replayed[1],
-        "rtmr2": replayed[2],
+        "rtmr1": register_of(1, events),
+        "rtmr2": register_of(2, events),
     }
 
 
-def _accepted_document(config: VmConfig) -> MeasurementDocument:
-    """Give the document that the image's checksum file lists."""
+def accepted_document(config: VmConfig) -> MeasurementDocument:
+    """Give the document that a VM config carries, if the image's checksum file lists it.
+
+    Raises:
+        MeasurementMalformedError: Not lite mode, or one of the numbered steps failed.
+    """
     if config.tdx_attestation_variant != "lite":
         raise MeasurementMalformedError(
             f"tdx_attestation_variant: want lite, got {config.tdx_attestation_variant}, which needs the image's files"

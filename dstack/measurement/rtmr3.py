@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from dstack.errors import MeasurementMalformedError
+from dstack.errors import MeasurementInputMissingError, MeasurementMalformedError
 from dstack.measurement.event_log import RuntimeEvent, runtime_event_digest
 from dstack.measurement.identities import key_provider_payload
 from dstack.measurement.registers import replay
@@ -43,6 +44,17 @@ SEQUENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
+
+# The newest release with each sequence (guest.md 3.3); from 0.6.0 on a release does not decide.
+_RELEASES: tuple[tuple[tuple[int, int, int], str], ...] = (
+    ((0, 3, 2), "0.3.2"),
+    ((0, 3, 6), "0.3.6"),
+    ((0, 4, 0), "dev-0.4.0"),
+    ((0, 5, 0), "0.5.0"),
+    ((0, 5, 4), "0.5.4"),
+    ((0, 5, 11), "0.5.7"),
+)
+_RELEASE = re.compile(r"(?:dstack-)?(?:dev-)?v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})", re.ASCII)
 
 # What dstack itself emits in any release; an app must not emit these names.
 SYSTEM_EVENTS = frozenset(name for sequence in SEQUENCES.values() for name in sequence)
@@ -103,6 +115,15 @@ def boot_events(sequence: str, inputs: BootInputs, *, version: int = 1) -> tuple
     )
 
 
+def sequence_of_release(version: str) -> str | None:
+    """Name the boot sequence of an image's version, such as `0.5.7`; None where it does not decide."""
+    match = _RELEASE.fullmatch(version)
+    if match is None:
+        return None
+    release = int(match[1]), int(match[2]), int(match[3])
+    return next((sequence for last, sequence in _RELEASES if release <= last), None)
+
+
 def split_at_boot_mr_done(
     events: Sequence[RuntimeEvent],
 ) -> tuple[Sequence[RuntimeEvent], Sequence[RuntimeEvent]]:
@@ -138,7 +159,7 @@ def _required(name: str) -> Callable[[BootInputs], tuple[bytes, ...]]:
     def payloads(inputs: BootInputs) -> tuple[bytes, ...]:
         value: bytes | None = getattr(inputs, name)
         if value is None:
-            raise MeasurementMalformedError(f"this boot sequence measures {name}, and none was given")
+            raise MeasurementInputMissingError(f"this boot sequence measures {name}, and none was given")
         return (bytes(value),)
 
     return payloads
@@ -154,7 +175,7 @@ def _init_scripts(inputs: BootInputs) -> tuple[bytes, ...]:
 
 def _key_provider(inputs: BootInputs) -> tuple[bytes, ...]:
     if inputs.key_provider in ("kms", "local") and not inputs.key_provider_id:
-        raise MeasurementMalformedError("this boot sequence measures key_provider_id, and none was given")
+        raise MeasurementInputMissingError("this boot sequence measures key_provider_id, and none was given")
     return (key_provider_payload(inputs.key_provider, inputs.key_provider_id),)
 
 

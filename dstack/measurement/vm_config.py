@@ -80,12 +80,24 @@ class VmConfig:
         Raises:
             MeasurementMalformedError: An older QEMU, whose order nobody recorded.
         """
-        if self.qemu_single_pass_add_pages is not None:
-            return self.qemu_single_pass_add_pages
+        major = self._qemu_major()
+        return major == 8 if self.qemu_single_pass_add_pages is None else self.qemu_single_pass_add_pages
+
+    @property
+    def has_pic(self) -> bool:
+        """Whether the machine has the old interrupt controller, which its ACPI tables name; QEMU 8 gives it one.
+
+        Raises:
+            MeasurementMalformedError: See `two_pass`.
+        """
+        major = self._qemu_major()
+        return major == 8 if self.pic is None else self.pic
+
+    def _qemu_major(self) -> int:
         major = int((self.qemu_version or DEFAULT_QEMU_VERSION).partition(".")[0])
         if major < 8:
             raise _malformed(f"qemu_version: want 8.0.0 or later, got {self.qemu_version}")
-        return major == 8
+        return major
 
 
 def parse_vm_config(text: str) -> VmConfig:

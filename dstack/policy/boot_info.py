@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dstack.attestation.quote import TdReport
 from dstack.errors import AppraisalError
+from dstack.measurement.identities import mr_aggregated, mr_key_provider, mr_system
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash
 
 if TYPE_CHECKING:
@@ -89,4 +91,35 @@ def boot_info(appraisal: Appraisal) -> BootInfo:
         tcb_status=appraisal.verified.tcb_status.value,
         advisory_ids=appraisal.verified.advisory_ids,
         key_provider_info=appraisal.key_provider_info,
+    )
+
+
+def boot_time_info(appraisal: Appraisal) -> BootInfo:
+    """The same as it stood when the machine asked for its keys: RTMR3 up to `boot-mr-done`, no key provider yet.
+
+    Certificates are asked for at any later time, when the app may have extended RTMR3; the chain is asked about what
+    the machine was started with (kms.md 6.2).
+
+    Raises:
+        AppraisalError: As `boot_info`, or the log does not reach `boot-mr-done`.
+    """
+    if appraisal.rtmr3_boot is None:
+        raise AppraisalError("boot info: want a boot-mr-done event, got none")
+    report = appraisal.verified.quote.body
+    if not isinstance(report, TdReport):
+        raise AppraisalError("boot info: want the quote of a TD, got that of an SGX enclave")
+    return replace(
+        boot_info(appraisal),
+        mr_aggregated=mr_aggregated(
+            report.mr_td,
+            report.rtmr0,
+            report.rtmr1,
+            report.rtmr2,
+            appraisal.rtmr3_boot,
+            mr_config_id=report.mr_config_id,
+            mr_owner=report.mr_owner,
+            mr_owner_config=report.mr_owner_config,
+        ),
+        mr_system=mr_system(report.mr_td, report.rtmr0, report.rtmr1, report.rtmr2, mr_key_provider(None)),
+        key_provider_info=b"",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 from dstack.values import Digest32
 
 
@@ -24,6 +25,10 @@ class Rule(Enum):
     COMPOSE_HASH = "Compose hash not allowed"
     DEVICE = "Device not allowed"
     APP_CONTRACT = "App contract did not answer"
+    NOT_GOVERNED = "Not governed by this operator"
+    NOT_ANNOUNCED = "Not announced"
+    REGISTERS = "Registers not allowed"
+    CONTRACT = "A contract did not answer"
     OTHER = ""
 
 
@@ -39,11 +44,16 @@ class BlockRef:
     timestamp: int
 
 
+NO_BLOCK = BlockRef(0, Digest32(bytes(Digest32.SIZE)), 0)
+"""Where a decision names no block: an auth server's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The chain permits it, in the state of `block`."""
+    """The chain permits it, in the state of `block`, in which keys were those of `epochs`."""
 
     block: BlockRef
+    epochs: KeyEpochs = FIRST_EPOCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,10 @@ from dstack.guest.host_shared import (
 )
 from dstack.guest.kms_client import KmsTrust, request_app_keys
 from dstack.simulator.os_image import DEFAULT_NAME, SimulatedImage, make_image
+from dstack.simulator.pccs import Behaviour, pccs_app
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.simulator.statements import EVALUATION_NUMBER
 from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.listener import Listener
 from dstack.transport.private_file import replace_private
@@ -76,6 +78,21 @@ def make_collateral(arguments: argparse.Namespace) -> None:
     """Write what a platform's maker says of it now; good for 30 days."""
     pki = SimulatedPki.load(arguments.pki)
     arguments.out.write_text(serialise_collateral(pki.collateral(datetime.now(UTC))))
+
+
+def run_pccs(arguments: argparse.Namespace) -> None:
+    """Answer as Intel's collateral service does, about one platform, until SIGTERM or SIGINT."""
+    pki = SimulatedPki.load(arguments.pki)
+    behaviour = Behaviour(
+        delay=arguments.delay,
+        status=arguments.status,
+        evaluation_number=arguments.evaluation_number,
+        crl_number=arguments.crl_number,
+        wrong_signer=arguments.wrong_signer,
+        crl_form=arguments.crl_form,
+    )
+    listener = Listener(pccs_app(pki, lambda: datetime.now(UTC), behaviour), port=arguments.port)
+    _serve(listener, {"ready": True, "url": f"http://127.0.0.1:{listener.port}", "fmspc": pki.platform.fmspc.hex()})
 
 
 def run_cvm(arguments: argparse.Namespace) -> None:
@@ -178,6 +195,17 @@ def _parser() -> argparse.ArgumentParser:
     collateral.add_argument("--pki", type=Path, required=True)
     collateral.add_argument("--out", type=Path, required=True)
     collateral.set_defaults(run=make_collateral)
+
+    pccs = commands.add_parser("pccs", help="serve a platform's collateral as Intel's service does, on loopback")
+    pccs.add_argument("--pki", type=Path, required=True)
+    pccs.add_argument("--port", type=int, default=0, help="0 for any free one")
+    pccs.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
+    pccs.add_argument("--status", type=int, default=200, help="other than 200: answer with it and nothing else")
+    pccs.add_argument("--evaluation-number", type=int, default=EVALUATION_NUMBER)
+    pccs.add_argument("--crl-number", type=int, default=1)
+    pccs.add_argument("--wrong-signer", action="store_true", help="sign with a key that may not; must be refused")
+    pccs.add_argument("--crl-form", choices=["der", "pem", "hex"], default="der")
+    pccs.set_defaults(run=run_pccs)
 
     cvm = commands.add_parser("cvm", help="boot a machine and serve its guest agent")
     for name in ("--pki", "--image", "--host-shared", "--state", "--socket"):

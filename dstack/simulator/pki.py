@@ -107,22 +107,32 @@ class SimulatedPki:
         """PCK certificate, its CA and the root, as a quote carries them."""
         return _pem(self.pck, self.pck_authority, self.root)
 
-    def collateral(self, at: datetime | None = None, *, revoked: tuple[int, ...] = ()) -> Collateral:
+    def collateral(
+        self,
+        at: datetime | None = None,
+        *,
+        revoked: tuple[int, ...] = (),
+        evaluation_number: int = statements.EVALUATION_NUMBER,
+        crl_number: int = 1,
+    ) -> Collateral:
         """What the maker says at *at* (by default, at its birth), good for 30 days.
 
         Args:
             at: An aware time, kept to the second.
             revoked: Serial numbers that both CRLs list.
+            evaluation_number: The TCB evaluation data number of both documents.
+            crl_number: The number of both CRLs.
         """
         at = self.born_at if at is None else at.astimezone(UTC).replace(microsecond=0)
-        tcb_info, qe_identity = statements.tcb_info(self.platform, at=at), statements.qe_identity(at=at)
+        tcb_info = statements.tcb_info(self.platform, at=at, evaluation_number=evaluation_number)
+        qe_identity = statements.qe_identity(at=at, evaluation_number=evaluation_number)
         issuer_chain = _pem(self.tcb_signer, self.root).decode()
         root_issuer = Issuer(self.root.subject, self.keys.root)
         pck_issuer = Issuer(self.pck_authority.subject, self.keys.pck_authority)
         return Collateral(
             pck_crl_issuer_chain=_pem(self.pck_authority, self.root).decode(),
-            root_ca_crl=_crl_der(root_issuer, at, revoked),
-            pck_crl=_crl_der(pck_issuer, at, revoked),
+            root_ca_crl=_crl_der(root_issuer, at, revoked, crl_number),
+            pck_crl=_crl_der(pck_issuer, at, revoked, crl_number),
             tcb_info_issuer_chain=issuer_chain,
             tcb_info=tcb_info,
             tcb_info_signature=raw_signature(self.keys.tcb_signer, tcb_info.encode()),
@@ -196,8 +206,8 @@ def _pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def _crl_der(issuer: Issuer, at: datetime, revoked: tuple[int, ...]) -> bytes:
-    return statements.revocation_list(issuer, at=at, revoked=revoked).public_bytes(Encoding.DER)
+def _crl_der(issuer: Issuer, at: datetime, revoked: tuple[int, ...], number: int) -> bytes:
+    return statements.revocation_list(issuer, at=at, revoked=revoked, number=number).public_bytes(Encoding.DER)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.event_log import Event, RuntimeEvent, logged, replay_event_log
-from dstack.measurement.identities import mr_config_id_v1
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.vm_config import parse_vm_config
 from dstack.simulator.os_image import SimulatedImage
 from dstack.simulator.pki import SimulatedPki

@@ -96,8 +96,8 @@ def make_quote(
 def _status_svn(status: str) -> int:
     try:
         return STATUS_SVN[TcbStatus(status)]
-    except ValueError as exc:
-        wanted = ", ".join(known.value for known in TcbStatus)
+    except (KeyError, ValueError) as exc:
+        wanted = ", ".join(known.value for known in STATUS_SVN)
         raise InputError(f"TCB status: want one of {wanted}, got {status[:40]!r}") from exc
 
 

@@ -20,12 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from dstack.attestation.pck import PckExtension
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
 from dstack.simulator.certificates import Issuer, authority_key_identifier
 
 VALIDITY = timedelta(days=30)
 EVALUATION_NUMBER = 18
-STATUS_SVN: Final = {status: 9 - worse for worse, status in enumerate(TcbStatus)}
+STATUS_SVN: Final = {status: 9 - worse for worse, status in enumerate(LEVEL_STATUSES)}
 
 QE_MR_SIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5")
 QE_PROD_ID = 2
@@ -36,7 +36,7 @@ _MODULE = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF"
 _Json = dict[str, object]
 
 
-def tcb_info(platform: PckExtension, *, at: datetime) -> str:
+def tcb_info(platform: PckExtension, *, at: datetime, evaluation_number: int = EVALUATION_NUMBER) -> str:
     """The TCB info text for *platform*: one level per status."""
     module = {"tcb": {"isvsvn": 4}, "tcbDate": _TCB_DATE, "tcbStatus": TcbStatus.UP_TO_DATE.value}
     return _compact(
@@ -47,22 +47,22 @@ def tcb_info(platform: PckExtension, *, at: datetime) -> str:
             "fmspc": platform.fmspc.hex().upper(),
             "pceId": platform.pce_id.hex().upper(),
             "tcbType": 0,
-            "tcbEvaluationDataNumber": EVALUATION_NUMBER,
+            "tcbEvaluationDataNumber": evaluation_number,
             "tdxModule": _MODULE,
             "tdxModuleIdentities": [{"id": "TDX_01", **_MODULE, "tcbLevels": [module]}],
-            "tcbLevels": [_platform_level(platform, status) for status in TcbStatus],
+            "tcbLevels": [_platform_level(platform, status) for status in LEVEL_STATUSES],
         }
     )
 
 
-def qe_identity(*, at: datetime) -> str:
+def qe_identity(*, at: datetime, evaluation_number: int = EVALUATION_NUMBER) -> str:
     """The identity text of the simulated quoting enclave."""
     return _compact(
         {
             "id": "TD_QE",
             "version": 2,
             **_period(at),
-            "tcbEvaluationDataNumber": EVALUATION_NUMBER,
+            "tcbEvaluationDataNumber": evaluation_number,
             "miscselect": "00" * 4,
             "miscselectMask": "FF" * 4,
             "attributes": "11" + "00" * 15,
@@ -76,11 +76,13 @@ def qe_identity(*, at: datetime) -> str:
     )
 
 
-def revocation_list(issuer: Issuer, *, at: datetime, revoked: tuple[int, ...] = ()) -> x509.CertificateRevocationList:
+def revocation_list(
+    issuer: Issuer, *, at: datetime, revoked: tuple[int, ...] = (), number: int = 1
+) -> x509.CertificateRevocationList:
     """A CRL by *issuer* that lists the serial numbers in *revoked*."""
     builder = (
         x509.CertificateRevocationListBuilder(issuer.name, at, at + VALIDITY)
-        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(authority_key_identifier(issuer.key), critical=False)
     )
     for serial in revoked:

@@ -1,18 +1,62 @@
-"""Where collateral comes from."""
+"""Where collateral comes from, and what it is about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from dstack.attestation.certificates import common_name, parse_chain
 from dstack.attestation.collateral import Collateral, parse_collateral
 from dstack.attestation.pck import claimed_platform
-from dstack.attestation.quote import Quote
-from dstack.errors import CollateralUnavailableError
+from dstack.attestation.quote import TEE_TDX, Quote
+from dstack.errors import CollateralUnavailableError, InputError, QuoteMalformedError
 
 _LIMIT = 4 << 20
 _ANY_PLATFORM = "collateral.json"
+
+Tee = Literal["tdx", "sgx"]
+PckAuthority = Literal["platform", "processor"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformModel:
+    """What collateral is about: a kind of quote, a model of platform (FMSPC, 6 bytes), and the CA of its PCK."""
+
+    tee: Tee
+    authority: PckAuthority
+    fmspc: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.fmspc) != 6:
+            raise InputError(f"FMSPC: want 6 bytes, got {len(self.fmspc)}")
+
+    def __str__(self) -> str:
+        return f"{self.tee}-{self.authority}-{self.fmspc.hex()}"
+
+    @classmethod
+    def of(cls, quote: Quote) -> PlatformModel:
+        """What *quote* says it is from: unverified, good for choosing collateral and for nothing else.
+
+        Raises:
+            QuoteMalformedError: Its certificates cannot be read, or name no known CA.
+        """
+        fmspc = claimed_platform(quote).fmspc
+        leaf = parse_chain(quote.signature.pck_chain_pem, what="PCK chain", error=QuoteMalformedError)[0]
+        return cls("tdx" if quote.tee_type == TEE_TDX else "sgx", authority_of(common_name(leaf.issuer)), fmspc)
+
+
+def authority_of(name: str) -> PckAuthority:
+    """Which of the two PCK CAs a common name is.
+
+    Raises:
+        QuoteMalformedError: Neither.
+    """
+    if name.endswith(" SGX PCK Platform CA"):
+        return "platform"
+    if name.endswith(" SGX PCK Processor CA"):
+        return "processor"
+    raise QuoteMalformedError(f"PCK chain: want the Platform or the Processor CA, got {name[:80]!r}")
 
 
 class CollateralSource(Protocol):
@@ -25,6 +69,7 @@ class CollateralSource(Protocol):
             CollateralUnavailableError: There is none for this platform, or it could not be fetched.
             CollateralMalformedError: There is something else in its place.
             QuoteMalformedError: The quote names no platform.
+            QuoteUntrustedError: Its certificates end in no root of trust, so that nobody was asked.
         """
         ...
 
@@ -42,16 +87,27 @@ class DirectoryCollateral:
     def collateral_for(self, quote: Quote) -> Collateral:
         """As `CollateralSource` says."""
         fmspc = claimed_platform(quote).fmspc.hex()
-        for name in (f"{fmspc}.json", _ANY_PLATFORM):
-            raw = _read(self.directory / name)
-            if raw is not None:
-                return parse_collateral(raw)
+        for path in flat_files(self.directory, fmspc):
+            collateral = read_collateral(path)
+            if collateral is not None:
+                return collateral
         raise CollateralUnavailableError(
             f"collateral: want {fmspc}.json or {_ANY_PLATFORM} in {self.directory}, got neither"
         )
 
 
-def _read(path: Path) -> bytes | None:
+def flat_files(directory: Path, fmspc_hex: str) -> tuple[Path, Path]:
+    """Where an operator puts collateral by hand: for one model of platform, and for all."""
+    return directory / f"{fmspc_hex}.json", directory / _ANY_PLATFORM
+
+
+def read_collateral(path: Path) -> Collateral | None:
+    """Collateral from a file; None if there is no such file.
+
+    Raises:
+        CollateralUnavailableError: It cannot be read, or is larger than collateral can be.
+        CollateralMalformedError: It is something else.
+    """
     try:
         with path.open("rb") as stream:
             raw = stream.read(_LIMIT + 1)
@@ -61,4 +117,4 @@ def _read(path: Path) -> bytes | None:
         raise CollateralUnavailableError(f"collateral: {path}: {exc.strerror or exc}") from exc
     if len(raw) > _LIMIT:
         raise CollateralUnavailableError(f"collateral: {path}: want at most {_LIMIT} bytes, got more")
-    return raw
+    return parse_collateral(raw)

@@ -47,10 +47,15 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
         yield written
     finally:
         written.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep what was renamed, linked or removed in *folder*.
+
+    Raises:
+        OSError: It refuses.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

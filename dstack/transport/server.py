@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,27 @@ class CallContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """How one call ended, for logs and counters; nothing of what was said.
+
+    Attributes:
+        method: Its bare name; `UNKNOWN` for whatever is not in the table.
+        status: Of HTTP; 500 is a defect of ours.
+        seconds: From the end of its head to its answer.
+        request_id: The name that the answer's header `X-Request-Id` gave it.
+    """
+
+    method: str
+    status: int
+    seconds: float
+    request_id: str
+
+
+UNKNOWN = "unknown"
+Observer = Callable[[Observation], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One method: the class of its argument (None: it takes none) and the function that answers.
 
@@ -70,6 +92,7 @@ def prpc_app(
     prefix: str,
     path: str = "/prpc",
     headers: Mapping[str, str] | None = None,
+    observe: Observer | None = None,
 ) -> FastAPI:
     """An application that answers `<path>/<Method>` and `<path>/<prefix><Method>`.
 
@@ -78,12 +101,21 @@ def prpc_app(
         prefix: What is trimmed from the left of a name, such as `KMS.`, as often as it occurs.
         path: Where the methods are mounted; empty for the root.
         headers: Sent with every answer.
+        observe: Told of every call after it was answered; must not block.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     async def answer(method: str, request: Request) -> Response:
-        response = await _answer(service, trim_method(method, prefix), request)
-        response.headers.update(headers or {})
+        name, request_id = trim_method(method, prefix), secrets.token_hex(8)
+        began, status = time.monotonic(), 500
+        try:
+            response = await _answer(service, name, request, request_id)
+            status = response.status_code
+        finally:
+            if observe is not None:
+                shown = name if name in service else UNKNOWN
+                observe(Observation(shown, status, time.monotonic() - began, request_id))
+        response.headers.update({"X-Request-Id": request_id, **(headers or {})})
         return response
 
     app.add_api_route(path + "/{method}", answer, methods=["GET", "POST"], response_model=None)
@@ -97,7 +129,7 @@ def failure(error: DstackError, *, as_json: bool = True) -> Response:
     return Response(error_json(str(error), **_details(error)), status_code=400, media_type=_JSON)
 
 
-async def _answer(service: Mapping[str, Method], name: str, request: Request) -> Response:
+async def _answer(service: Mapping[str, Method], name: str, request: Request, request_id: str) -> Response:
     as_json = wants_json(request.method, request.url.query, request.headers.get("content-type"))
     try:
         call = _Call(
@@ -105,7 +137,7 @@ async def _answer(service: Mapping[str, Method], name: str, request: Request) ->
             query=request.url.query if request.method == "GET" else None,
             body=await read_body(request),
             as_json=as_json,
-            context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), secrets.token_hex(8)),
+            context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), request_id),
         )
         return await run_in_threadpool(_dispatch, service, call)
     except DstackError as exc:

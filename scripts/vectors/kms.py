@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dstack.attestation.report_data import bootstrap_report_data, report_data
+from dstack.attestation.report_data import bootstrap_message, bootstrap_report_data, report_data
 from dstack.keys import derivation, environment, sealing, signature_chain
 from dstack.keys.data_signatures import Algorithm, parse_algorithm, public_key_of, sign_data
 from dstack.keys.pem import spki_der
@@ -193,7 +193,8 @@ def _abc_report_data(hash_name: str) -> Computed:
 
 def _bootstrap_report_data(ca_pubkey: str, k256_pubkey: str) -> Computed:
     bound = bootstrap_report_data(_bytes(ca_pubkey), _bytes(k256_pubkey))
-    return {"keccak256": bound[:32].hex(), "report_data": bound.hex()}
+    message = bootstrap_message(_bytes(ca_pubkey), _bytes(k256_pubkey))
+    return {"message": message.decode(), "keccak256": bound[:32].hex(), "report_data": bound.hex()}
 
 
 def _environment(style: str, env: list[Mapping[str, str]]) -> Computed:

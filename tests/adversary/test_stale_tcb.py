@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytest
 
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.errors import QuoteUntrustedError
 from dstack.simulator.pki import raw_signature
 
-STALE = [status.value for status in TcbStatus if status not in (TcbStatus.UP_TO_DATE, TcbStatus.REVOKED)]
+STALE = [status.value for status in LEVEL_STATUSES if status not in (TcbStatus.UP_TO_DATE, TcbStatus.REVOKED)]
 
 
 @pytest.mark.parametrize("status", STALE)

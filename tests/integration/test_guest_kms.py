@@ -33,13 +33,24 @@ from dstack.measurement.identities import key_provider_payload
 from dstack.simulator.platform import SimulatedPlatform
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from kms.app import KmsService, kms_app
+from kms.app import kms_app
 from kms.authorization import SelfAuthorization
 from kms.evidence import EvidenceVerifier
 from kms.generation import generate_keys
 from kms.keystore import KeySet
 from kms.release import KeyRelease
-from tests.worlds import APP_ID, BLOCK, CONTRACT, NOW, CountingRandom, Machine, MemoryChain, Site, app_compose
+from kms.service import KmsService
+from tests.worlds import (
+    APP_ID,
+    BLOCK,
+    NOW,
+    CountingRandom,
+    Machine,
+    MemoryChain,
+    Site,
+    app_compose,
+    root_keys,
+)
 
 HOST = "127.0.0.1"
 NOBODY = f"https://{HOST}:1"
@@ -69,8 +80,8 @@ def running_kms(site: Site, machine: Machine, change: Callable[[KeySet], KeySet]
         {machine.booted.app_compose.compose_hash, site.shared(APP, InstanceInfo()).app_compose.compose_hash}
     )
     verifier = EvidenceVerifier(site.roots, STRICT, site, lambda: NOW)
-    release = KeyRelease(keys.root, SelfAuthorization(machine, verifier, chain), verifier, chain)
-    service = KmsService(keys, release, chain, f"0x{CONTRACT.hex()}", None, simulated=True)
+    release = KeyRelease(keys.roots, SelfAuthorization(machine, verifier, chain), verifier, chain)
+    service = KmsService(keys, release, chain, None, simulated=True)
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
     with Listener(kms_app(service), host=HOST, tls=tls).running() as listener:
         yield Kms(f"https://{HOST}:{listener.port}", keys, chain)
@@ -97,7 +108,7 @@ def test_allowed_guest_gets_the_keys_of_its_app_and_instance(site: Site, kms: Km
     """The keys are those the KMS's root derives for the app id and instance id the guest measured; stored 0600."""
     booted, _ = start(site, kms, tmp_path)
 
-    assert booted.provided.keys == derive_app_keys(kms.keys.root, APP_ID, booted.instance_id)
+    assert booted.provided.keys == derive_app_keys(root_keys(kms.keys.roots), APP_ID, booted.instance_id)
     kept = tmp_path / APP_KEYS
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert json.loads(kept.read_text())["disk_crypt_key"] == booted.provided.keys.disk_crypt_key.hex()
@@ -149,7 +160,7 @@ def test_evidence_of_the_kms_verifies(site: Site, kms: Kms, tmp_path: Path) -> N
     """A guest that demands evidence of the KMS takes a KMS on a platform it trusts."""
     booted, _ = start(site, kms, tmp_path, trust=KmsTrust(site.roots, site))
 
-    assert booted.provided.keys == derive_app_keys(kms.keys.root, APP_ID, booted.instance_id)
+    assert booted.provided.keys == derive_app_keys(root_keys(kms.keys.roots), APP_ID, booted.instance_id)
 
 
 def test_kms_on_a_foreign_platform_is_refused(site: Site, kms: Kms, tmp_path: Path) -> None:
@@ -163,7 +174,7 @@ def test_kms_on_a_foreign_platform_is_refused(site: Site, kms: Kms, tmp_path: Pa
 def with_certificate(keys: KeySet, extensions: list[Extension]) -> KeySet:
     """*keys* with a server certificate that carries *extensions* in the place of its evidence."""
     key, root = load_private_key(keys.rpc.key_pem), load_certificate(keys.root_ca_pem)
-    changed = build_rpc_cert(key, root, p256_from_scalar(keys.root.ca), HOST, extensions, at=NOW)
+    changed = build_rpc_cert(key, root, p256_from_scalar(root_keys(keys.roots).ca), HOST, extensions, at=NOW)
     return replace(keys, rpc=replace(keys.rpc, certificate_pem=certificate_pem(changed)))
 
 
@@ -202,7 +213,7 @@ def without_usage(keys: KeySet) -> KeySet:
         not_valid_before=genuine.not_valid_before_utc,
         not_valid_after=genuine.not_valid_after_utc,
     ).add_extension(genuine.extensions.get_extension_for_class(x509.SubjectAlternativeName).value, critical=False)
-    changed = builder.sign(p256_from_scalar(keys.root.ca), hashes.SHA256())
+    changed = builder.sign(p256_from_scalar(root_keys(keys.roots).ca), hashes.SHA256())
     return replace(keys, rpc=replace(keys.rpc, certificate_pem=certificate_pem(changed)))
 
 
@@ -224,7 +235,7 @@ def test_next_kms_is_asked_where_one_is_silent(site: Site, kms: Kms, tmp_path: P
 
     booted = boot(shared, around, work_dir=tmp_path)
 
-    assert booted.provided.keys == derive_app_keys(kms.keys.root, APP_ID, booted.instance_id)
+    assert booted.provided.keys == derive_app_keys(root_keys(kms.keys.roots), APP_ID, booted.instance_id)
 
 
 def test_silence_is_reported_as_silence(site: Site, kms: Kms, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from dstack.attestation.collateral import serialise_collateral
 from dstack.devnet.anvil import Anvil
 from dstack.devnet.http import call, wait_for
 from dstack.devnet.programs import Program, Programs, free_port
@@ -25,10 +25,13 @@ from dstack.guest.host_shared import InstanceInfo
 from dstack.guest.kms_client import KmsTrust, request_app_keys
 from dstack.measurement.identities import device_id
 from dstack.simulator.os_image import make_image
+from dstack.simulator.pccs import Behaviour, pccs_app
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects
 from dstack.transport.listener import Listener
 from dstack.values import AppId
+from kms.decision_log.store import open_store
+from kms.decision_log.verification import verify_log
 from tests.chain_world import ChainWorld, chain_world
 from tests.worlds import CountingRandom, Site, app_compose
 
@@ -82,10 +85,10 @@ def around(tmp_path: Path) -> Iterator[Around]:
             Listener(agent_app(GuestAgent(machine.platform, machine.booted)), unix_socket=socket).running()
         )
         (tmp_path / "root.der").write_bytes(site.pki.root_der)
-        (tmp_path / "collateral.json").write_text(serialise_collateral(site.pki.collateral()))
+        pccs = stack.enter_context(Listener(pccs_app(site.pki, lambda: datetime.now(UTC), Behaviour())).running())
         onboard, rpc = free_port(), free_port()
         config = tmp_path / "kms.toml"
-        config.write_text(_settings(tmp_path, chain, onboard, rpc))
+        config.write_text(_settings(tmp_path, chain, onboard, rpc, pccs.port))
         made = Around(site, chain, tmp_path, config, f"http://127.0.0.1:{onboard}", f"https://localhost:{rpc}")
         made.allow("addOsImageHash", site.image.os_image_hash)
         made.allow("addKmsDevice", device_id(site.pki.platform.ppid))
@@ -94,7 +97,7 @@ def around(tmp_path: Path) -> Iterator[Around]:
         yield made
 
 
-def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int) -> str:
+def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int, pccs: int) -> str:
     return f"""
         rpc.address = "127.0.0.1"
         rpc.port = {rpc}
@@ -106,7 +109,8 @@ def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int) -> str:
         [core.attestation]
         insecure_allow_external_trust_anchors = true
         root_ca.tdx = "{folder}/root.der"
-        urls.collateral_dir = "{folder}"
+        urls.collateral_dir = "{folder}/collateral"
+        urls.pccs = "http://127.0.0.1:{pccs}/sgx/certification/v4"
         [core.auth_api.chain]
         rpc_url = "{chain.chain.rpc_url}"
         kms_contract = "{chain.own_kms_auth.address}"
@@ -151,15 +155,22 @@ def test_from_the_first_start_to_the_first_keys(around: Around) -> None:
             around.guest("debug", Defects(debug=True))
         program.stop()
 
-        lines = [program.next_answer(SECONDS) for _ in range(10)]
+        lines = [program.next_answer(SECONDS) for _ in range(6)]
+        with closing(open_store(f"sqlite:///{around.folder}/certs/decisions.sqlite3", read_only=True)) as store:
+            verified = verify_log(store.entries(), store.vouchers(), store.head())
+            kept = [(entry.members()["subject"], entry.members()["decision"]) for entry in store.entries()]
+            bound_to = {(entry.members()["chain_id"], entry.members()["kms_contract"]) for entry in store.entries()}
     assert first.provided.keys.k256_signature != b""
+    assert kept == [(line["subject"], line["decision"]) for line in lines]
+    assert bound_to == {(around.chain.deployment.chain_id, around.chain.own_kms_auth.address)}
+    info = json.loads((around.folder / "certs" / "bootstrap-info.json").read_text())
+    assert verified.root.hex() == info["k256_pubkey"]
     assert [(line["subject"], line["decision"], line.get("rule")) for line in lines] == [
         ("bootstrap", "granted", None),
-        *[("self", "granted", None)] * 2,
+        ("self", "granted", None),
         ("app", "denied", "COMPOSE_HASH"),
-        *[("self", "granted", None)] * 2,
+        ("self", "granted", None),
         ("app", "granted", None),
-        *[("self", "granted", None)] * 2,
         ("app", "refused", "QUOTE_UNTRUSTED"),
     ]
     assert "NOT PRODUCTION" in program.log.read_text()
@@ -213,7 +224,7 @@ def test_start_that_cannot_be_is_refused_by_name(around: Around) -> None:
     wanted = (
         "did you mean core.onboard.port?",
         "no contract at 0x11",
-        "want 1, got",
+        "block_tag: want finalized, except on a development chain",
         "127.0.0.1",
         "got none",
         "absent",

@@ -1,11 +1,27 @@
-"""The replicator as a program: its first secure file, and its exit codes."""
+"""The replicator as a program: exit codes, and one sentence for each error."""
 
 from __future__ import annotations
 
-import stat
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+TOML = """
+[files]
+secure_file = "{folder}/secure-file"
+receipts_dir = "{folder}/receipts"
+[agent]
+socket = "{folder}/agent.sock"
+[chain]
+rpc_urls = ["http://127.0.0.1:1"]
+operator = "0x{operator}"
+kms_auth = "0x{contract}"
+chain_id = 31337
+[attestation]
+collateral_dir = "{folder}"
+"""
 
 
 def replicator(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -15,28 +31,21 @@ def replicator(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def settings(folder: Path) -> Path:
-    """A file with what `bootstrap` needs."""
+    """A file with all that is required; neither an agent nor a chain is there."""
     path = folder / "replicator.toml"
-    path.write_text(
-        f'[files]\nsecure_file = "{folder / "secure-file"}"\nreceipts_dir = "{folder / "receipts"}"\n'
-        f'[attestation]\ncollateral_dir = "{folder}"\n'
-    )
+    path.write_text(TOML.format(folder=folder, operator="0e" * 20, contract="c1" * 20))
     return path
 
 
-def test_bootstrap_makes_a_secret_once(tmp_path: Path) -> None:
-    """The first call writes 32 bytes for their owner only; a second one is refused and changes nothing."""
-    config = settings(tmp_path)
+@pytest.mark.parametrize("command", ["serve", "bootstrap"])
+def test_a_silent_chain_is_exit_code_3(tmp_path: Path, command: str) -> None:
+    """Without a chain nothing starts and nothing is made, and the error is one sentence."""
+    done = replicator(command, "-c", str(settings(tmp_path)))
 
-    first = replicator("bootstrap", "-c", str(config))
-    made = (tmp_path / "secure-file").read_bytes()
-    second = replicator("bootstrap", "-c", str(config))
-
-    assert (first.returncode, len(made)) == (0, 32)
-    assert stat.S_IMODE((tmp_path / "secure-file").stat().st_mode) == 0o600
-    assert made.hex() not in first.stdout + first.stderr
-    assert second.returncode == 1
-    assert (tmp_path / "secure-file").read_bytes() == made
+    assert done.returncode == 3
+    assert "want 1 of 1 endpoints to agree" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "secure-file").exists()
 
 
 def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:
@@ -46,3 +55,12 @@ def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "nothing.toml: cannot be read: No such file or directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_left_by_a_crash_that_is_damaged_stops_the_start(tmp_path: Path) -> None:
+    """What cannot be repaired is told, not passed over."""
+    (tmp_path / "secure-file.custody.next").write_bytes(b"{")
+
+    done = replicator("-c", str(settings(tmp_path)))
+
+    assert (done.returncode, "custody: secure-file.custody.next: not JSON" in done.stderr) == (1, True)

@@ -12,31 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack.errors import ComposeMalformedError, EventLogMalformedError, MeasurementMalformedError
-from dstack.measurement import (
+from dstack.measurement.compose import app_compose_from_docker_compose, parse_app_compose
+from dstack.measurement.docker_compose import parse_docker_compose
+from dstack.measurement.document import MeasurementDocument, parse_measurement_document, serialise_measurement_document
+from dstack.measurement.event_log import (
+    RUNTIME_EVENT_TYPE,
     Event,
-    MeasurementDocument,
     RuntimeEvent,
-    VmConfig,
-    app_compose_from_docker_compose,
-    extend,
-    parse_app_compose,
-    parse_checksum_file,
-    parse_docker_compose,
+    logged,
     parse_event_log,
-    parse_measurement_document,
-    parse_vm_config,
-    predict_rtmr3,
-    replay,
     replay_event_log,
     runtime_event_digest,
+    runtime_event_preimage,
     runtime_events,
     serialise_event_log,
-    serialise_measurement_document,
-    serialise_vm_config,
 )
-from dstack.measurement.event_log import RUNTIME_EVENT_TYPE, logged, runtime_event_preimage
-from dstack.measurement.firmware import PAGE, HobWitness, MemoryRange, parse_hob_witness, serialise_hob_witness
-from dstack.measurement.registers import ZERO_REGISTER
+from dstack.measurement.image import parse_checksum_file
+from dstack.measurement.registers import ZERO_REGISTER, extend, replay
+from dstack.measurement.rtmr3 import predict_rtmr3
+from dstack.measurement.td_hob import PAGE, HobWitness, MemoryRange, parse_hob_witness, serialise_hob_witness
+from dstack.measurement.vm_config import VmConfig, parse_vm_config, serialise_vm_config
 from dstack.values import OsImageHash, Register
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -14,11 +14,12 @@ from dstack.attestation.evidence import Evidence, strip_evidence
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import INTEL_ROOTS
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import AppraisalError, EventLogMalformedError, MeasurementMalformedError
 from dstack.measurement import identities
 from dstack.measurement.event_log import RuntimeEvent, logged, replay_event_log
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import GIB, make_image
@@ -144,7 +145,9 @@ def test_an_enclaves_quote_is_not_appraised(quotes):
         roots=INTEL_ROOTS,
         at=datetime(2025, 7, 4, 10, 28, 44, tzinfo=UTC),
         policy=VerificationPolicy(
-            accepted_statuses=frozenset({TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED}),
+            relaxations=(
+                AcceptStatus(TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED, datetime(2026, 1, 1, tzinfo=UTC)),
+            ),
             mr_enclaves=frozenset({quote.body.mr_enclave}),
         ),
     )
@@ -255,14 +258,12 @@ def test_step_18_an_empty_instance_id_is_none(machine):
 
 def test_step_18_mrconfigid_pins_the_compose_hash(machine):
     """A version 1 MRCONFIGID of the measured compose hash is taken; of another, or of another version, refused."""
-    pinned = identities.mr_config_id_v1(INPUTS.compose_hash)
+    pinned = mr_config_id_v1(INPUTS.compose_hash)
 
     evidence, verified = machine(mr_config_id=pinned)
     assert appraise(evidence, verified, expected_report_data=None).compose_hash == INPUTS.compose_hash
 
-    refused(
-        *machine(mr_config_id=identities.mr_config_id_v1(ComposeHash(bytes(32)))), "MRCONFIGID: want 01cc.*has 0100"
-    )
+    refused(*machine(mr_config_id=mr_config_id_v1(ComposeHash(bytes(32)))), "MRCONFIGID: want 01cc.*has 0100")
     refused(*machine(mr_config_id=Register(b"\x02" + pinned[1:])), "MRCONFIGID: want zero or version 1")
     refused(*machine(mr_config_id=Register(pinned[:-1] + b"\x01")), "MRCONFIGID: want 01cc")
     refused(*machine(events=(), mr_config_id=pinned), "MRCONFIGID: want zero or version 1")

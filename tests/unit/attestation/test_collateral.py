@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 import pytest
 
 from dstack.attestation.collateral import parse_collateral, serialise_collateral
-from dstack.attestation.tcb import TcbInfo, parse_qe_identity, parse_tcb_info
+from dstack.attestation.tcb import (
+    PlatformLevel,
+    Rating,
+    TcbInfo,
+    TcbStatus,
+    TdxModule,
+    parse_qe_identity,
+    parse_tcb_info,
+)
 from dstack.errors import CollateralMalformedError
 
 
@@ -23,7 +31,8 @@ def test_real_collateral_is_read(quotes):
     """Intel's collateral is read, and what it says about itself is as printed in it."""
     collateral = parse_collateral((quotes / "intel-tdx-v4-uptodate" / "collateral.json").read_bytes())
 
-    assert collateral.parsed_tcb_info() == TcbInfo(
+    info = collateral.parsed_tcb_info()
+    assert info == TcbInfo(
         id="TDX",
         version=3,
         issue_date=datetime(2025, 6, 19, 10, 16, 3, tzinfo=UTC),
@@ -32,7 +41,20 @@ def test_real_collateral_is_read(quotes):
         pce_id=bytes(2),
         tcb_type=0,
         evaluation_number=17,
+        levels=info.levels,
+        module=TdxModule(bytes(48), bytes(8), b"\xff" * 8),
+        module_identities=info.module_identities,
+        sgx_names=info.sgx_names,
+        tdx_names=info.tdx_names,
     )
+    assert info.levels[0] == PlatformLevel(
+        sgx=bytes.fromhex("02020202030100050000000000000000"),
+        pce_svn=11,
+        tdx=bytes.fromhex("05000200000000000000000000000000"),
+        rating=Rating(TcbStatus.UP_TO_DATE, datetime(2024, 3, 13, tzinfo=UTC), ()),
+    )
+    assert [identity.id for identity in info.module_identities] == ["TDX_03", "TDX_01"]
+    assert (info.sgx_names[0], info.tdx_names[0]) == ("BIOS: Early Microcode Update", "OS/VMM: TDX Module")
     assert collateral.parsed_qe_identity().isv_prod_id == 2
 
 

@@ -100,7 +100,7 @@ def test_trailing_bytes_are_refused():
     [
         (b"", "want 1 to 10485760 bytes, got 0"),
         (bytes(MAX_EVIDENCE + 1), "want 1 to 10485760 bytes, got 10485761"),
-        (b"\x83\xa7version", r"the V1 \(MessagePack\) form is not supported yet"),
+        (b"\x83\xa7version", r"want one bounded MessagePack value"),
         (b"\x01", "unknown form, first byte 0x01"),
         (b"\0\x03", r"want platform 0 \(TDX\), got 3"),
         (b"\0\0\x02\0\0\x80", "quote: want 536870912 more, 0 bytes are left"),

@@ -53,6 +53,10 @@ def test_real_certificates_name_the_recorded_platform(quotes, name):
 
     platform = claimed_platform(parse_quote((quotes / name / "quote.bin").read_bytes()))
 
+    # Only certificates of the platform CA have it.
+    cached_keys = name == "intel-tdx-v4-uptodate"
+    multi_package = {"dynamic_platform": True, "cached_keys": cached_keys, "smt_enabled": True}
+    configuration = multi_package if expected["platform_instance_id"] else {}
     assert platform == PckExtension(
         ppid=bytes.fromhex(expected["ppid"]),
         cpu_svn=bytes.fromhex(expected["cpu_svn"]),
@@ -61,6 +65,7 @@ def test_real_certificates_name_the_recorded_platform(quotes, name):
         fmspc=bytes.fromhex(expected["fmspc"]),
         sgx_type=expected["sgx_type"],
         platform_instance_id=expected["platform_instance_id"] and bytes.fromhex(expected["platform_instance_id"]),
+        **configuration,
     )
 
 

@@ -132,10 +132,15 @@ def test_step_1_size():
 def test_step_2_body_type_of_version_5(quotes):
     """A version 5 body of an unknown type, or whose size is not that of its type, is refused."""
     raw = (quotes / "intel-tdx-v5-below-lowest-level" / "quote.bin").read_bytes()
-    for offset, value in ((48, 4), (48, 1), (48, 2), (50, 0)):
+    for offset, value, message in (
+        (48, 4, r"the extended report of TD 1.5 \(type 4\) is not supported"),
+        (48, 1, r"an SGX enclave's report in a TDX quote \(type 1\) is not supported"),
+        (48, 2, "want type 2 of 584 bytes or 3 of 648"),
+        (50, 0, "want type 2 of 584 bytes or 3 of 648"),
+    ):
         mutated = bytearray(raw)
         mutated[offset] = value
-        with pytest.raises(QuoteMalformedError, match="body: want type 2 of 584 bytes or 3 of 648"):
+        with pytest.raises(QuoteMalformedError, match=f"body: {message}"):
             parse_quote(bytes(mutated))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,15 +13,17 @@ from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.errors import QuoteUntrustedError
 from dstack.values import Register
 
+AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+
 
 def test_step_15_a_service_td_is_refused(quotes):
     """A TD 1.5 bound to a service TD, which could migrate it, is refused; without one it passes."""
     report = parse_quote((quotes / "intel-tdx-v5-below-lowest-level" / "quote.bin").read_bytes()).body
     assert isinstance(report, TdReport)
 
-    check_module(report, STRICT)
+    check_module(report, STRICT, AT)
     with pytest.raises(QuoteUntrustedError, match=r"step 15: service TD: want none, got 0{95}1"):
-        check_module(replace(report, mr_service_td=Register(bytes(47) + b"\x01")), STRICT)
+        check_module(replace(report, mr_service_td=Register(bytes(47) + b"\x01")), STRICT, AT)
 
 
 def test_step_16_a_debug_enclave_is_refused_though_listed(quotes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack.attestation.collateral import Collateral
-from dstack.attestation.qe import check_quoting_enclave
+from dstack.attestation.qe import attestation_key, check_key_binding
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import TrustedRoots, simulated_root
-from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import STRICT, VerificationPolicy
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
+from dstack.attestation.verification_policy import STRICT, AcceptStatus, AllowTdAttribute, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import (
     CollateralMalformedError,
@@ -37,6 +37,7 @@ from dstack.simulator.statements import VALIDITY
 from dstack.values import Register, ReportData
 
 REPORT_DATA = ReportData(bytes(64))
+LATER = datetime(2027, 2, 1, tzinfo=UTC)
 
 # The parser warns of certificates it will refuse one day; ours are broken on purpose.
 BROKEN_CERTIFICATES = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
@@ -77,6 +78,11 @@ def refused(attempt: Attempt, step: int, message: str) -> None:
     with pytest.raises(QuoteUntrustedError, match=f"step {step}: {message}") as caught:
         attempt.verify()
     assert caught.value.step == step
+
+
+def accepting(*statuses: TcbStatus) -> VerificationPolicy:
+    """A policy that takes these statuses until `LATER`."""
+    return VerificationPolicy(relaxations=tuple(AcceptStatus(status, LATER) for status in statuses))
 
 
 def with_tcb_info(pki: SimulatedPki, collateral: Collateral, **changes: object) -> Collateral:
@@ -122,10 +128,12 @@ def test_the_result_says_all_it_rests_on(good, pki, roots, at):
         ppid=pki.platform.ppid,
         fmspc=pki.platform.fmspc,
         root=roots.roots[0],
-        evaluation_number=18,
+        tcb_info_evaluation_number=18,
+        qe_identity_evaluation_number=18,
         root_crl_number=1,
         pck_crl_number=1,
         expires_at=at + VALIDITY,
+        expires_first="TCB info",
     )
 
 
@@ -199,12 +207,15 @@ def test_step_4_crls_are_not_interchangeable(good):
 
 
 def test_step_4_the_crl_issuer_is_the_leafs_issuer(good, pki, at):
-    """The PCK CRL's issuer chain must hold the CA that issued the leaf, by name and by key."""
-    other_key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    namesake = issue_certificate(PCK_AUTHORITY, other_key, root_issuer(pki), at=at)
-    for certificate in (namesake, pki.tcb_signer):
-        changed = replace(good.collateral, pck_crl_issuer_chain=pem(certificate, pki.root))
-        refused(good.but(collateral=changed), 4, "PCK CRL issuer chain: want the CA that issued")
+    """Another CA of the same name and root, with a CRL of its own, does not speak for the leaf; nor does a signer."""
+    other_key = ec.generate_private_key(ec.SECP256R1())
+    namesake = issue_certificate(PCK_AUTHORITY, other_key.public_key(), root_issuer(pki), at=at)
+    own_crl = crl(Issuer(namesake.subject, other_key), at)
+
+    others = replace(good.collateral, pck_crl_issuer_chain=pem(namesake, pki.root), pck_crl=own_crl)
+    refused(good.but(collateral=others), 4, "PCK CRL issuer chain: want the CA that issued")
+    signers = replace(good.collateral, pck_crl_issuer_chain=pem(pki.tcb_signer, pki.root))
+    refused(good.but(collateral=signers), 4, "certificate: want the role")
 
 
 def test_step_4_a_root_of_another_path_length_is_refused(good, pki, registers, at):
@@ -418,8 +429,9 @@ def test_step_12_an_attestation_key_off_the_curve_is_refused(good, pki, register
         )
     )
     forged = replace(other, signature=replace(other.signature, attestation_key=off_curve))
+    check_key_binding(forged.signature)
     with pytest.raises(QuoteUntrustedError, match="step 12: attestation key: not a point of P-256"):
-        check_quoting_enclave(forged, pki.pck, good.collateral.parsed_qe_identity())
+        attestation_key(forged.signature.attestation_key)
 
 
 def test_step_13_no_matching_level_is_refused(good, pki):
@@ -456,11 +468,11 @@ def test_step_14_the_policy_may_allow_three_attributes(good, pki, registers):
         quote = make_quote(
             pki, registers=registers, report_data=REPORT_DATA, fields_override={"td_attributes": attributes}
         )
-        allowing = VerificationPolicy(td_attributes=frozenset({bit}))
+        allowing = VerificationPolicy(relaxations=(AllowTdAttribute(bit, LATER),))
         assert good.but(quote=quote, policy=allowing).verify().tcb_status is TcbStatus.UP_TO_DATE
         refused(good.but(quote=quote), 14, "TD attributes")
     with pytest.raises(ConfigError, match=r"TD attributes: bits \[0\] cannot be allowed"):
-        VerificationPolicy(td_attributes=frozenset({0, 30}))
+        AllowTdAttribute(0, LATER)
 
 
 def test_step_15_the_policy_may_list_modules_and_mask_features(good):
@@ -475,28 +487,29 @@ def test_step_15_the_policy_may_list_modules_and_mask_features(good):
     refused(good.but(policy=VerificationPolicy(xfam=xfam & ~(1 << 17))), 15, "XFAM")
 
 
-@pytest.mark.parametrize("status", [status for status in TcbStatus if status is not TcbStatus.REVOKED])
+@pytest.mark.parametrize("status", [status for status in LEVEL_STATUSES if status is not TcbStatus.REVOKED])
 def test_step_19_statuses_are_accepted_by_policy_alone(good, pki, registers, status):
     """Each status is accepted by a policy that names it and by no other, and the advisories come along."""
     quote = make_quote(pki, registers=registers, report_data=REPORT_DATA, tcb_status=status.value)
-    naming = VerificationPolicy(accepted_statuses=frozenset({status}))
-    others = VerificationPolicy(accepted_statuses=frozenset(TcbStatus) - {status, TcbStatus.REVOKED})
+    naming = VerificationPolicy(relaxations=(AcceptStatus(status, LATER),))
+    others = accepting(*(other for other in LEVEL_STATUSES if other not in (status, TcbStatus.REVOKED)))
 
     verified = good.but(quote=quote, policy=naming).verify()
 
     assert verified.tcb_status is status
     assert bool(verified.advisory_ids) == (status is not TcbStatus.UP_TO_DATE)
-    refused(good.but(quote=quote, policy=others), 19, f"TCB status {status.value}.* is not accepted")
+    if status is not TcbStatus.UP_TO_DATE:
+        refused(good.but(quote=quote, policy=others), 19, f"TCB status {status.value}.* is not accepted")
 
 
 def test_step_13_revoked_is_refused_by_every_policy(good, pki, registers):
     """A revoked platform is refused, and no policy can be written that accepts it."""
     quote = make_quote(pki, registers=registers, report_data=REPORT_DATA, tcb_status="Revoked")
-    every = VerificationPolicy(accepted_statuses=frozenset(TcbStatus) - {TcbStatus.REVOKED})
+    every = accepting(*(status for status in TcbStatus if status is not TcbStatus.REVOKED))
 
     refused(good.but(quote=quote, policy=every), 13, "quote library: .*Revoked")
     with pytest.raises(ConfigError, match="Revoked cannot be accepted"):
-        VerificationPolicy(accepted_statuses=frozenset({TcbStatus.REVOKED}))
+        AcceptStatus(TcbStatus.REVOKED, LATER)
 
 
 @BROKEN_CERTIFICATES

@@ -14,7 +14,7 @@ import pytest
 from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import STRICT, VerificationPolicy
+from dstack.attestation.verification_policy import STRICT, AcceptStatus, AllowLegacyModule, VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import DstackError, QuoteUntrustedError
 from dstack.values import Digest32
@@ -24,8 +24,9 @@ SIM = json.loads((QUOTES / "sim" / "cases.json").read_text())
 CASES = {case["name"]: case for case in SIM["cases"]}
 
 # Accepts whatever a policy may accept, so that the vectors' "accept:STATUS" can be compared.
-ANY_STATUS = frozenset(TcbStatus) - {TcbStatus.REVOKED}
-LENIENT = VerificationPolicy(accepted_statuses=ANY_STATUS, allow_legacy_module=True)
+END = datetime(2040, 1, 1, tzinfo=UTC)
+ANY_STATUS = tuple(AcceptStatus(status, END) for status in TcbStatus if status is not TcbStatus.REVOKED)
+LENIENT = VerificationPolicy(relaxations=(*ANY_STATUS, AllowLegacyModule(END)))
 
 # "policy" cases under the strict policy; the vectors leave them to us.
 STRICT_REFUSES = {
@@ -152,7 +153,7 @@ def test_a_real_sgx_quote_verifies_for_a_policy_that_lists_its_enclave():
 
     verified = intel(
         "intel-sgx-v3-hardening",
-        VerificationPolicy(accepted_statuses=ANY_STATUS, mr_enclaves=frozenset({enclave})),
+        VerificationPolicy(relaxations=ANY_STATUS, mr_enclaves=frozenset({enclave})),
     )
 
     assert verified.tcb_status is TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED

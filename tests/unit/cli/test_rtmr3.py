@@ -13,16 +13,8 @@ from click.testing import CliRunner, Result
 
 from dstack.cli.rtmr3 import command
 from dstack.errors import DstackError, InputError, MeasurementMalformedError
-from dstack.measurement import (
-    BootInputs,
-    app_compose_from_docker_compose,
-    boot_events,
-    compose_hash,
-    default_app_id,
-    parse_app_compose,
-    predict_legacy_rtmr3,
-    predict_rtmr3,
-)
+from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id, parse_app_compose
+from dstack.measurement.rtmr3 import BootInputs, boot_events, predict_legacy_rtmr3, predict_rtmr3
 from dstack.values import AppId, Digest32, InstanceId, OsImageHash
 
 DOCKER_COMPOSE = b"services:\n  web:\n    image: nginx\n"

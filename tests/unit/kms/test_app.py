@@ -12,31 +12,36 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack.keys import derive_app_keys, k256_public_key
+from dstack.keys import derive_app_keys
 from dstack.transport.listener import Listener
 from dstack.transport.tls import client_context, server_context
 from dstack.wire.kms import AppIdRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse
 from dstack.wire.message import from_protobuf, to_protobuf
 from dstack.wire.prpc import read_error_protobuf
-from kms.app import KmsService, OnboardService, kms_app, onboard_app
+from kms.app import kms_app, onboard_app
 from kms.config import parse_settings
 from kms.generation import generate_keys
 from kms.keystore import KeySet, open_keystore
 from kms.onboard import Onboarding
+from kms.onboard_service import OnboardService
+from kms.permission import PermissionWatch
 from kms.release import KeyRelease
+from kms.service import KmsService
 from tests.unit.kms.conftest import (
     APP_ID,
     AT,
     BLOCK,
+    CONTRACT,
     IMAGE,
+    IMPLEMENTATION,
     INSTANCE_ID,
     World,
     allow_kms,
     app_machine,
     client_identity,
 )
+from tests.worlds import root_keys
 
-CONTRACT = "0x00000000000000000000000000000000000000aa"
 INFO = b'{"ca_pubkey":"01","k256_pubkey":"02","attestation":"03"}'
 SETTINGS = parse_settings(
     f"""
@@ -69,8 +74,8 @@ def kms(world: World) -> Iterator[Served]:
     """The KMS service of a KMS that the chain permits; without TLS, so that nobody shows a certificate."""
     allow_kms(world)
     keys = generate_keys("localhost", world.machine, at=AT)
-    release = KeyRelease(keys.root, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, INFO, simulated=True)
+    release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
+    service = KmsService(keys, release, world.chain, INFO, simulated=True)
     with Listener(kms_app(service)).running() as listener:
         yield Served(f"http://127.0.0.1:{listener.port}", keys, world)
 
@@ -80,9 +85,9 @@ def onboard(world: World, tmp_path: Path) -> Iterator[Served]:
     """The onboarding service; its listener stops when it is finished."""
     with ExitStack() as stack:
         keystore = stack.enter_context(open_keystore(tmp_path))
-        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own)
+        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
         service = OnboardService(onboarding, world.own, SETTINGS, finish=lambda: listener.stop())
-        listener = Listener(onboard_app(service))
+        listener = Listener(onboard_app(service, PermissionWatch(world.own, world.chain)))
         stack.enter_context(listener.running())
         yield Served(f"http://127.0.0.1:{listener.port}", generate_keys("unused", world.machine, at=AT), world)
 
@@ -92,13 +97,13 @@ def test_meta_says_who_this_kms_is(kms: Served) -> None:
     assert kms.post("KMS.GetMeta").json() == {
         "ca_cert": kms.keys.root_ca_pem,
         "allow_any_upgrade": False,
-        "k256_pubkey": k256_public_key(kms.keys.root.k256).hex(),
+        "k256_pubkey": kms.keys.roots.k256_pubkey.hex(),
         "bootstrap_info": {"ca_pubkey": "01", "k256_pubkey": "02", "attestation": "03"},
         "is_dev": True,
         "gateway_app_id": "0xgateway",
         "kms_contract_address": CONTRACT,
         "chain_id": 31337,
-        "app_auth_implementation": None,
+        "app_auth_implementation": IMPLEMENTATION,
     }
 
 
@@ -115,8 +120,8 @@ def test_meta_by_get_and_in_protobuf(kms: Served, name: str) -> None:
 def test_meta_without_bootstrap_info(world: World, info: bytes | None) -> None:
     """Keys that came by onboarding have no bootstrap info, and a damaged file is none."""
     keys = generate_keys("localhost", world.machine, at=AT)
-    release = KeyRelease(keys.root, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, info, simulated=False)
+    release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
+    service = KmsService(keys, release, world.chain, info, simulated=False)
 
     with Listener(kms_app(service)).running() as listener:
         meta = httpx.get(f"http://127.0.0.1:{listener.port}/prpc/GetMeta").json()
@@ -192,7 +197,7 @@ def test_chain_down_is_neither_yes_nor_no(kms: Served) -> None:
     ] * 2
 
 
-@pytest.mark.parametrize("name", ["GetKmsKey", "SignCert", "Bootstrap", "Onboard.Bootstrap"])
+@pytest.mark.parametrize("name", ["ClearImageCache", "Bootstrap", "Onboard.Bootstrap"])
 def test_method_of_a_later_version_is_not_found(kms: Served, name: str) -> None:
     """What this KMS does not do is not found, in both encodings."""
     in_json, in_protobuf = kms.post(name), httpx.post(f"{kms.url}/prpc/{name}")
@@ -253,8 +258,8 @@ def test_caller_is_known_by_the_certificate_of_its_connection(world: World) -> N
     """Over TLS an app with bound evidence gets its keys; the same app's evidence behind another key does not."""
     allow_kms(world)
     keys = generate_keys("localhost", world.machine, at=AT)
-    release = KeyRelease(keys.root, world.own, world.verifier, world.chain)
-    service = KmsService(keys, release, world.chain, CONTRACT, None, simulated=True)
+    release = KeyRelease(keys.roots, world.own, world.verifier, world.chain)
+    service = KmsService(keys, release, world.chain, None, simulated=True)
     own = client_identity(app_machine(), keys.temp_ca)
     stolen = client_identity(app_machine(), keys.temp_ca, bound_to=ec.generate_private_key(ec.SECP256R1()))
 
@@ -266,7 +271,7 @@ def test_caller_is_known_by_the_certificate_of_its_connection(world: World) -> N
             for identity in (own, stolen)
         ]
 
-    derived = derive_app_keys(keys.root, APP_ID, INSTANCE_ID)
+    derived = derive_app_keys(root_keys(keys.roots), APP_ID, INSTANCE_ID)
     assert answers[0].json() == {
         "ca_cert": keys.root_ca_pem,
         "disk_crypt_key": derived.disk_crypt_key.hex(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
@@ -16,7 +18,7 @@ from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import Quote, parse_quote
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.errors import CollateralMalformedError, DstackError, KeyReleaseDeniedError, UnavailableError
 from dstack.guest.platform import platform_evidence
 from dstack.measurement.event_log import RuntimeEvent
@@ -26,6 +28,7 @@ from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
 from dstack.values import ReportData
+from kms import authorization
 from kms.authorization import Permit, authorize
 from kms.decisions import Question, Subject
 from tests.unit.kms.conftest import APP_ID, AT, BLOCK, COMPOSE_HASH, IMAGE, PKI, Machine, World, allow_kms, app_machine
@@ -107,7 +110,7 @@ def test_evidence_that_is_not_genuine_is_refused(world: World, machine: Machine,
 
 def test_accepted_status_reaches_the_chain(make_world: Callable[..., World]) -> None:
     """What the settings accept is told to the contracts as it is, and they decide."""
-    world = make_world(VerificationPolicy(accepted_statuses=frozenset({TcbStatus.OUT_OF_DATE})))
+    world = make_world(VerificationPolicy(relaxations=(AcceptStatus(TcbStatus.OUT_OF_DATE, AT + timedelta(days=1)),)))
 
     assert ask(world, app_machine(defects=Defects(tcb_status="OutOfDate"))).boot.tcb_status == "OutOfDate"
 
@@ -280,3 +283,53 @@ def test_line_of_a_question_the_chain_did_not_decide(
 
     line = last_line(caplog)
     assert (line["decision"], line["rule"], "block" in line) == (decision, rule, False)
+
+
+def test_a_kms_that_is_watched_answers_for_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no secret rests on the last answer about this KMS, for as long as that is recent; nobody waits."""
+    monkeypatch.setattr(world.own, "_watch", lambda: None)
+    question = Question(Subject.SELF, "request-1")
+    world.own.watch()
+    with pytest.raises(KeyReleaseDeniedError, match="KMS self authorization failed: KMS is not allowed: "):
+        world.own.require_recent(question)
+    allow_kms(world)
+    world.own.require(question)
+    asked = len(world.chain.asked)
+    world.chain.reachable = False
+
+    world.own.require_recent(question)
+
+    assert len(world.chain.asked) == asked
+    monkeypatch.setattr(authorization, "_RECENT_SECONDS", 0.0)
+    with pytest.raises(UnavailableError, match="could not ask: no answer of the chain within the last 0 s"):
+        world.own.require_recent(question)
+
+
+def test_a_recent_denial_is_told_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The denial of a moment ago names its rule and block again, and holds although the chain would allow it now."""
+    monkeypatch.setattr(world.own, "_watch", lambda: None)
+    question = Question(Subject.SELF, "request-1")
+    world.own.watch()
+    with pytest.raises(KeyReleaseDeniedError, match="Aggregated MR not allowed"):
+        world.own.require(question)
+    allow_kms(world)
+
+    with pytest.raises(KeyReleaseDeniedError, match="Aggregated MR not allowed") as refused:
+        world.own.require_recent(question)
+
+    assert (refused.value.rule, refused.value.block) == ("AGGREGATED_MR", BLOCK.number)
+
+
+def test_the_watch_asks_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KMS that the chain permits meanwhile is known to be permitted without anybody asking."""
+    monkeypatch.setattr(authorization, "_WATCH_SECONDS", 0.01)
+    world.own.watch()
+    allow_kms(world)
+    deadline = time.monotonic() + 10
+
+    while time.monotonic() < deadline:
+        with suppress(KeyReleaseDeniedError):
+            world.own.require_recent(Question(Subject.SELF, "request-1"))
+            break
+        time.sleep(0.01)
+    assert time.monotonic() < deadline

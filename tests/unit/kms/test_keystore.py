@@ -15,6 +15,7 @@ from dstack.errors import KeyMalformedError, KeystoreError
 from kms.generation import generate_keys
 from kms.keystore import KeySet, open_keystore
 from tests.unit.kms.conftest import AT, kms_machine
+from tests.worlds import root_keys
 
 INFO = '{"ca_pubkey":"00"}'
 FILES = {
@@ -55,7 +56,7 @@ def test_files_are_upstreams_and_private(tmp_path: Path, keys: KeySet) -> None:
     assert {path.name for path in folder.iterdir()} == FILES
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert (folder / "root-k256.key").read_bytes() == keys.root.k256
+    assert (folder / "root-k256.key").read_bytes() == root_keys(keys.roots).k256
     assert (folder / "root-ca.key").read_text().startswith("-----BEGIN PRIVATE KEY-----")
 
 
@@ -158,7 +159,7 @@ def test_optional_files_may_be_absent(tmp_path: Path, keys: KeySet) -> None:
 def test_secrets_do_not_show(keys: KeySet) -> None:
     """Keys can be printed without giving anything away."""
     assert "PRIVATE" not in repr(keys)
-    assert keys.root.ca.hex() not in repr(keys)
+    assert root_keys(keys.roots).ca.hex() not in repr(keys)
 
 
 def test_failed_write_can_be_repeated(tmp_path: Path, keys: KeySet, monkeypatch: pytest.MonkeyPatch) -> None:

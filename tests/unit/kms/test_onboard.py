@@ -15,7 +15,6 @@ from dstack.attestation.report_data import bootstrap_report_data
 from dstack.errors import AgentUnavailableError, InputError, KeyReleaseDeniedError, KeystoreError, UnavailableError
 from dstack.keys.certs import OID_CERTIFICATE_USAGE, USAGE_KMS_RPC, certificate_payload
 from dstack.keys.pem import load_certificate, spki_der
-from dstack.keys.scalars import k256_public_key
 from dstack.values import ReportData
 from dstack.wire.kms import BootstrapResponse
 from dstack.wire.message import from_json
@@ -23,6 +22,7 @@ from kms.generation import generate_keys, reissue_rpc_certificate
 from kms.keystore import Keystore, open_keystore
 from kms.onboard import Onboarding
 from tests.unit.kms.conftest import AT, BLOCK, World, allow_kms, kms_machine
+from tests.worlds import root_keys
 
 DOMAIN = "kms.example"
 
@@ -38,7 +38,7 @@ def keystore(tmp_path: Path) -> Iterator[Keystore]:
 def onboarding(world: World, keystore: Keystore) -> Onboarding:
     """The onboarding of a KMS that the chain permits."""
     allow_kms(world)
-    return Onboarding(keystore, world.machine, world.verifier, world.own)
+    return Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
 
 
 def test_bootstrap_makes_keys_and_a_quote_over_them(onboarding: Onboarding, keystore: Keystore, world: World) -> None:
@@ -47,7 +47,7 @@ def test_bootstrap_makes_keys_and_a_quote_over_them(onboarding: Onboarding, keys
 
     keys = keystore.load()
     assert answer.ca_pubkey == spki_der(load_certificate(keys.root_ca_pem))
-    assert answer.k256_pubkey == k256_public_key(keys.root.k256)
+    assert answer.k256_pubkey == keys.roots.k256_pubkey
     assert keys.domain == DOMAIN
     bound_to = bootstrap_report_data(answer.ca_pubkey, answer.k256_pubkey)
     appraisal = world.verifier.appraise(parse_evidence(answer.attestation), bound_to=bound_to)
@@ -57,7 +57,7 @@ def test_bootstrap_makes_keys_and_a_quote_over_them(onboarding: Onboarding, keys
 
 def test_kms_that_the_chain_does_not_permit_makes_no_keys(world: World, keystore: Keystore) -> None:
     """The chain is asked before anything is made, and its reason follows upstream's words."""
-    onboarding = Onboarding(keystore, world.machine, world.verifier, world.own)
+    onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
 
     with pytest.raises(KeyReleaseDeniedError) as refused:
         onboarding.bootstrap(DOMAIN, "request")
@@ -105,7 +105,7 @@ def test_simultaneous_bootstraps_make_one_set_of_keys(onboarding: Onboarding, ke
     for thread in threads:
         thread.join()
 
-    made = k256_public_key(keystore.load().root.k256).hex()
+    made = keystore.load().roots.k256_pubkey.hex()
     assert sorted(outcomes) == sorted([made] + ["KMS has already been bootstrapped"] * 3)
 
 
@@ -134,7 +134,7 @@ def test_keys_without_their_quote_are_not_kept(keystore: Keystore, world: World)
             self.left -= 1
             return world.machine.evidence(report_data)
 
-    onboarding = Onboarding(keystore, Mute(), world.verifier, world.own)
+    onboarding = Onboarding(keystore, Mute(), world.verifier, world.own, world.chain)
     with pytest.raises(AgentUnavailableError, match="agent: gone"):
         onboarding.bootstrap(DOMAIN, "request")
 
@@ -170,7 +170,7 @@ def test_reissued_certificate_keeps_key_and_name(world: World) -> None:
     again = reissue_rpc_certificate(keys, world.machine, at=AT)
 
     assert again.rpc.certificate_pem != keys.rpc.certificate_pem
-    assert (again.rpc.key_pem, again.root, again.temp_ca) == (keys.rpc.key_pem, keys.root, keys.temp_ca)
+    assert (again.rpc.key_pem, again.roots, again.temp_ca) == (keys.rpc.key_pem, keys.roots, keys.temp_ca)
     assert world.machine.asked == [certificate_report_data(ssl.PEM_cert_to_DER_cert(keys.rpc.certificate_pem))]
 
 
@@ -180,7 +180,7 @@ def test_generated_keys_differ() -> None:
     secrets = [
         secret
         for keys in (first, second)
-        for secret in (keys.root.ca, keys.root.k256, keys.temp_ca.key_pem, keys.rpc.key_pem)
+        for secret in (root_keys(keys.roots).ca, root_keys(keys.roots).k256, keys.temp_ca.key_pem, keys.rpc.key_pem)
     ]
 
     assert len(set(secrets)) == 8

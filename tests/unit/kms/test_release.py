@@ -20,6 +20,7 @@ from dstack.keys import (
 )
 from kms.generation import generate_keys
 from kms.release import KeyRelease
+from kms.roots import Roots
 from tests.unit.kms.conftest import (
     APP_ID,
     AT,
@@ -46,7 +47,7 @@ def certificate_of(machine: Machine | None, *, bound_to: ec.EllipticCurvePrivate
 def release(world: World) -> KeyRelease:
     """The release of a KMS that the chain permits."""
     allow_kms(world)
-    return KeyRelease(ROOT, world.own, world.verifier, world.chain)
+    return KeyRelease(Roots(ROOT), world.own, world.verifier, world.chain)
 
 
 def test_permitted_app_gets_its_keys(release: KeyRelease) -> None:
@@ -90,7 +91,7 @@ def test_nothing_is_released_by_a_kms_that_is_not_permitted(world: World, releas
     with pytest.raises(KeyReleaseDeniedError, match=r"^KMS self authorization failed: KMS is not allowed: "):
         release.app_keys(certificate_of(app_machine()), "", "request")
     with pytest.raises(KeyReleaseDeniedError, match=r"^KMS self authorization failed: KMS is not allowed: "):
-        release.env_key(APP_ID, "request")
+        release.env_key(APP_ID, None, "request")
 
 
 def test_chain_that_does_not_answer_releases_nothing(world: World, release: KeyRelease) -> None:
@@ -103,7 +104,7 @@ def test_chain_that_does_not_answer_releases_nothing(world: World, release: KeyR
 
 def test_env_key_is_vouched_for(release: KeyRelease) -> None:
     """The env key is signed by the root, without and with the time it was asked at."""
-    key = release.env_key(APP_ID, "request")
+    key = release.env_key(APP_ID, None, "request")
 
     assert key.timestamp == int(AT.timestamp())
     root = k256_public_key(ROOT.k256)
@@ -123,6 +124,6 @@ def test_only_a_permit_leads_to_app_keys(project_root: Path) -> None:
                         used[call.func.id].append((path.name, function.name))
 
     assert used == {
-        "derive_app_keys": [("release.py", "release_app_keys")],
+        "derive_app_keys": [("roots.py", "release_app_keys")],
         "Permit": [("authorization.py", "authorize")],
     }

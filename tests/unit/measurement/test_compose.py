@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 
 from dstack.errors import ComposeMalformedError
-from dstack.measurement import app_compose_from_docker_compose, compose_hash, default_app_id, parse_app_compose
-from dstack.measurement.compose import MAX_APP_COMPOSE, AppCompose
+from dstack.measurement.compose import (
+    MAX_APP_COMPOSE,
+    AppCompose,
+    app_compose_from_docker_compose,
+    compose_hash,
+    default_app_id,
+    parse_app_compose,
+)
 
 Load = Callable[[str], Any]
 

@@ -3,8 +3,7 @@
 import pytest
 
 from dstack.errors import ComposeMalformedError
-from dstack.measurement import DockerCompose, Service, parse_docker_compose
-from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE
+from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE, DockerCompose, Service, parse_docker_compose
 
 DIGEST = "sha256:" + "ab" * 32
 

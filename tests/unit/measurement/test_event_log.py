@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 
 from dstack.errors import EventLogMalformedError
-from dstack.measurement import (
+from dstack.measurement.event_log import (
+    MAX_EVENTS,
+    MAX_LOG_BYTES,
+    RUNTIME_EVENT_TYPE,
     Event,
     RuntimeEvent,
+    logged,
     parse_event_log,
     replay_event_log,
     runtime_event_digest,
+    runtime_event_preimage,
     runtime_events,
     serialise_event_log,
 )
-from dstack.measurement.event_log import MAX_EVENTS, MAX_LOG_BYTES, RUNTIME_EVENT_TYPE, logged, runtime_event_preimage
 from dstack.values import Register
 
 Load = Callable[[str], Any]

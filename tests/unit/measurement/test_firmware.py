@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 
 from dstack.errors import EventLogMalformedError, MeasurementMalformedError
-from dstack.measurement import Event, parse_event_log
-from dstack.measurement.firmware import (
-    ACPI_NAMES,
-    ACPI_PAYLOAD,
+from dstack.measurement.acpi import ACPI_NAMES, ACPI_PAYLOAD, acpi_digests
+from dstack.measurement.event_log import Event, parse_event_log
+from dstack.measurement.firmware import rtmr0_events
+from dstack.measurement.prediction import plain
+from dstack.measurement.td_hob import (
     HIGH_MEMORY,
     PAGE,
     HobWitness,
     MemoryRange,
-    acpi_digests,
     parse_hob_witness,
-    rtmr0_events,
     serialise_hob_witness,
     td_hob,
 )
@@ -42,7 +41,7 @@ def test_a_real_rtmr0_follows_from_the_formula(golden: Load) -> None:
     log = [event for event in parse_event_log(golden("real_64gib_gpu.json")["event_log"]) if event.imr == 0]
     of_acpi = [Register(event.digest) for event in log if event.event_type == 10]
 
-    events = rtmr0_events(parse_hob_witness(WITNESS), 64 * 2**30, dict(zip(ACPI_NAMES, of_acpi, strict=True)))
+    events = plain(rtmr0_events(parse_hob_witness(WITNESS), 64 * 2**30, dict(zip(ACPI_NAMES, of_acpi, strict=True))))
 
     assert [(event.event_type, event.digest) for event in events] == [(event.event_type, event.digest) for event in log]
 
@@ -52,7 +51,7 @@ def test_variables_and_constants_are_those_of_real_logs(golden: Load) -> None:
     case = golden("lite_document.json")
     variables, constants = case["efi_variables"], case["constants"]
 
-    digests = [event.digest.hex() for event in rtmr0_events(parse_hob_witness(WITNESS), 2**31, ACPI)]
+    digests = [event.digest.hex() for event in plain(rtmr0_events(parse_hob_witness(WITNESS), 2**31, ACPI))]
 
     assert digests[1] == constants["cfv"]
     assert digests[2:7] == [variables[name] for name in ("SecureBoot", "PK", "KEK", "db", "dbx")]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement import (
+from dstack.measurement.identities import (
     derive_instance_id,
     device_id,
     key_provider_payload,
     mr_aggregated,
-    mr_config_id_v1,
     mr_key_provider,
     mr_system,
 )
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.values import AppId, ComposeHash, Digest32, Register
 
 Load = Callable[[str], Any]

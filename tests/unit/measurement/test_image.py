@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement import os_image_hash, parse_checksum_file
-from dstack.measurement.image import MAX_CHECKSUM_FILE
+from dstack.measurement.image import MAX_CHECKSUM_FILE, os_image_hash, parse_checksum_file
 from dstack.values import Digest32
 
 Load = Callable[[str], Any]

@@ -5,8 +5,7 @@ from hashlib import sha384
 import pytest
 
 from dstack.errors import EventLogMalformedError
-from dstack.measurement import extend, replay
-from dstack.measurement.registers import ZERO_REGISTER
+from dstack.measurement.registers import ZERO_REGISTER, extend, replay
 from dstack.values import Register
 
 

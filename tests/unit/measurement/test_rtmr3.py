@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement import BootInputs, RuntimeEvent, boot_events, predict_legacy_rtmr3, predict_rtmr3
-from dstack.measurement.rtmr3 import OUR_SEQUENCE, SEQUENCES, split_at_boot_mr_done
+from dstack.measurement.event_log import RuntimeEvent
+from dstack.measurement.rtmr3 import (
+    OUR_SEQUENCE,
+    SEQUENCES,
+    BootInputs,
+    boot_events,
+    predict_legacy_rtmr3,
+    predict_rtmr3,
+    split_at_boot_mr_done,
+)
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash
 
 Load = Callable[[str], Any]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement import VmConfig, parse_vm_config, serialise_vm_config
+from dstack.measurement.vm_config import VmConfig, parse_vm_config, serialise_vm_config
 from dstack.values import OsImageHash
 
 Load = Callable[[str], Any]

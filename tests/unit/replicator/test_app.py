@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
 
 from dstack.transport.listener import Listener
-from replicator.app import replicator_app
+from replicator.app import container_app, replicator_app
+from replicator.containers import Container
 from replicator.node import Replicator
-from tests.worlds import CONTRACT, SECRET, Clock, Handover, MemoryChain, Site, make_handover, make_node
+from tests.worlds import (
+    CONTRACT,
+    OPERATOR,
+    SECRET,
+    SETTINGS,
+    Clock,
+    Handover,
+    MemoryChain,
+    Site,
+    make_handover,
+    make_node,
+    place_genesis,
+)
 
-CONFIGURE = {"rpc_url": "http://127.0.0.1:8545", "kms_auth": CONTRACT.hex()}
+URLS = {"rpc_urls": ["http://127.0.0.1:8545"]}
+TOKEN = "t" * 40
+CONTAINERS = (
+    Container("web", token_sha256=hashlib.sha256(TOKEN.encode()).digest()),
+    Container("db", token_sha256=hashlib.sha256(b"d" * 40).digest()),
+)
 
 
 @contextmanager
@@ -36,11 +54,11 @@ def world(tmp_path: Path, site: Site) -> Handover:
     return make_handover(tmp_path, site)
 
 
-@pytest.fixture
-def bare(tmp_path: Path, site: Site) -> Replicator:
-    """A node whose settings leave the chain open."""
-    machine = site.machine(tmp_path / "bare")
-    return make_node(tmp_path / "bare", machine, site, MemoryChain(), Clock(), settings=None)
+def bare(folder: Path, site: Site, *, old_forms: bool = False) -> Replicator:
+    """A node whose settings leave the endpoints open."""
+    settings = replace(SETTINGS, rpc_urls=(), endpoints_from_configure=True)
+    machine = site.machine(folder)
+    return make_node(folder, machine, site, MemoryChain(), Clock(), settings, old_forms=old_forms)
 
 
 def test_three_rounds_over_http(world: Handover) -> None:
@@ -49,29 +67,53 @@ def test_three_rounds_over_http(world: Handover) -> None:
         request = new.post("/requestKey")
         answer = old.post("/onboard", content=request.content)
         receipt = new.post("/receiveKey", content=answer.content)
-        status = new.get("/status")
+        status, page = new.get("/status"), old.post("/receipts").json()
 
     assert [each.status_code for each in (request, answer, receipt, status)] == [200] * 4
-    assert receipt.json() == answer.json()["receipt"]
-    assert status.json() == {
+    assert receipt.json() == json.loads(answer.content.partition(b"\n")[0])["receipt"]
+    assert world.new_secure_file.read_bytes() == SECRET
+    held = status.json()["holds"]
+    assert (held["size"], held["custody"]["depth"]) == (len(SECRET), 1)
+    assert held["fingerprint"] == receipt.json()["fingerprint"]
+    assert {name: value for name, value in status.json().items() if name != "holds"} == {
         "version": 2,
-        "has_secure_file": True,
-        "kms_auth": f"0x{CONTRACT.hex()}",
-        "pending_requests": 0,
+        "law": {"chain_id": 31337, "operator": OPERATOR.hex(), "contract": CONTRACT.hex()},
+        "endpoints": 1,
+        "block_tag": "latest",
+        "pending": [],
         "answered_requests": 0,
         "receipts": 1,
+        "refusals": [],
         "simulated_root": True,
+        "old_forms": False,
+        "insecure_endpoints_from_configure": False,
     }
-    assert world.new_secure_file.read_bytes() == SECRET
+    assert [each["role"] for each in page["receipts"]] == ["genesis", "sent"]
+    assert (page["receipts"][1]["receipt"], page["next"]) == (receipt.json(), None)
+
+
+def test_a_dry_run_judges_and_hands_nothing_over(world: Handover) -> None:
+    """It says what would be decided, by the same rules, and leaves neither receipt nor memory."""
+    request = world.request()
+
+    with serving(world.old) as old:
+        allowed = old.post("/onboard?dry_run=1", content=request)
+        world.chain.allowed.clear()
+        denied = old.post("/onboard?dry_run=1", content=request)
+
+    assert allowed.json() == {"accepted": True, "block": 1234, "simulated": True}
+    assert (denied.status_code, denied.json()["rule"]) == (403, "COMPOSE_HASH")
+    assert (world.receipts("old"), world.old.status()["answered_requests"]) == ([], 0)
 
 
 def test_denial_is_403_and_names_the_rule(world: Handover) -> None:
-    """The chain's refusal is told with the rule and the block."""
+    """The chain's refusal is told with the rule and the block, and is remembered for whoever asks why."""
     world.chain.allowed.remove(world.new_machine.booted.app_compose.compose_hash)
-    request = world.new.request_key()
+    request = world.request()
 
     with serving(world.old) as old:
         denied = old.post("/onboard", content=request)
+        status = old.get("/status").json()
 
     assert denied.status_code == 403
     assert (denied.json()["kind"], denied.json()["rule"], denied.json()["block"]) == (
@@ -79,22 +121,35 @@ def test_denial_is_403_and_names_the_rule(world: Handover) -> None:
         "COMPOSE_HASH",
         1234,
     )
+    assert [(each["path"], each["rule"]) for each in status["refusals"]] == [("/onboard", "COMPOSE_HASH")]
+    assert status["refusals"][0]["reason"] == denied.json()["error"]
 
 
 @pytest.mark.parametrize(
-    ("path", "code"), [("/onboard", 400), ("/receiveKey", 400), ("/getkey", 400), ("/nothing", 404)]
+    ("path", "body", "code"),
+    [
+        ("/onboard", b"{}", 400),
+        ("/onboard?from=x", b"{}", 400),
+        ("/receiveKey", b"{}", 400),
+        ("/receiveKey", b"", 400),
+        ("/receiveKey?from=-1", b"{}", 400),
+        ("/requestKey", b'{"version": 1}', 400),
+        ("/receipts", b'{"path": "/etc"}', 400),
+        ("/configure", b"x", 400),
+        ("/nothing", b"", 404),
+    ],
 )
-def test_malformed_bodies_are_400(world: Handover, path: str, code: int) -> None:
+def test_malformed_bodies_are_400(world: Handover, path: str, body: bytes, code: int) -> None:
     """A body that is no document is bad input; an unknown path is not found."""
     with serving(world.old) as old:
-        answer = old.post(path, content=b"pubk=00&quote=00")
+        answer = old.post(path, content=body)
 
     assert answer.status_code == code
 
 
 def test_silent_chain_is_503(world: Handover) -> None:
     """That the chain could not be asked is told as such, not as a refusal."""
-    request = world.new.request_key()
+    request = world.request()
     world.chain.reachable = False
 
     with serving(world.old) as old:
@@ -103,86 +158,91 @@ def test_silent_chain_is_503(world: Handover) -> None:
     assert (answer.status_code, answer.json()["kind"]) == (503, "ChainUnavailableError")
 
 
-def test_repeated_request_is_409(world: Handover) -> None:
-    """A request that was answered before is a conflict."""
-    request = world.new.request_key()
-
-    with serving(world.old) as old:
-        codes = [old.post("/onboard", content=request).status_code for _ in range(2)]
-
-    assert codes == [200, 409]
-
-
-def test_configure_is_taken_once(bare: Replicator) -> None:
-    """A node without chain settings makes no request until it is configured, and is configured once."""
-    with serving(bare) as client:
+def test_configure_is_taken_once(tmp_path: Path, site: Site) -> None:
+    """A node without endpoints makes no request until it is configured; other endpoints are refused afterwards."""
+    with serving(bare(tmp_path / "bare", site)) as client:
         before = client.post("/requestKey")
-        configured = client.post("/configure", json=CONFIGURE)
-        again = client.post("/configure", json=CONFIGURE)
+        configured = client.post("/configure", json=URLS)
+        again = client.post("/configure", json=URLS)
+        other = client.post("/configure", json={"rpc_urls": ["http://127.0.0.1:1"]})
         after = client.post("/requestKey")
 
-    assert [each.status_code for each in (before, configured, again, after)] == [409, 200, 409, 200]
-    assert "no chain is configured" in before.json()["error"]
-    assert "set already" in again.json()["error"]
+    assert [each.status_code for each in (before, configured, again, other, after)] == [409, 200, 200, 409, 200]
+    assert "no chain endpoint is configured" in before.json()["error"]
+    assert "set already" in other.json()["error"]
 
 
-def test_configure_is_refused_where_the_settings_file_has_a_chain(world: Handover) -> None:
-    """Whoever reaches the port cannot replace the chain of the settings file."""
+def test_configure_is_refused_where_the_settings_file_has_endpoints(world: Handover) -> None:
+    """Whoever reaches the port cannot replace the endpoints of the settings file."""
     with serving(world.new) as new:
-        answer = new.post("/configure", json=CONFIGURE)
+        answer = new.post("/configure", json={"rpc_urls": ["http://127.0.0.1:1"]})
 
     assert answer.status_code == 409
+    assert "set in the settings file" in answer.json()["error"]
 
 
-def test_configure_is_refused_where_there_is_something_to_protect(bare: Replicator, tmp_path: Path) -> None:
-    """A node that holds the secure file takes no chain from the network: it would decide who gets the file."""
-    (tmp_path / "bare" / "secure-file").write_bytes(SECRET)
-
-    with serving(bare) as client:
-        answer = client.post("/configure", json=CONFIGURE)
-
-    assert answer.status_code == 409
-    assert "holds the secure file" in answer.json()["error"]
-
-
-def test_getkey_is_for_callers_on_this_machine(world: Handover) -> None:
-    """A caller on loopback gets a key by tag; the key is not the secure file."""
-    with serving(world.old) as old:
-        answer = old.post("/getkey", json={"tag": "disk"})
-
-    assert answer.status_code == 200
-    assert bytes.fromhex(answer.json()["key"]) == world.old.derive_key("disk")
+@pytest.fixture
+def keyed(tmp_path: Path, site: Site) -> Replicator:
+    """A node with two containers and a secure file."""
+    machine = site.machine(tmp_path / "keyed")
+    compose = machine.booted.app_compose.compose_hash
+    node = make_node(tmp_path / "keyed", machine, site, MemoryChain({compose}), Clock(), containers=CONTAINERS)
+    place_genesis(node)
+    return node
 
 
-def from_network(app: FastAPI) -> FastAPI:
-    """The same application, as a caller at another address sees it."""
+def test_each_container_gets_a_key_of_its_own(keyed: Replicator) -> None:
+    """The token decides whose key it is; tag and container change it, and it is not the secure file."""
+    with serving(keyed) as client:
+        keys = [
+            client.post("/getkey", json={"tag": tag}, headers={"Authorization": f"Bearer {token}"}).json()["key"]
+            for token in (TOKEN, "d" * 40)
+            for tag in ("", "disk")
+        ]
 
-    async def outside(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "client": ("192.0.2.7", 40000)}, receive, send)
-
-    outer = FastAPI()
-    outer.mount("/", outside)
-    return outer
+    assert len(set(keys)) == 4
+    assert bytes.fromhex(keys[1]) == keyed.derive_key(CONTAINERS[0], "disk")
+    assert SECRET.hex() not in "".join(keys)
 
 
-def test_getkey_is_refused_to_the_network(world: Handover) -> None:
-    """A caller at another address gets no key; the other paths answer it."""
-    app = from_network(replicator_app(world.old))
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer web", f"bearer {TOKEN}", TOKEN, f"Bearer {TOKEN}x"])
+def test_a_caller_without_a_token_gets_no_key(keyed: Replicator, header: str | None) -> None:
+    """Being on this machine is not enough, and neither is knowing a name."""
+    with serving(keyed) as client:
+        answer = client.post("/getkey", headers={"Authorization": header} if header else {})
+
+    assert (answer.status_code, answer.json()["kind"]) == (409, "HandoverRefusedError")
+
+
+@pytest.mark.parametrize("body", [{"name": "db"}, {"container": "db"}, {"tag": "x" * 257}, {"tag": 1}])
+def test_a_claimed_name_is_refused(keyed: Replicator, body: dict[str, object]) -> None:
+    """A container cannot say that it is another one; tags are bounded."""
+    with serving(keyed) as client:
+        answer = client.post("/getkey", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
+
+    assert answer.status_code == 400
+
+
+def test_a_socket_answers_for_its_container_alone(keyed: Replicator, tmp_path: Path) -> None:
+    """At a container's own socket nothing but /getkey is there, and it needs no token."""
+    container = Container("web", socket=tmp_path / "web.sock")
     with (
-        Listener(app).running() as listener,
-        httpx.Client(base_url=f"http://127.0.0.1:{listener.port}", trust_env=False) as client,
+        Listener(container_app(keyed, container), unix_socket=container.socket).running(),
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(container.socket)), base_url="http://web") as client,
     ):
         key, status = client.post("/getkey", json={"tag": "disk"}), client.get("/status")
 
-    assert key.status_code == 409
-    assert "from the network" in key.json()["error"]
-    assert status.status_code == 200
+    assert bytes.fromhex(key.json()["key"]) == keyed.derive_key(CONTAINERS[0], "disk")
+    assert status.status_code == 404
 
 
-def test_tag_is_bounded(world: Handover) -> None:
-    """Empty, overlong and missing tags are refused."""
+def test_refusals_are_bounded_and_on_one_line(world: Handover) -> None:
+    """However many refusals there are, the last 20 are kept, and none breaks the line or the page."""
     with serving(world.old) as old:
-        bodies = ({"tag": ""}, {"tag": "x" * 257}, {}, {"tag": 1})
-        codes = [old.post("/getkey", content=json.dumps(body)).status_code for body in bodies]
+        for number in range(25):
+            old.post("/onboard", content=json.dumps({f"<b>\x00{number}": 1}))
+        status, page = old.get("/status").json(), old.get("/").text
 
-    assert codes == [400] * 4
+    assert len(status["refusals"]) == 20
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page or "unknown" not in page

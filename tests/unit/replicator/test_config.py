@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from dstack.attestation.roots import INTEL_ROOTS
-from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.verification_policy import STRICT
 from dstack.errors import ConfigError
-from replicator.config import ChainSettings, load_settings, parse_configure, parse_settings
-from replicator.documents import Address
+from replicator.config import ChainSettings, load_settings, parse_settings
+from replicator.configure import parse_configure
+from replicator.documents import Address, Law
 from tests.worlds import Site
 
-MINIMAL = """
+CHAIN = """
+[chain]
+rpc_urls = ["https://rpc.example", "https://other.example"]
+operator = "0x{}"
+kms_auth = "0x{}"
+chain_id = 8453
+""".format("0e" * 20, "c1" * 20)
+MINIMAL = (
+    CHAIN
+    + """
 [files]
 secure_file = "/data/secure-file"
 receipts_dir = "/data/receipts"
 [attestation]
 collateral_dir = "/data/collateral"
 """
-CHAIN = """
-[chain]
-rpc_url = "https://rpc.example"
-kms_auth = "0x{}"
-""".format("c1" * 20)
+)
+LAW = Law(8453, Address(b"\x0e" * 20), Address(b"\xc1" * 20))
+URLS = ("https://rpc.example", "https://other.example")
 
 
 def test_defaults_trust_intel_and_up_to_date_platforms_only() -> None:
@@ -32,39 +41,61 @@ def test_defaults_trust_intel_and_up_to_date_platforms_only() -> None:
     settings = parse_settings(MINIMAL.encode())
 
     assert settings.roots == INTEL_ROOTS
-    assert settings.policy.accepted_statuses == {TcbStatus.UP_TO_DATE}
+    assert settings.policy == STRICT
     assert settings.host == "127.0.0.1"
-    assert settings.chain is None
+    assert settings.agent_socket is None
+    assert (settings.old_forms, settings.containers) == (False, ())
 
 
-def test_chain_is_read_at_finalized_blocks() -> None:
-    """A chain table without a block tag asks at finalized blocks."""
-    settings = parse_settings((MINIMAL + CHAIN).encode())
+def test_collateral_is_fetched_only_where_the_settings_say() -> None:
+    """Without endpoints the folder is all there is; an endpoint elsewhere is https."""
+    assert parse_settings(MINIMAL.encode()).collateral_urls == ()
+    text = MINIMAL + 'collateral_urls = ["https://a.example/sgx/certification/v4", "http://127.0.0.1:8081"]\n'
+    assert parse_settings(text.encode()).collateral_urls == ("https://a.example", "http://127.0.0.1:8081")
 
-    assert settings.chain == ChainSettings("https://rpc.example", Address(b"\xc1" * 20), "finalized", None)
+    with pytest.raises(ConfigError, match="collateral endpoint: want https, or http to this machine"):
+        parse_settings(text.replace("https://a", "http://a").encode())
 
 
-def test_chain_can_be_pinned_by_its_number() -> None:
-    """A chain id in the settings is kept, for the start to compare."""
-    settings = parse_settings((MINIMAL + CHAIN + "chain_id = 8453\n").encode())
+def test_the_law_is_pinned_and_read_at_finalized_blocks() -> None:
+    """Chain and contracts come from the file; blocks are finalized, and at most an hour old."""
+    settings = parse_settings(MINIMAL.encode())
 
-    assert settings.chain == ChainSettings("https://rpc.example", Address(b"\xc1" * 20), "finalized", 8453)
+    assert settings.chain == ChainSettings(LAW, URLS, "finalized", None, timedelta(hours=1))
+
+
+def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
+    """A file without endpoints must say that whoever reaches the port may choose them."""
+    open_one = MINIMAL.replace('rpc_urls = ["https://rpc.example", "https://other.example"]', "")
+
+    assert parse_settings(
+        open_one.replace("chain_id", "insecure_endpoints_from_configure = true\nchain_id").encode()
+    ).chain == ChainSettings(LAW, endpoints_from_configure=True)
+    with pytest.raises(ConfigError, match="want either rpc_urls or insecure_endpoints_from_configure"):
+        parse_settings(open_one.encode())
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "'secure_file' is missing"),
+        ("", "'operator' is missing|'secure_file' is missing"),
         (MINIMAL + "[debug]\n", "unknown table 'debug'"),
         (MINIMAL + "[http]\nproxy = 1\n", "http: unknown member 'proxy'"),
         (MINIMAL + "[http]\nport = 70000\n", "port: want 0 to 65535"),
-        (MINIMAL + '[chain]\nrpc_url = "https://rpc.example"\n', "'kms_auth' is missing"),
-        (MINIMAL + CHAIN.replace("c1c1", "c1", 1), "kms_auth: .*want 20 bytes, got 19"),
-        (MINIMAL + CHAIN.replace("https", "file"), "rpc_url: want an http or https URL"),
-        (MINIMAL + CHAIN + 'block_tag = "pending"\n', "block_tag: want one of"),
+        (MINIMAL.replace("kms_auth", "kms"), "chain: unknown member 'kms'"),
+        (MINIMAL.replace("chain_id = 8453", ""), "'chain_id' is missing"),
+        (MINIMAL.replace("c1c1", "c1", 1), "kms_auth: .*want 20 bytes, got 19"),
+        (MINIMAL.replace("https://rpc", "file://rpc"), "rpc_urls: want http or https URLs"),
+        (MINIMAL.replace("chain_id", 'block_tag = "pending"\nchain_id'), "block_tag: want one of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Fine"]\n', "accepted_tcb_statuses: want some of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Revoked"]\n', "Revoked cannot be accepted"),
+        (MINIMAL + 'accepted_tcb_statuses = ["OutOfDate"]\n', "accepting OutOfDate: want the time at which that ends"),
+        (MINIMAL + "accepted_tcb_statuses_until = 2027-01-15T08:00:00\n", "want a time with a zone"),
         (MINIMAL + 'root_ca = "/data/root.der"\n', "insecure_allow_external_trust_anchors = true"),
+        (MINIMAL + '[[getkey.containers]]\nname = "web"\n', "container web: want either socket or token_file"),
+        (MINIMAL + '[[getkey.containers]]\nname = "../x"\nsocket = "/s"\n', "name: want 1 to 63 of"),
+        (MINIMAL + '[[getkey.containers]]\nname = "web"\ntoken_file = "/nothing"\n', "cannot be read"),
+        (MINIMAL + '[[getkey.containers]]\nname = "a"\nsocket = "/s"\n' * 2, "want each name once"),
         ("not TOML", "want TOML"),
     ],
 )
@@ -91,15 +122,7 @@ def test_missing_file_is_reported(tmp_path: Path) -> None:
         load_settings(tmp_path / "replicator.toml")
 
 
-@pytest.mark.parametrize(
-    ("raw", "match"),
-    [
-        (b'{"rpc_url": "http://x"}', "'kms_auth' is missing"),
-        (b'{"rpc_url": "http://x", "kms_auth": "00", "block_tag": "latest"}', "unknown member 'block_tag'"),
-        (b"ETH_RPC_URL=http://x", "not JSON"),
-    ],
-)
-def test_configure_takes_exactly_two_members(raw: bytes, match: str) -> None:
-    """The body of /configure has the two known members and no others."""
-    with pytest.raises(ConfigError, match=match):
-        parse_configure(raw)
+def test_configure_takes_endpoints_in_both_forms() -> None:
+    """A JSON object with `rpc_urls`, or the old line where old forms are taken."""
+    assert parse_configure(b'{"rpc_urls": ["http://x:1"]}', old_forms=False) == ("http://x:1",)
+    assert parse_configure(b"ETH_RPC_URL=http://x:1?key=a=b\n", old_forms=True) == ("http://x:1?key=a=b",)

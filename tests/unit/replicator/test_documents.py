@@ -11,29 +11,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack.errors import MessageMalformedError
-from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash
+from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash
+from replicator.answers import Answer, parse_answer, serialise_answer
+from replicator.custody import Custody, Genesis, Receipt, Terms
 from replicator.documents import (
-    MAX_SECURE_FILE,
     Address,
-    Answer,
     Law,
     Party,
     QuotedRequest,
-    Receipt,
     Request,
-    Terms,
-    parse_answer,
     parse_request,
-    serialise_answer,
     serialise_request,
 )
 
-LAW = Law(31337, Address(b"\x11" * 20))
+LAW = Law(31337, Address(b"\x10" * 20), Address(b"\x11" * 20))
 REQUEST = Request(Digest32(b"\x22" * 32), Digest32(b"\x33" * 32), AppId(b"\x44" * 20), LAW, 1_800_000_000)
-OLD = Party(ComposeHash(b"\x55" * 32), InstanceId(b"\x66" * 20), OsImageHash(b"\x77" * 32))
-NEW = Party(ComposeHash(b"\x88" * 32), None, OsImageHash(b"\x77" * 32))
-TERMS = Terms(REQUEST.hash(), REQUEST.app_id, LAW, 42, Digest32(b"\x99" * 32), 1_799_999_000, OLD, NEW, False)
-ANSWER = Answer(b"sealed", Receipt(TERMS, Digest32(b"\xaa" * 32)), b"evidence")
+QUOTED = QuotedRequest(REQUEST, b"evidence")
+OLD = Party(
+    ComposeHash(b"\x55" * 32), InstanceId(b"\x66" * 20), OsImageHash(b"\x77" * 32), DeviceId(b"\xde" * 32), "UpToDate"
+)
+NEW = replace(OLD, compose_hash=ComposeHash(b"\x88" * 32), instance_id=None)
+GENESIS = Genesis(REQUEST.app_id, LAW, Digest32(b"\xf0" * 32), 7, Digest32(b"\x01" * 32), 1_799_000_000, OLD)
+TERMS = Terms(
+    request=REQUEST,
+    transcript=QUOTED.transcript(),
+    block_number=42,
+    block_hash=Digest32(b"\x99" * 32),
+    at=1_799_999_000,
+    sender=OLD,
+    receiver=NEW,
+    simulated_root=False,
+    fingerprint=GENESIS.fingerprint,
+    size=7,
+    genesis=GENESIS.hash(),
+    custody=GENESIS.hash(),
+    depth=0,
+)
+RECEIPT = Receipt(TERMS, Digest32(b"\xaa" * 32))
+ANSWER = Answer(b"k" * 80, RECEIPT, Custody(GENESIS), b"evidence")
 
 
 @given(
@@ -47,18 +62,24 @@ def test_request_survives_the_wire(
     public_key: bytes, nonce: bytes, chain_id: int, expires_at: int, evidence: bytes
 ) -> None:
     """Reading a written request gives the same request, with the same hash."""
-    law = Law(chain_id, LAW.contract)
+    law = replace(LAW, chain_id=chain_id)
     quoted = QuotedRequest(Request(Digest32(public_key), Digest32(nonce), REQUEST.app_id, law, expires_at), evidence)
 
     read = parse_request(serialise_request(quoted).encode())
 
     assert read == quoted
-    assert read.request.hash() == quoted.request.hash()
+    assert read.transcript() == quoted.transcript()
 
 
-def test_answer_survives_the_wire() -> None:
-    """Reading a written answer gives the same answer, with and without instance ids."""
-    assert parse_answer(serialise_answer(ANSWER).encode()) == ANSWER
+@pytest.mark.parametrize("links", [0, 1, 2])
+def test_answer_survives_the_wire(links: int) -> None:
+    """Reading a written answer gives the same answer, whatever the length of its chain of custody."""
+    custody = Custody(GENESIS)
+    for _ in range(links):
+        custody = custody.after(replace(RECEIPT, terms=replace(TERMS, custody=custody.head, depth=custody.depth)))
+    answer = replace(ANSWER, custody=custody)
+
+    assert parse_answer(serialise_answer(answer).encode()) == answer
 
 
 def test_every_field_of_a_request_is_bound() -> None:
@@ -69,6 +90,7 @@ def test_every_field_of_a_request_is_bound() -> None:
         replace(REQUEST, nonce=Digest32(bytes(32))),
         replace(REQUEST, app_id=AppId(bytes(20))),
         replace(REQUEST, law=replace(LAW, chain_id=1)),
+        replace(REQUEST, law=replace(LAW, operator=Address(bytes(20)))),
         replace(REQUEST, law=replace(LAW, contract=Address(bytes(20)))),
         replace(REQUEST, expires_at=REQUEST.expires_at + 1),
     ]
@@ -77,35 +99,44 @@ def test_every_field_of_a_request_is_bound() -> None:
     assert len({each.report_data() for each in variants}) == len(variants)
 
 
-def test_every_term_is_bound_to_the_seal() -> None:
-    """Terms that differ in any one field make another HPKE info, so a box opens under its own terms alone."""
-    variants = [
-        TERMS,
-        replace(TERMS, request_hash=Digest32(bytes(32))),
-        replace(TERMS, app_id=AppId(bytes(20))),
-        replace(TERMS, law=replace(LAW, chain_id=1)),
-        replace(TERMS, block_number=43),
-        replace(TERMS, block_hash=Digest32(bytes(32))),
-        replace(TERMS, at=TERMS.at + 1),
-        replace(TERMS, sender=NEW),
-        replace(TERMS, receiver=OLD),
-        replace(TERMS, simulated_root=True),
-    ]
+def test_the_transcript_covers_the_evidence() -> None:
+    """The same request with other evidence is another transcript."""
+    assert QUOTED.transcript() != replace(QUOTED, evidence=b"other").transcript()
 
+
+def test_every_term_is_bound_to_the_seal_and_to_the_old_nodes_quote() -> None:
+    """Terms that differ in any one field make another occasion, so a box opens under its own terms alone."""
+    other: dict[str, Any] = {
+        "request": replace(REQUEST, nonce=Digest32(bytes(32))),
+        "transcript": Digest32(bytes(32)),
+        "block_number": 43,
+        "block_hash": Digest32(bytes(32)),
+        "at": 1,
+        "sender": NEW,
+        "receiver": OLD,
+        "simulated_root": True,
+        "fingerprint": Digest32(bytes(32)),
+        "size": 8,
+        "genesis": Digest32(bytes(32)),
+        "custody": Digest32(bytes(32)),
+        "depth": 1,
+    }
+    variants = [TERMS, *(replace(TERMS, **{name: value}) for name, value in other.items())]
+
+    assert set(other) == set(Terms.__dataclass_fields__)
     assert len({each.seal_info() for each in variants}) == len(variants)
-    assert len({Receipt(each, ANSWER.receipt.sealed_sha256).report_data() for each in variants}) == len(variants)
+    assert len({replace(RECEIPT, terms=each).report_data() for each in variants}) == len(variants)
+    assert replace(RECEIPT, sealed_key_sha256=Digest32(bytes(32))).report_data() != RECEIPT.report_data()
 
 
-def test_sealed_bytes_are_bound_to_the_old_nodes_quote() -> None:
-    """Receipts for other sealed bytes make other report data."""
-    other = replace(ANSWER.receipt, sealed_sha256=Digest32(bytes(32)))
-
-    assert other.report_data() != ANSWER.receipt.report_data()
+def test_the_three_roles_never_share_report_data() -> None:
+    """A quote made as new node, as old node or for a genesis cannot serve as another of them."""
+    assert len({REQUEST.report_data(), RECEIPT.report_data(), GENESIS.report_data()}) == 3
 
 
 def request_with(**changes: Any) -> bytes:
     """The request document with members changed, or removed where the value is None."""
-    members = json.loads(serialise_request(QuotedRequest(REQUEST, b"evidence"))) | changes
+    members = json.loads(serialise_request(QUOTED)) | changes
     return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
 
 
@@ -120,6 +151,7 @@ def request_with(**changes: Any) -> bytes:
         ({"app_id": "xy" * 20}, "app_id: want hexadecimal"),
         ({"chain_id": True}, "chain_id: want an integer"),
         ({"chain_id": -1}, "chain_id: want 0 to"),
+        ({"operator": None}, "'operator' is missing"),
         ({"expires_at": 1.5}, "expires_at: want an integer"),
         ({"expires_at": 2**53}, "expires_at: want 0 to"),
         ({"evidence": ""}, "evidence: want 1 to"),
@@ -143,7 +175,7 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
 
 def test_duplicate_member_is_refused() -> None:
     """A request that says one thing twice is refused."""
-    doubled = serialise_request(QuotedRequest(REQUEST, b"evidence")).replace("{", '{"nonce":"00",', 1)
+    doubled = serialise_request(QUOTED).replace("{", '{"nonce":"00",', 1)
 
     with pytest.raises(MessageMalformedError, match="appears twice"):
         parse_request(doubled.encode())
@@ -157,11 +189,13 @@ def answer_with(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"request_hash": "00" * 32}, "request_hash: want the receipt's, got another"),
-        ({"sealed": ""}, "sealed: want 1 to"),
+        ({"sealed_key": "00" * 79}, "sealed_key: want 80 bytes, got 79"),
         ({"receipt": None}, "answer: receipt: want a JSON object"),
         ({"receipt": {}}, "'version' is missing"),
+        ({"custody": {"genesis": {}, "links": {}}}, "links: want an array"),
+        ({"custody": {"genesis": {}, "links": [{}] * 65}}, "links: want an array of at most 64"),
         ({"note": ""}, "unknown member 'note'"),
+        ({"role": "new-node"}, "role: want 'answer'"),
     ],
 )
 def test_malformed_answer_is_refused(changes: dict[str, Any], match: str) -> None:
@@ -170,17 +204,25 @@ def test_malformed_answer_is_refused(changes: dict[str, Any], match: str) -> Non
         parse_answer(answer_with(**changes))
 
 
-@pytest.mark.parametrize("place", ["receipt", "sender"])
-def test_unknown_members_inside_a_receipt_are_refused(place: str) -> None:
-    """A receipt holds what both sides hash, and nothing else."""
-    document = json.loads(serialise_answer(ANSWER))
-    (document["receipt"] if place == "receipt" else document["receipt"]["sender"])["note"] = "x"
+@pytest.mark.parametrize(
+    "place", [("receipt",), ("receipt", "sender"), ("receipt", "request"), ("custody",), ("custody", "genesis")]
+)
+def test_unknown_members_inside_an_answer_are_refused(place: tuple[str, ...]) -> None:
+    """Each object in an answer holds what both sides hash, and nothing else."""
+    document = inner = json.loads(serialise_answer(ANSWER))
+    for name in place:
+        inner = inner[name]
+    inner["note"] = "x"
 
     with pytest.raises(MessageMalformedError, match="unknown member 'note'"):
         parse_answer(json.dumps(document).encode())
 
 
-def test_oversized_box_is_refused() -> None:
-    """A sealed box that no secure file of allowed size could make is refused."""
-    with pytest.raises(MessageMalformedError, match="sealed: want 1 to"):
-        parse_answer(answer_with(sealed="00" * (MAX_SECURE_FILE + 5000)))
+@pytest.mark.parametrize("status", ["", "<b>", "Up ToDate", "x" * 41])
+def test_a_tcb_status_is_a_word(status: str) -> None:
+    """What would be text of the other side's choice on a page is a bounded word."""
+    document = json.loads(serialise_answer(ANSWER))
+    document["receipt"]["sender"]["tcb_status"] = status
+
+    with pytest.raises(MessageMalformedError, match="tcb_status: want a word"):
+        parse_answer(json.dumps(document).encode())

@@ -11,65 +11,73 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dstack.errors import HandoverRefusedError
-from dstack.values import AppId, ComposeHash, Digest32, OsImageHash
-from replicator.documents import Address, Answer, Law, Party, Receipt, Request, Terms
+from dstack.values import AppId, Digest32
+from replicator.answers import Answer
+from replicator.custody import Custody, Receipt
+from replicator.documents import Address, QuotedRequest, Request
 from replicator.handover import (
     CLOCK_TOLERANCE,
     MAX_ANSWERED,
     MAX_PENDING,
     REQUEST_LIFETIME,
+    TRANSFER_LIFETIME,
+    Answered,
+    Asked,
     NewNode,
     OldNode,
-    Pending,
     require_parties,
 )
+from tests.unit.replicator.test_documents import GENESIS, LAW, NEW, OLD, TERMS
 
 AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 APP = AppId(b"\x01" * 20)
-LAW = Law(31337, Address(b"\x02" * 20))
-PARTY = Party(ComposeHash(b"\x03" * 32), None, OsImageHash(b"\x04" * 32))
-OTHER = replace(PARTY, compose_hash=ComposeHash(b"\x05" * 32))
 
 
-def make_request(number: int, at: datetime = AT) -> Request:
+def make_request(number: int, at: datetime = AT) -> QuotedRequest:
     """The request of that number, made at *at*."""
     expires_at = int((at + REQUEST_LIFETIME).timestamp())
-    return Request(Digest32(bytes(32)), Digest32(number.to_bytes(32, "big")), APP, LAW, expires_at)
+    request = Request(Digest32(bytes(32)), Digest32(number.to_bytes(32, "big")), APP, LAW, expires_at)
+    return QuotedRequest(request, b"evidence %d" % number)
 
 
-def make_answer(request: Request, sealed: bytes = b"sealed") -> Answer:
-    """An answer to *request*."""
-    terms = Terms(request.hash(), request.app_id, request.law, 1, Digest32(bytes(32)), 0, PARTY, OTHER, False)
-    return Answer(sealed, Receipt(terms, Digest32(hashlib.sha256(sealed).digest())), b"evidence")
+def make_receipt(quoted: QuotedRequest, sealed_key: bytes = b"sealed") -> Receipt:
+    """The receipt of an answer to *quoted*."""
+    terms = replace(TERMS, request=quoted.request, transcript=quoted.transcript())
+    return Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
+
+
+def make_answer(quoted: QuotedRequest, sealed_key: bytes = b"sealed") -> Answer:
+    """An answer to *quoted*."""
+    return Answer(sealed_key, make_receipt(quoted, sealed_key), Custody(GENESIS), b"evidence")
 
 
 def test_a_second_request_does_not_replace_the_first() -> None:
     """Requests wait beside each other; an answer finds its own."""
-    first, second = Pending(make_request(1), b"k1"), Pending(make_request(2), b"k2")
+    first, second = Asked(make_request(1), b"k1"), Asked(make_request(2), b"k2")
 
-    node = NewNode().asked(first, AT).asked(second, AT)
+    node = NewNode().asking(first, AT).asking(second, AT)
 
-    assert node.pending_for(make_answer(first.request), AT) == first
-    assert node.pending_for(make_answer(second.request), AT) == second
+    assert node.for_answer(make_answer(first.quoted), AT) == first
+    assert node.for_answer(make_answer(second.quoted), AT) == second
 
 
 def test_waiting_requests_are_bounded_and_expire() -> None:
     """One more than the bound is refused, until the waiting ones have expired."""
     node = NewNode()
     for number in range(MAX_PENDING):
-        node = node.asked(Pending(make_request(number), b""), AT)
+        node = node.asking(Asked(make_request(number), b""), AT)
     later = AT + REQUEST_LIFETIME
-    one_more = Pending(make_request(99, later), b"")
+    one_more = Asked(make_request(99, later), b"")
 
     with pytest.raises(HandoverRefusedError, match=f"at most {MAX_PENDING} waiting"):
-        node.asked(one_more, AT)
+        node.asking(one_more, AT)
 
-    assert node.asked(one_more, later).pending == (one_more,)
+    assert node.asking(one_more, later).asked == (one_more,)
 
 
 def test_a_private_key_does_not_show() -> None:
     """The text form of a node's state does not contain the key that opens its answers."""
-    node = NewNode((Pending(make_request(1), b"a key nobody may see"),))
+    node = NewNode((Asked(make_request(1), b"a key nobody may see"),))
 
     assert "a key nobody may see" not in repr(node)
 
@@ -77,59 +85,117 @@ def test_a_private_key_does_not_show() -> None:
 @pytest.mark.parametrize("late", [timedelta(), timedelta(seconds=1)])
 def test_an_expired_request_takes_no_answer(late: timedelta) -> None:
     """From the second of its expiry on, a request is as if it had never been made."""
-    request = make_request(1)
-    node = NewNode((Pending(request, b""),))
+    quoted = make_request(1)
+    node = NewNode((Asked(quoted, b""),))
 
     with pytest.raises(HandoverRefusedError, match="waits here"):
-        node.pending_for(make_answer(request), AT + REQUEST_LIFETIME + late)
+        node.for_answer(make_answer(quoted), AT + REQUEST_LIFETIME + late)
 
 
-def test_an_answer_about_another_app_is_refused() -> None:
-    """An answer that names our request but another app is refused."""
-    request = make_request(1)
-    answer = make_answer(request)
-    terms = replace(answer.receipt.terms, app_id=AppId(bytes(20)))
+def test_a_transfer_that_has_begun_goes_on_after_the_expiry() -> None:
+    """An accepted answer is taken on for a day after its request has expired, and then forgotten with the key."""
+    quoted = make_request(1)
+    node = NewNode((Asked(quoted, b"key"),)).accepting(make_receipt(quoted))
+    last = AT + REQUEST_LIFETIME + TRANSFER_LIFETIME
 
-    with pytest.raises(HandoverRefusedError, match="answer: want app"):
-        NewNode((Pending(request, b""),)).pending_for(replace(answer, receipt=replace(answer.receipt, terms=terms)), AT)
-
-
-def test_an_answer_under_another_law_is_refused() -> None:
-    """An answer that names our request but another contract is refused."""
-    request = make_request(1)
-    answer = make_answer(request)
-    terms = replace(answer.receipt.terms, law=replace(LAW, contract=Address(bytes(20))))
-
-    with pytest.raises(HandoverRefusedError, match="answer: want contract"):
-        NewNode((Pending(request, b""),)).pending_for(replace(answer, receipt=replace(answer.receipt, terms=terms)), AT)
+    assert node.for_answer(make_answer(quoted), last - timedelta(seconds=1)).stage == "receiving"
+    assert node.at(last) == NewNode()
 
 
-def test_a_receipt_for_other_bytes_is_refused() -> None:
-    """The receipt's digest must be that of the sealed bytes."""
-    request = make_request(1)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"app_id": AppId(bytes(20))},
+        {"law": replace(LAW, operator=Address(bytes(20)))},
+        {"nonce": Digest32(bytes(32))},
+        {"public_key": Digest32(b"\x01" * 32)},
+        {"expires_at": 1},
+    ],
+)
+def test_an_answer_must_repeat_the_request_word_by_word(change: dict[str, object]) -> None:
+    """An answer about a request that differs from ours in any one field answers nothing that we asked."""
+    quoted = make_request(1)
+    other = replace(quoted, request=replace(quoted.request, **change))
 
-    with pytest.raises(HandoverRefusedError, match="other sealed bytes"):
-        NewNode((Pending(request, b""),)).pending_for(replace(make_answer(request), sealed=b"changed"), AT)
+    with pytest.raises(HandoverRefusedError, match="no request"):
+        NewNode((Asked(quoted, b""),)).for_answer(make_answer(other), AT)
+
+
+def test_an_answer_to_other_evidence_is_refused() -> None:
+    """An answer whose transcript is of our request with another quote is refused."""
+    quoted = make_request(1)
+
+    with pytest.raises(HandoverRefusedError, match="answer: transcript"):
+        NewNode((Asked(quoted, b""),)).for_answer(make_answer(replace(quoted, evidence=b"other")), AT)
+
+
+def test_a_receipt_for_another_key_is_refused() -> None:
+    """The receipt's digest must be that of the sealed key."""
+    quoted = make_request(1)
+
+    with pytest.raises(HandoverRefusedError, match="another sealed key"):
+        NewNode((Asked(quoted, b""),)).for_answer(replace(make_answer(quoted), sealed_key=b"changed"), AT)
+
+
+def test_another_answer_with_the_same_content_goes_on_where_the_first_one_ended() -> None:
+    """Chunks that were opened stay good under the answer of a restarted old node; of other content none does."""
+    quoted = make_request(1)
+    first = make_receipt(quoted)
+    node = NewNode((Asked(quoted, b"key"),)).accepting(first).received(first, 3)
+    again = make_receipt(quoted, b"another key")
+    other = replace(again, terms=replace(again.terms, fingerprint=Digest32(bytes(32))))
+
+    assert node.accepting(again).of(again).next_chunk == 3
+    assert node.accepting(other).of(other).next_chunk == 0
+
+
+def test_what_is_stored_forgets_its_key() -> None:
+    """After the last step no key is left, and the request takes no further answer as a new one."""
+    quoted = make_request(1)
+    receipt = make_receipt(quoted)
+    node = NewNode((Asked(quoted, b"key"),)).accepting(receipt).storing(receipt)
+
+    assert node.of(receipt) == Asked(quoted, b"", receipt, stored=True)
+    assert node.pending(AT) == ()
 
 
 def test_a_receipt_must_name_the_parties_that_were_seen() -> None:
     """A receipt with another sender or another receiver than the evidence showed is refused; the right one is not."""
-    receipt = make_answer(make_request(1)).receipt
+    receipt = make_receipt(make_request(1))
 
-    require_parties(receipt, sender=PARTY, receiver=OTHER)
+    require_parties(receipt, sender=OLD, receiver=NEW)
 
     with pytest.raises(HandoverRefusedError, match="receipt: sender"):
-        require_parties(receipt, sender=OTHER, receiver=OTHER)
+        require_parties(receipt, sender=NEW, receiver=NEW)
     with pytest.raises(HandoverRefusedError, match="receipt: receiver"):
-        require_parties(receipt, sender=PARTY, receiver=PARTY)
+        require_parties(receipt, sender=OLD, receiver=OLD)
+
+
+def test_the_sides_may_differ_about_a_tcb_status() -> None:
+    """Each side judges by its own collateral; the names of the parties stay comparable."""
+    require_parties(make_receipt(make_request(1)), sender=replace(OLD, tcb_status="OutOfDate"), receiver=NEW)
 
 
 def test_answered_requests_are_bounded() -> None:
     """An old node that cannot remember one more answered request refuses it, rather than forget another."""
-    answered = tuple(make_request(number) for number in range(MAX_ANSWERED))
+    quoted = [make_request(number) for number in range(MAX_ANSWERED)]
+    node = OldNode(tuple(Answered(each.transcript(), make_receipt(each)) for each in quoted))
 
     with pytest.raises(HandoverRefusedError, match=f"at most {MAX_ANSWERED} answered"):
-        OldNode(answered).answering(make_request(MAX_ANSWERED), law=LAW, app_id=APP, at=AT)
+        node.admit(make_request(MAX_ANSWERED), law=LAW, app_id=APP, at=AT)
+
+
+def test_the_same_request_finds_its_answer() -> None:
+    """A request that is delivered twice has one answer; with other evidence it has none, and is refused."""
+    quoted = make_request(1)
+    receipt = make_receipt(quoted)
+    node = OldNode().answering(quoted, receipt, law=LAW, app_id=APP, at=AT)
+    changed = replace(quoted, evidence=b"other")
+
+    assert node.answer_to(quoted, AT) == receipt
+    assert node.answer_to(changed, AT) is None
+    with pytest.raises(HandoverRefusedError, match="answered before, with other evidence"):
+        node.admit(changed, law=LAW, app_id=APP, at=AT)
 
 
 @pytest.mark.parametrize("ahead", [timedelta(), CLOCK_TOLERANCE])
@@ -147,10 +213,9 @@ class HandoverMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.new, self.old, self.now = NewNode(), OldNode(), AT
-        self.requests: list[Request] = []
+        self.requests: list[QuotedRequest] = []
         self.answers: list[Answer] = []
-        self.answered: list[Digest32] = []
-        self.received: list[Digest32] = []
+        self.stored: list[Digest32] = []
 
     @rule(seconds=st.integers(1, 400))
     def time_passes(self, seconds: int) -> None:
@@ -158,24 +223,26 @@ class HandoverMachine(RuleBasedStateMachine):
 
     @rule()
     def asks(self) -> None:
-        request = make_request(len(self.requests), self.now)
+        quoted = make_request(len(self.requests), self.now)
         try:
-            self.new = self.new.asked(Pending(request, b"key"), self.now)
+            self.new = self.new.asking(Asked(quoted, b"key"), self.now)
         except HandoverRefusedError:
             return
-        self.requests.append(request)
+        self.requests.append(quoted)
 
     @rule(data=st.data())
     def answers_any_request(self, data: st.DataObject) -> None:
         if not self.requests:
             return
-        request = data.draw(st.sampled_from(self.requests))
+        quoted = data.draw(st.sampled_from(self.requests))
+        if self.old.answer_to(quoted, self.now):
+            return
+        answer = make_answer(quoted)
         try:
-            self.old = self.old.answering(request, law=LAW, app_id=APP, at=self.now)
+            self.old = self.old.answering(quoted, answer.receipt, law=LAW, app_id=APP, at=self.now)
         except HandoverRefusedError:
             return
-        self.answered.append(request.hash())
-        self.answers.append(make_answer(request))
+        self.answers.append(answer)
 
     @rule(data=st.data())
     def receives_any_answer(self, data: st.DataObject) -> None:
@@ -183,25 +250,26 @@ class HandoverMachine(RuleBasedStateMachine):
             return
         answer = data.draw(st.sampled_from(self.answers))
         try:
-            pending = self.new.pending_for(answer, self.now)
+            asked = self.new.for_answer(answer, self.now)
         except HandoverRefusedError:
             return
-        assert pending.request.expires_at > self.now.timestamp()
-        self.received.append(pending.request.hash())
-        self.new = self.new.received(pending.request.hash())
+        if not asked.stored:
+            assert asked.request.expires_at > self.now.timestamp()
+            self.stored.append(asked.request.hash())
+            self.new = self.new.accepting(answer.receipt).storing(answer.receipt)
 
     @invariant()
     def nothing_happens_twice(self) -> None:
-        assert len(set(self.answered)) == len(self.answered)
-        assert len(set(self.received)) == len(self.received)
+        assert len({each.receipt.terms.request for each in self.answers}) == len(self.answers)
+        assert len(set(self.stored)) == len(self.stored)
 
     @invariant()
-    def only_what_was_answered_is_received(self) -> None:
-        assert set(self.received) <= set(self.answered)
+    def only_what_was_answered_is_stored(self) -> None:
+        assert set(self.stored) <= {each.receipt.terms.request.hash() for each in self.answers}
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert len(self.new.pending) <= MAX_PENDING
+        assert len(self.new.pending(self.now)) <= MAX_PENDING
 
 
 TestHandoverMachine = HandoverMachine.TestCase

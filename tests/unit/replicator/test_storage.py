@@ -1,49 +1,142 @@
-"""The secure file: written once, by its owner, and never over another."""
+"""The secure file on its disk: replaced in one step, by what was verified, and never through a link."""
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from dstack.errors import KeystoreError
-from replicator.documents import MAX_SECURE_FILE
-from replicator.storage import SecureFile
+from dstack.keys.sealing_stream import CHUNK
+from replicator.custody import Custody, fingerprint_of
+from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.storage import Incoming, SecureFile
+from tests.unit.replicator.test_documents import GENESIS
+
+KEPT = KeptReceipt("genesis", GENESIS, b"evidence", simulated=True)
 
 
-def test_same_content_twice_is_no_error(tmp_path: Path) -> None:
-    """Writing the same content again succeeds, so that an interrupted handover can be completed."""
-    secure_file = SecureFile(tmp_path / "secure-file")
+def stored(folder: Path, content: bytes) -> SecureFile:
+    """A secure file with a custody record."""
+    receipts = ReceiptFolder(folder / "receipts")
+    receipts.prepare()
+    secure_file = SecureFile(folder / "secure-file")
+    replace(secure_file, filled(secure_file, content), receipts)
+    return secure_file
 
-    secure_file.create(b"content")
-    secure_file.create(b"content")
 
-    assert secure_file.read() == b"content"
+def filled(secure_file: SecureFile, content: bytes) -> Incoming:
+    """Content on its way, all there."""
+    incoming = secure_file.incoming("x")
+    incoming.add(content)
+    incoming.seal_off()
+    return incoming
+
+
+def replace(secure_file: SecureFile, incoming: Incoming, receipts: ReceiptFolder) -> None:
+    """The last step."""
+    secure_file.replace(incoming, Custody(GENESIS), at=5, receipt=KEPT, to=receipts)
+
+
+def test_what_is_stored_is_held_with_its_record(tmp_path: Path) -> None:
+    """Content, fingerprint, custody and time are there, for their owner only; nothing else is left."""
+    secure_file = stored(tmp_path, b"content")
+    held = secure_file.held()
+
+    assert secure_file.path.read_bytes() == b"content"
+    assert (held.size, held.custody, held.since) == (7, Custody(GENESIS), 5)
+    assert held.fingerprint == fingerprint_of(held.sha256)
     assert stat.S_IMODE(secure_file.path.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["receipts", "secure-file", "secure-file.custody.json"]
+    assert [path.name for path in (tmp_path / "receipts").iterdir()] == [f"{GENESIS.hash().hex()}.genesis.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * (MAX_SECURE_FILE + 1)])
-def test_content_out_of_bounds_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Empty and too large content is neither written nor read."""
+def test_a_change_by_the_app_is_seen(tmp_path: Path) -> None:
+    """What is known of the content is forgotten when the file changes."""
+    secure_file = stored(tmp_path, b"content")
+    before = secure_file.held().fingerprint
+    secure_file.path.write_bytes(b"Content")
+
+    assert secure_file.held().fingerprint != before
+
+
+def test_the_digest_does_not_show(tmp_path: Path) -> None:
+    """The SHA-256 of the content, from which keys follow, is not in the text form of what is held."""
+    held = stored(tmp_path, b"content").held()
+
+    assert repr(held.sha256) not in repr(held)
+
+
+@pytest.mark.parametrize("size", [0, (16 << 30) + 1])
+def test_content_out_of_bounds_is_refused(tmp_path: Path, size: int) -> None:
+    """Nothing, and more than 16 GiB, is no secure file."""
+    path = tmp_path / "secure-file"
+    path.touch()
+    os.truncate(path, size)
+
+    with pytest.raises(KeystoreError, match=f"want a file of 1 to {16 << 30} bytes, got {size}"):
+        SecureFile(path).held()
+
+
+def test_a_link_is_neither_followed_nor_replaced(tmp_path: Path) -> None:
+    """A link in the place of the secure file counts as something that is there."""
+    receipts = ReceiptFolder(tmp_path / "receipts")
+    receipts.prepare()
+    (tmp_path / "secure-file").symlink_to(tmp_path / "elsewhere")
     secure_file = SecureFile(tmp_path / "secure-file")
 
-    with pytest.raises(KeystoreError, match=f"want 1 to {MAX_SECURE_FILE} bytes"):
-        secure_file.create(content)
-    assert not secure_file.exists()
-
-    secure_file.path.write_bytes(content)
-    with pytest.raises(KeystoreError, match=f"want 1 to {MAX_SECURE_FILE} bytes"):
-        secure_file.read()
-
-
-def test_a_dangling_link_counts_as_existing(tmp_path: Path) -> None:
-    """A link in the place of the secure file is not followed and not replaced."""
-    path = tmp_path / "secure-file"
-    path.symlink_to(tmp_path / "elsewhere")
-
-    assert SecureFile(path).exists()
+    assert secure_file.exists()
     with pytest.raises(KeystoreError, match="cannot be read"):
-        SecureFile(path).create(b"content")
-
+        secure_file.held()
+    with pytest.raises(KeystoreError, match="got a link"):
+        replace(secure_file, filled(secure_file, b"content"), receipts)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_was_put_there_by_hand_has_no_custody(tmp_path: Path) -> None:
+    """Without a record nobody knows where the content comes from."""
+    (tmp_path / "secure-file").write_bytes(b"content")
+
+    assert SecureFile(tmp_path / "secure-file").held().custody is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'{"custody": {}, "since": 1}'])
+def test_a_damaged_record_is_an_error(tmp_path: Path, raw: bytes) -> None:
+    """A record that cannot be read is not taken for none."""
+    secure_file = stored(tmp_path, b"content")
+    (tmp_path / "secure-file.custody.json").write_bytes(raw)
+
+    with pytest.raises(KeystoreError, match="custody"):
+        secure_file.held()
+
+
+def test_strays_of_a_crash_are_removed_at_the_start(tmp_path: Path) -> None:
+    """What was on its way when a node died is not left on the disk."""
+    secure_file = stored(tmp_path, b"content")
+    filled(secure_file, b"half of").close()
+
+    secure_file.recover(ReceiptFolder(tmp_path / "receipts"))
+
+    assert not list(tmp_path.glob("*.incoming.*"))
+    assert secure_file.path.read_bytes() == b"content"
+
+
+def test_a_plan_that_names_a_path_is_refused(tmp_path: Path) -> None:
+    """What a crash left cannot make the start write elsewhere."""
+    secure_file = stored(tmp_path, b"content")
+    plan = b'{"incoming": "../x", "record": {}, "receipt": {}, "name": "n"}'
+    (tmp_path / "secure-file.custody.next").write_bytes(plan)
+
+    with pytest.raises(KeystoreError, match="want names, got a path"):
+        secure_file.recover(ReceiptFolder(tmp_path / "receipts"))
+
+
+def test_large_content_is_read_in_pieces(tmp_path: Path) -> None:
+    """Content of several chunks has the digest of the whole."""
+    content = os.urandom(2 * CHUNK + 5)
+    small, large = stored(tmp_path, content), tmp_path / "other"
+    large.write_bytes(content)
+
+    assert small.held().fingerprint == SecureFile(large).held().fingerprint

@@ -10,7 +10,7 @@ import pytest
 
 from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.roots import TrustedRoots, simulated_root
-from dstack.attestation.tcb import TcbStatus, parse_tcb_info
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus, parse_tcb_info
 from dstack.attestation.verify import verify_quote
 from dstack.errors import InputError, QuoteUntrustedError
 from dstack.measurement.registers import ZERO_REGISTER
@@ -97,5 +97,5 @@ def test_times_are_kept_to_the_second():
 
 def test_every_status_has_a_level():
     """The collateral has one level per TCB status, each with its own component 2, the best the highest."""
-    assert list(STATUS_SVN.items()) == list(zip(TcbStatus, range(9, 2, -1), strict=True))
+    assert list(STATUS_SVN.items()) == list(zip(LEVEL_STATUSES, range(9, 2, -1), strict=True))
     assert parse_tcb_info(SimulatedPki.generate(AT).collateral().tcb_info).evaluation_number == 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from dstack.attestation.appraise import appraise
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.report_data import padded_report_data
 from dstack.attestation.tcb import TcbStatus
-from dstack.attestation.verification_policy import VerificationPolicy
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.errors import MeasurementMalformedError, QuoteUntrustedError
 from dstack.guest.platform import platform_evidence
 from dstack.measurement.compose import compose_hash
 from dstack.measurement.event_log import RuntimeEvent, replay_event_log
-from dstack.measurement.identities import mr_config_id_v1
+from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import make_image
 from dstack.simulator.platform import Defects, SimulatedPlatform
@@ -89,7 +90,7 @@ def test_tcb_status_is_what_the_collateral_says(site: Site) -> None:
     """A machine of a given status is refused by default, and gets exactly that status where it is accepted."""
     platform = site.platform(app_compose(), Defects(tcb_status="SWHardeningNeeded"))
     quote, collateral = platform.quote(REPORT_DATA), site.pki.collateral()
-    lenient = VerificationPolicy(accepted_statuses=frozenset({TcbStatus("SWHardeningNeeded")}))
+    lenient = VerificationPolicy(relaxations=(AcceptStatus(TcbStatus("SWHardeningNeeded"), NOW + timedelta(days=1)),))
 
     with pytest.raises(QuoteUntrustedError, match="SWHardeningNeeded"):
         verify_quote(quote, collateral, roots=site.roots, at=NOW)

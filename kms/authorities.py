@@ -1,0 +1,64 @@
+"""Who decides, made from the settings: the contracts themselves, or an auth server."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dstack.chain.endpoints import Endpoints
+from dstack.chain.facts import Facts
+from dstack.chain.kms_auth import KmsAuthReader
+from dstack.errors import ConfigError
+from dstack.policy import BlockRef
+from kms.authorization import ChainAuthority
+from kms.chain_settings import AuthApi, Chain
+from kms.webhook import WebhookAuthority
+
+
+class Authority(ChainAuthority, Protocol):
+    """Decides, and knows what is published besides decisions."""
+
+    def check(self, *, chain_id: int | None = None) -> BlockRef:
+        """Establish at the start that the settings lead somewhere.
+
+        Raises:
+            ConfigError: They do not.
+            ChainUnavailableError: It could not be asked.
+        """
+        ...
+
+    def gateway_app_id(self) -> str:
+        """The app id of the gateway; empty where none is set.
+
+        Raises:
+            ChainUnavailableError: It could not be asked.
+        """
+        ...
+
+    def recent_facts(self) -> Facts | None:
+        """What was last read, without asking anybody."""
+        ...
+
+
+def make_authority(settings: AuthApi) -> Authority:
+    """The authority that the settings name; nobody is asked yet.
+
+    Raises:
+        ConfigError: They name none.
+    """
+    if settings.type == "chain" and settings.chain is not None:
+        return KmsAuthReader(chain_endpoints(settings.chain), settings.chain.kms_contract)
+    if settings.type == "webhook" and settings.webhook is not None:
+        return WebhookAuthority(settings.webhook.url)
+    raise ConfigError(f"core.auth_api.{settings.type}: want it, got none")
+
+
+def chain_endpoints(chain: Chain) -> Endpoints:
+    """The endpoints that must agree."""
+    return Endpoints(
+        chain.endpoints,
+        block_tag=chain.block_tag,
+        agreement=chain.agreement,
+        chain_id=chain.chain_id,
+        max_age=chain.age_limit,
+        head_seconds=chain.head_seconds,
+    )

@@ -1,0 +1,134 @@
+"""Downloading OS images: one archive from one URL, within limits that whoever serves it cannot move."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from dstack.errors import ImageUnavailableError
+from dstack.values import OsImageHash
+
+PLACEHOLDER = "{OS_IMAGE_HASH}"
+
+_PIECE = 1 << 16
+_MOST_FILES = 64
+_CONNECT_SECONDS = 5.0
+# The names of measurement.md 6; `./` in front is how tar writes a folder's content.
+_NAME = re.compile(r"(?:\./)?([A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254})")
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadLimits:
+    """How much of an archive is taken.
+
+    Attributes:
+        compressed: Bytes that are received.
+        extracted: Bytes that are written.
+        time: From the first byte of the question to the last of the answer.
+    """
+
+    compressed: int = 2 << 30
+    extracted: int = 4 << 30
+    time: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSource:
+    """Images as `.tar.gz` behind a URL; implements `ImageSource`.
+
+    Attributes:
+        url: With `{OS_IMAGE_HASH}` where the hash goes.
+        limits: How much is taken.
+        now: Seconds, monotonic.
+    """
+
+    url: str
+    limits: DownloadLimits = DownloadLimits()
+    now: Callable[[], float] = time.monotonic
+
+    def fetch(self, name: OsImageHash, folder: Path) -> None:
+        """As `ImageSource` says; only plain files with plain names are written."""
+        url = self.url.replace(PLACEHOLDER, name.hex())
+        timeout = httpx.Timeout(self.limits.time.total_seconds(), connect=_CONNECT_SECONDS)
+        try:
+            with httpx.stream("GET", url, timeout=timeout, follow_redirects=False) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise ImageUnavailableError(f"{_host(url)} answered with status {response.status_code}")
+                self._extract(_Stream(self._pieces(response)), folder)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise ImageUnavailableError(f"{_host(url)} did not answer: {type(exc).__name__}") from exc
+        except (tarfile.TarError, EOFError, zlib.error) as exc:
+            raise ImageUnavailableError(f"{_host(url)}: want a .tar.gz, got something else") from exc
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        ends, received = self.now() + self.limits.time.total_seconds(), 0
+        for piece in response.iter_raw(_PIECE):
+            received += len(piece)
+            if received > self.limits.compressed:
+                raise ImageUnavailableError(f"archive: want at most {self.limits.compressed} bytes, got more")
+            if self.now() > ends:
+                raise ImageUnavailableError(f"archive: want it within {self.limits.time}, got a part")
+            yield piece
+
+    def _extract(self, stream: _Stream, folder: Path) -> None:
+        written, files = 0, 0
+        with tarfile.open(fileobj=stream, mode="r|gz") as archive:
+            for member in archive:
+                if member.isdir():
+                    continue
+                match = _NAME.fullmatch(member.name)
+                if match is None or not member.isreg():
+                    raise ImageUnavailableError(f"archive: want plain files, got {member.name[:80]!r}")
+                files, written = files + 1, written + member.size
+                if files > _MOST_FILES or written > self.limits.extracted:
+                    raise ImageUnavailableError(
+                        f"archive: want at most {_MOST_FILES} files of {self.limits.extracted} bytes together, got more"
+                    )
+                _write(archive, member, folder / match[1])
+
+
+class _Stream(io.RawIOBase):
+    """Pieces as a file that is read once, from front to back."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most *size* bytes; none at the end."""
+        if not self._left:
+            self._left = next(self._pieces, b"")
+        piece, self._left = self._left[:size], self._left[size:]
+        return piece
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    content = archive.extractfile(member)
+    if content is None:
+        raise ImageUnavailableError(f"archive: {member.name[:80]!r} has no content")
+    try:
+        with path.open("xb") as out:
+            while piece := content.read(_PIECE):
+                out.write(piece)
+    except FileExistsError as exc:
+        raise ImageUnavailableError(f"archive: {member.name[:80]!r} is in it twice") from exc
+
+
+def _host(url: str) -> str:
+    """Scheme and host only: the rest may be a credential."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}"

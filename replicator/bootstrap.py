@@ -1,0 +1,84 @@
+"""The first node of an app: makes the secure file, and the evidence of its genesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dstack.errors import HandoverRefusedError, KeystoreError
+from dstack.keys.sealing_stream import CHUNK
+from dstack.values import Digest32
+from replicator.custody import Custody, Genesis, fingerprint_of
+from replicator.documents import Party
+from replicator.identity import Identity
+from replicator.law import LawReader
+from replicator.moments import Moments
+from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.storage import Incoming, SecureFile
+
+SIZE = 32
+
+
+def make_genesis(
+    identity: Identity,
+    law: LawReader,
+    secure_file: SecureFile,
+    receipts: ReceiptFolder,
+    *,
+    moments: Moments,
+    random: Callable[[int], bytes],
+    adopt: bool = False,
+) -> Genesis:
+    """Make a secure file of `SIZE` random bytes, or take the one that lies there, as the first of its app.
+
+    Args:
+        identity: This machine, whose quote binds the genesis.
+        law: Refuses where a genesis is recorded already, and where this machine is not allowed.
+        secure_file: Where it goes.
+        receipts: Where the genesis and its evidence are kept, for the owners to record.
+        moments: The time.
+        random: The secret, and the nonce.
+        adopt: Take what lies there.
+
+    Raises:
+        HandoverRefusedError: The chain records a genesis for this app.
+        KeystoreError: There is a secure file (or with *adopt*: none, or one with a custody record).
+        UnavailableError: The guest agent, the chain or the collateral could not be reached.
+    """
+    recorded = law.genesis(identity.app_id)
+    if recorded is not None:
+        raise HandoverRefusedError(
+            f"bootstrap: the chain records genesis {recorded.hex()} for app {identity.app_id.hex()} already: "
+            f"want the secure file from another node"
+        )
+    if secure_file.exists() != adopt:
+        found = "a secure file exists" if secure_file.exists() else "there is no secure file"
+        raise KeystoreError(f"bootstrap: {found} at {secure_file.path}")
+    if adopt and secure_file.held().custody is not None:
+        raise KeystoreError("bootstrap: the secure file has a custody record already")
+    incoming = secure_file.incoming("genesis")
+    try:
+        _fill(incoming, secure_file, random, adopt=adopt)
+        digest = incoming.seal_off()
+        genesis = Genesis(
+            app_id=identity.app_id,
+            law=law.law,
+            fingerprint=fingerprint_of(digest),
+            size=incoming.size,
+            nonce=Digest32(random(32)),
+            at=int(moments.now(law.block()).timestamp()),
+            maker=Party.of(identity.boot()),
+        )
+        kept = KeptReceipt("genesis", genesis, identity.quoted(genesis.report_data()), identity.simulated)
+        secure_file.replace(incoming, Custody(genesis), at=genesis.at, receipt=kept, to=receipts)
+    finally:
+        incoming.discard()
+    return genesis
+
+
+def _fill(incoming: Incoming, secure_file: SecureFile, random: Callable[[int], bytes], *, adopt: bool) -> None:
+    if not adopt:
+        incoming.add(random(SIZE))
+        return
+    with secure_file.path.open("rb") as stream:
+        while content := stream.read(CHUNK):
+            incoming.add(content)

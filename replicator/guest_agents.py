@@ -1,0 +1,86 @@
+"""The guest agent beside a replicator: at `dstack.sock`, or the legacy one at `tappd.sock` (guest.md 4.1, 4.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack.attestation.evidence import Evidence
+from dstack.attestation.quote import parse_quote
+from dstack.errors import AgentUnavailableError, InputError, RefusedError, UnavailableError
+from dstack.measurement.event_log import parse_event_log, runtime_events
+from dstack.transport.agent import AgentClient
+from dstack.transport.client import PrpcClient
+from dstack.values import ReportData, bytes_from_hex
+from dstack.wire.fields import octets, string
+from replicator.peers import QuoteProvider
+
+_FOLDERS = ("/var/run", "/run", "/var/run/dstack", "/run/dstack")
+SOCKETS = tuple(Path(folder, name) for name in ("dstack.sock", "tappd.sock") for folder in _FOLDERS)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxQuoteRequest:
+    """Of the legacy agent; raw means: exactly these 64 bytes."""
+
+    report_data: bytes = octets(1)
+    hash_algorithm: str = string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxQuoteResponse:
+    """A quote in hexadecimal, which some builds begin with `0x`, and the event log as JSON text."""
+
+    quote: str = string(1)
+    event_log: str = string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyInfo:
+    """The part of `Info` that is of use here; agents before 0.5 leave it empty."""
+
+    vm_config: str = string(14)
+
+
+class TappdClient:
+    """Asks the legacy guest agent for evidence.
+
+    Args:
+        socket_path: Where it listens.
+        timeout: Seconds that any one wait may take.
+    """
+
+    def __init__(self, socket_path: Path, timeout: float = 10.0) -> None:
+        self._socket = socket_path
+        self._timeout = timeout
+
+    def evidence(self, report_data: ReportData) -> Evidence:
+        """Evidence about this CVM that carries *report_data*.
+
+        Raises:
+            AgentUnavailableError: The agent did not answer, gave no quote, or a quote over something else.
+        """
+        request = TdxQuoteRequest(report_data=report_data, hash_algorithm="raw")
+        try:
+            with PrpcClient("http://tappd/prpc", unix_socket=self._socket, timeout=self._timeout) as client:
+                answer = client.call("Tappd.TdxQuote", request, TdxQuoteResponse)
+                config = client.call("Tappd.Info", None, LegacyInfo).vm_config
+            raw = bytes_from_hex(answer.quote, what="quote")
+            quote, events = parse_quote(raw), parse_event_log(answer.event_log)
+        except (InputError, RefusedError, UnavailableError) as exc:
+            raise AgentUnavailableError(f"legacy guest agent at {self._socket}: {exc}") from exc
+        if quote.report_data != report_data:
+            raise AgentUnavailableError(f"legacy guest agent at {self._socket}: got a quote over other report data")
+        return Evidence(raw, events, runtime_events(events), report_data, config)
+
+
+def find_agent(socket: Path | None) -> QuoteProvider:
+    """The agent at *socket*, or at the first of `SOCKETS` that is there; `tappd` in its name means the legacy one.
+
+    Raises:
+        AgentUnavailableError: There is none.
+    """
+    found = socket or next((path for path in SOCKETS if path.is_socket()), None)
+    if found is None:
+        raise AgentUnavailableError(f"guest agent: want one at {SOCKETS[0]}, or another known place, got none")
+    return TappdClient(found) if "tappd" in found.name else AgentClient(found)

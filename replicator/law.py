@@ -1,0 +1,88 @@
+"""What the chain says of a node: the forms of the question and of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dstack.attestation.appraise import Appraisal
+from dstack.errors import HandoverRefusedError, KeyReleaseDeniedError
+from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule
+from dstack.values import AppId, Digest32
+from replicator.documents import Law
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the chain says of one node, all in the state of one block.
+
+    Attributes:
+        decision: Of KmsAuth, the app's own contract and UpgradeOperator together.
+        genesis: The genesis recorded for the app; None if none is.
+    """
+
+    decision: Decision
+    genesis: Digest32 | None
+
+
+class LawReader(Protocol):
+    """Asks the contracts of one law."""
+
+    @property
+    def law(self) -> Law:
+        """Which contracts on which chain."""
+        ...
+
+    def block(self) -> BlockRef:
+        """The block that is agreed on now.
+
+        Raises:
+            ChainUnavailableError: Could not ask.
+        """
+        ...
+
+    def judge(self, boot: BootInfo, appraisal: Appraisal) -> Verdict:
+        """Whether a node may have the app's secrets.
+
+        Raises:
+            ChainUnavailableError: Could not ask.
+        """
+        ...
+
+    def genesis(self, app_id: AppId) -> Digest32 | None:
+        """The genesis recorded for an app.
+
+        Raises:
+            ChainUnavailableError: Could not ask.
+        """
+        ...
+
+
+def require_granted(decision: Decision, *, who: str) -> BlockRef:
+    """The block in whose state a node is allowed.
+
+    Args:
+        decision: Of the chain.
+        who: "old node" or "new node", for the error.
+
+    Raises:
+        KeyReleaseDeniedError: The chain forbids it; names the rule and what it judged.
+    """
+    if isinstance(decision, Granted):
+        return decision.block
+    seen = f" ({decision.got})" if decision.got else ""
+    hint = ": not executed yet, ended, or removed" if decision.rule is Rule.COMPOSE_HASH else ""
+    block = decision.block.number
+    raise KeyReleaseDeniedError(
+        decision.rule.name, f"{who}: {decision.reason}{seen}{hint}; asked at block {block}", block
+    )
+
+
+def require_genesis(genesis: Digest32, recorded: Digest32 | None, *, who: str) -> None:
+    """See that a secure file is the one that the chain knows for the app, where it knows one.
+
+    Raises:
+        HandoverRefusedError: It is another.
+    """
+    if recorded is not None and recorded != genesis:
+        raise HandoverRefusedError(f"{who}: genesis: the chain records {recorded.hex()}, got {genesis.hex()}")

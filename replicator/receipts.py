@@ -1,0 +1,128 @@
+"""The receipts of all handovers that a node took part in, and of its genesis: one JSON file each. No secrets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dstack.errors import ConfigError, KeystoreError
+from dstack.transport.private_file import replace_private
+from dstack.values import Digest32
+from replicator.custody import Genesis, Receipt
+from replicator.documents import QuotedRequest
+
+MAX_RECEIPTS = 10_000
+PAGE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReceipt:
+    """A receipt with the evidence that binds it; all that an auditor needs besides collateral.
+
+    Attributes:
+        role: `sent`, `received` or `genesis`: what this node did.
+        subject: The receipt; for the first node, the genesis.
+        quoted: The request with the new node's evidence; None for a genesis.
+        evidence: The old node's evidence blob; for a genesis, the maker's.
+        simulated: Of `evidence`: its quote ends at a root that is not Intel's.
+        sealed_key: Sealed to the new node, so no secret; empty for a genesis.
+    """
+
+    role: str
+    subject: Receipt | Genesis
+    evidence: bytes
+    simulated: bool
+    quoted: QuotedRequest | None = None
+    sealed_key: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return receipt_name(self.subject.hash(), self.role)
+
+    def members(self) -> dict[str, Any]:
+        """The JSON object."""
+        members: dict[str, Any] = {
+            "role": self.role,
+            "hash": self.subject.hash().hex(),
+            "receipt": self.subject.members(),
+            "evidence": self.evidence.hex(),
+            "simulated_root": self.simulated,
+        }
+        if self.quoted is not None:
+            members |= {"request": self.quoted.members(), "sealed_key": self.sealed_key.hex()}
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptFolder:
+    """Where they are kept."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: It cannot be made.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"receipts: cannot make {self.path}: {exc.strerror}") from exc
+
+    def keep(self, kept: KeptReceipt) -> None:
+        """Store one.
+
+        Raises:
+            KeystoreError: It could not be written, or there are `MAX_RECEIPTS`.
+        """
+        if self.count() >= MAX_RECEIPTS:
+            raise KeystoreError(f"receipts: want at most {MAX_RECEIPTS}, got as many; move some away")
+        self.write(kept.name, kept.members())
+
+    def write(self, name: str, members: dict[str, Any]) -> None:
+        """Store one that was made before; the same once more is no error.
+
+        Raises:
+            KeystoreError: It could not be written.
+        """
+        try:
+            replace_private(self.path / name, json.dumps(members, indent=2).encode() + b"\n")
+        except OSError as exc:
+            raise KeystoreError(f"receipts: {name} cannot be written: {exc.strerror}") from exc
+
+    def read(self, receipt: Digest32, role: str) -> dict[str, Any]:
+        """One of them, as JSON.
+
+        Raises:
+            KeystoreError: It is not there, or damaged.
+        """
+        return self._read(self.path / receipt_name(receipt, role))
+
+    def count(self) -> int:
+        """How many are kept."""
+        return sum(1 for _ in self.path.glob("*.json"))
+
+    def page(self, since: int, *, with_evidence: bool) -> dict[str, Any]:
+        """`PAGE` of them from position *since* on, oldest first, and where the next page begins (null: no more)."""
+        names = sorted(self.path.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        found = [self._read(path) for path in names[since : since + PAGE]]
+        if not with_evidence:
+            found = [{name: each[name] for name in ("role", "hash", "receipt", "simulated_root")} for each in found]
+        return {"receipts": found, "next": since + PAGE if since + PAGE < len(names) else None}
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            members = json.loads(path.read_bytes())
+        except (OSError, ValueError) as exc:
+            raise KeystoreError(f"receipts: {path.name} cannot be read") from exc
+        assert isinstance(members, dict)
+        return members
+
+
+def receipt_name(receipt: Digest32, role: str) -> str:
+    """Of the file of a receipt."""
+    return f"{receipt.hex()}.{role}.json"

@@ -1,0 +1,270 @@
+"""The new node: asks, judges who answers, and stores what comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from dstack.attestation.appraise import Appraisal
+from dstack.errors import DstackError, HandoverRefusedError, KeystoreError, SealError
+from dstack.keys.sealing import open_sealed
+from dstack.keys.sealing_stream import StreamCipher, StreamShape
+from dstack.values import Digest32
+from replicator.answers import Answer, parse_answer
+from replicator.custody import Receipt, fingerprint_of
+from replicator.documents import Party, QuotedRequest, Request
+from replicator.handover import REQUEST_LIFETIME, Asked, NewNode, require_parties
+from replicator.identity import Identity
+from replicator.law import LawReader, require_genesis, require_granted
+from replicator.moments import Moments
+from replicator.peers import EvidenceVerifier, boot_info_of
+from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.storage import Incoming, SecureFile
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """An accepted answer and what has come of its content."""
+
+    answer: Answer
+    sender_simulated: bool
+    cipher: StreamCipher
+    shape: StreamShape
+    incoming: Incoming
+    busy: bool = False
+
+
+class Delivery:
+    """One connection that brings chunks of a transfer; the next one goes on where this one ended."""
+
+    def __init__(self, receiver: Receiver, receipt: Receipt, shape: StreamShape, next_chunk: int) -> None:
+        self.receipt = receipt
+        self.shape = shape
+        self.next_chunk = next_chunk
+        self._receiver = receiver
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every chunk has come."""
+        return self.next_chunk == self.shape.chunks
+
+    @property
+    def expected(self) -> int:
+        """Sealed bytes of the next chunk; 0 after the last."""
+        return 0 if self.is_complete else self.shape.sealed_length(self.next_chunk)
+
+    def add(self, sealed: bytes) -> None:
+        """Open the next chunk and write it.
+
+        Raises:
+            SealError: It is not of this stream, or not in its place.
+        """
+        self._receiver.add(self.receipt, self.next_chunk, sealed)
+        self.next_chunk += 1
+
+    def finish(self) -> Receipt:
+        """Have what came take its place.
+
+        Raises:
+            HandoverRefusedError: Chunks are missing; says which comes next.
+            SealError: It is not the content that the receipt names.
+            KeystoreError: The disk refuses.
+        """
+        if not self.is_complete:
+            raise HandoverRefusedError(
+                f"stream: want {self.shape.chunks} chunks, got {self.next_chunk}; go on with chunk {self.next_chunk}"
+            )
+        return self._receiver.finish(self.receipt)
+
+    def close(self) -> None:
+        """The connection has ended, in whichever way."""
+        self._receiver.release(self.receipt)
+
+
+class Receiver:
+    """Asks and receives. May be used from several threads."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        verifier: EvidenceVerifier,
+        secure_file: SecureFile,
+        receipts: ReceiptFolder,
+        *,
+        moments: Moments,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._identity = identity
+        self._verifier = verifier
+        self._file = secure_file
+        self._receipts = receipts
+        self._moments = moments
+        self._random = random
+        self._new = NewNode()
+        self._transfers: dict[Request, _Transfer] = {}
+        self._lock = threading.Lock()
+        self._storing = threading.Lock()
+
+    def pending(self, at: datetime) -> tuple[Asked, ...]:
+        """The requests that wait or are being received."""
+        return self._new.pending(at)
+
+    def request_key(self, law: LawReader) -> QuotedRequest:
+        """Round 1: a fresh key, quoted.
+
+        Raises:
+            HandoverRefusedError: Too many requests wait already.
+            UnavailableError: The guest agent, the chain or the collateral could not be reached.
+        """
+        at = self._moments.now(law.block())
+        self._new.at(at).require_room()
+        private_key = self._random(32)
+        request = Request(
+            public_key=Digest32(X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()),
+            nonce=Digest32(self._random(32)),
+            app_id=self._identity.app_id,
+            law=law.law,
+            expires_at=int((at + REQUEST_LIFETIME).timestamp()),
+        )
+        quoted = QuotedRequest(request, self._identity.quoted(request.report_data()))
+        with self._lock:
+            self._new = self._new.asking(Asked(quoted, private_key), at)
+            self._forget_ended()
+        return quoted
+
+    def begin(self, line: bytes, law: LawReader) -> Delivery:
+        """Round 3: judge an answer; what is returned takes its chunks.
+
+        Args:
+            line: The answer, as its first line.
+            law: The contracts to ask.
+
+        Raises:
+            InputError: The answer or its evidence is malformed.
+            RefusedError: It is not for us, not from an allowed node of our app, or would overwrite a secure file.
+            UnavailableError: The guest agent, the chain or the collateral could not be reached.
+        """
+        answer = parse_answer(line)
+        at = self._moments.now(law.block())
+        asked = self._new.for_answer(answer, at)
+        shape = StreamShape(answer.receipt.terms.size)
+        if asked.stored:
+            return self._stored(asked, answer, shape)
+        if asked.receipt != answer.receipt:
+            sender = self._judged(answer, law, at)
+            self._accept(asked, answer, sender, shape)
+        return self._deliver(answer.receipt, shape)
+
+    def add(self, receipt: Receipt, number: int, sealed: bytes) -> None:
+        """Open chunk *number* and write it; only for the delivery that holds the transfer."""
+        transfer = self._transfers[receipt.terms.request]
+        transfer.incoming.add(transfer.cipher.open(number, sealed))
+        with self._lock:
+            self._new = self._new.received(receipt, number + 1)
+
+    def finish(self, receipt: Receipt) -> Receipt:
+        """Verify all that came and have it take the place of the secure file."""
+        with self._lock:
+            asked = self._new.of(receipt)
+        if asked.stored:
+            return receipt
+        try:
+            self._store(self._transfers[receipt.terms.request], asked.quoted)
+        except DstackError:
+            with self._lock:
+                self._new = self._new.failing(receipt)
+                self._drop(receipt.terms.request)
+            raise
+        with self._lock:
+            self._new = self._new.storing(receipt)
+            self._drop(receipt.terms.request)
+        return receipt
+
+    def release(self, receipt: Receipt) -> None:
+        """Let the next delivery have the transfer."""
+        with self._lock:
+            if transfer := self._transfers.get(receipt.terms.request):
+                transfer.busy = False
+
+    def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Appraisal:
+        """Verify, appraise and authorize who answered, and see that the receipt says what is so."""
+        receipt, own = answer.receipt, self._identity.boot()
+        sender = self._verifier.appraise_blob(answer.evidence, expected=receipt.report_data(), at=at)
+        boot = boot_info_of(sender, own.app_id, who="old node")
+        require_parties(receipt, sender=Party.of(boot), receiver=Party.of(own))
+        answer.custody.require_before(receipt.terms)
+        verdict = law.judge(boot, sender)
+        require_granted(verdict.decision, who="old node")
+        require_genesis(receipt.terms.genesis, verdict.genesis, who="old node")
+        self._require_place(answer)
+        return sender
+
+    def _require_place(self, answer: Answer) -> bool:
+        """See that the content may be stored here; says whether it is here already."""
+        if not self._file.exists():
+            return False
+        held, terms = self._file.held(), answer.receipt.terms
+        if held.fingerprint == terms.fingerprint:
+            if held.custody is not None and held.custody.genesis.hash() != terms.genesis:
+                raise HandoverRefusedError("answer: the same content, of another genesis")
+            return held.custody is not None
+        if held.custody is None:
+            raise KeystoreError("secure file: one with other content and no custody record exists and stays as it is")
+        answer.custody.after(answer.receipt).require_descends(held.custody, held.fingerprint)
+        return False
+
+    def _accept(self, asked: Asked, answer: Answer, sender: Appraisal, shape: StreamShape) -> None:
+        terms = answer.receipt.terms
+        key = open_sealed(asked.private_key, answer.sealed_key, terms.seal_info())
+        cipher = StreamCipher(key, shape, terms.seal_info())
+        with self._lock:
+            before = self._transfers.get(asked.request)
+            if before is not None and before.busy:
+                raise HandoverRefusedError("answer: another answer to this request is being received")
+            self._new = self._new.accepting(answer.receipt)
+            if before is not None and self._new.of(answer.receipt).next_chunk == 0:
+                self._drop(asked.request)
+                before = None
+            incoming = before.incoming if before else self._file.incoming(asked.request.hash().hex())
+            simulated = sender.verified.root.simulated
+            self._transfers[asked.request] = _Transfer(answer, simulated, cipher, shape, incoming)
+
+    def _deliver(self, receipt: Receipt, shape: StreamShape) -> Delivery:
+        with self._lock:
+            transfer = self._transfers[receipt.terms.request]
+            if transfer.busy:
+                raise HandoverRefusedError("answer: it is being received on another connection")
+            transfer.busy = True
+            return Delivery(self, receipt, shape, self._new.of(receipt).next_chunk)
+
+    def _stored(self, asked: Asked, answer: Answer, shape: StreamShape) -> Delivery:
+        if asked.receipt != answer.receipt:
+            raise HandoverRefusedError("answer: another answer to this request was stored already")
+        return Delivery(self, answer.receipt, shape, shape.chunks)
+
+    def _store(self, transfer: _Transfer, quoted: QuotedRequest) -> None:
+        answer = transfer.answer
+        if fingerprint_of(transfer.incoming.seal_off()) != answer.receipt.terms.fingerprint:
+            raise SealError("stream: what came is not the content that the receipt names")
+        kept = KeptReceipt(
+            "received", answer.receipt, answer.evidence, transfer.sender_simulated, quoted, answer.sealed_key
+        )
+        with self._storing:
+            if self._require_place(answer):
+                self._receipts.keep(kept)
+                return
+            custody = answer.custody.after(answer.receipt)
+            at = int(self._moments.now().timestamp())
+            self._file.replace(transfer.incoming, custody, at=at, receipt=kept, to=self._receipts)
+
+    def _forget_ended(self) -> None:
+        for request in self._transfers.keys() - {each.request for each in self._new.asked}:
+            self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        if transfer := self._transfers.pop(request, None):
+            transfer.incoming.discard()

@@ -1,0 +1,199 @@
+"""The old node: judges who asks, seals the secure file, and keeps the receipt before anything leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from dstack.errors import HandoverRefusedError, KeystoreError
+from dstack.keys.sealing import KEY_SIZE, seal
+from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
+from dstack.policy import BlockRef, BootInfo
+from dstack.values import Digest32
+from replicator.answers import Answer, serialise_answer
+from replicator.custody import Receipt, Terms
+from replicator.documents import Party, QuotedRequest, parse_request
+from replicator.handover import OldNode
+from replicator.identity import Identity
+from replicator.law import LawReader, require_genesis, require_granted
+from replicator.moments import Moments
+from replicator.peers import EvidenceVerifier, boot_info_of
+from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.storage import Held, SecureFile
+
+MAX_AT_ONCE = 4
+_WAIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A request that may be answered, in the state of one block."""
+
+    boot: BootInfo
+    block: BlockRef
+    simulated: bool
+    genesis: Digest32 | None
+
+
+class Sending:
+    """An answer on its way: a line, then sealed chunks."""
+
+    def __init__(self, answer: Answer, key: bytes, secure_file: SecureFile) -> None:
+        self.receipt = answer.receipt
+        self.line = serialise_answer(answer)
+        self.shape = StreamShape(answer.receipt.terms.size)
+        self._cipher = StreamCipher(key, self.shape, answer.receipt.terms.seal_info())
+        self._file = secure_file
+
+    def chunks(self, first: int) -> Iterator[bytes]:
+        """Sealed chunks from number *first* on, read one by one.
+
+        Raises:
+            KeystoreError: The secure file has changed its size since the answer was made.
+        """
+        with self._file.reading() as (descriptor, size):
+            if size != self.shape.size:
+                raise KeystoreError(f"secure file: want {self.shape.size} bytes, got {size}; ask again")
+            for number in range(first, self.shape.chunks):
+                yield self._cipher.seal(number, os.pread(descriptor, self.shape.length(number), number * CHUNK))
+
+
+class Sender:
+    """Answers requests. May be used from several threads."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        verifier: EvidenceVerifier,
+        secure_file: SecureFile,
+        receipts: ReceiptFolder,
+        *,
+        moments: Moments,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._identity = identity
+        self._verifier = verifier
+        self._file = secure_file
+        self._receipts = receipts
+        self._moments = moments
+        self._random = random
+        self._old = OldNode()
+        self._keys: dict[Digest32, bytes] = {}
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+    def answered(self, at: datetime) -> int:
+        """How many answered requests are remembered."""
+        return len(self._old.at(at).answered)
+
+    def judge(self, raw: bytes, law: LawReader) -> Judged:
+        """Whether a request would be answered; changes nothing.
+
+        Raises:
+            DstackError: As `onboard`.
+        """
+        quoted = parse_request(raw)
+        with self._slot():
+            judged, _ = self._judged(quoted, law, known=None)
+            self._held(judged.genesis)
+            return judged
+
+    def onboard(self, raw: bytes, law: LawReader) -> Sending:
+        """Round 2: seal the secure file for a request, if everything about it holds.
+
+        The same request gets the same answer again, if everything still holds.
+
+        Args:
+            raw: The request document.
+            law: The contracts to ask.
+
+        Raises:
+            InputError: The request or its evidence is malformed.
+            RefusedError: It may not be answered; the error says why, for the chain's refusal also the rule.
+            UnavailableError: The guest agent, the chain or the collateral could not be reached.
+        """
+        quoted = parse_request(raw)
+        with self._slot():
+            known = self._old.answer_to(quoted, self._moments.now())
+            judged, at = self._judged(quoted, law, known=known)
+            held = self._held(judged.genesis)
+            if known is not None:
+                return self._again(known, held)
+            return self._answer(quoted, judged, held, at)
+
+    def _judged(self, quoted: QuotedRequest, law: LawReader, *, known: Receipt | None) -> tuple[Judged, datetime]:
+        request, at = quoted.request, self._moments.now(law.block())
+        app_id = self._identity.app_id
+        if known is None:
+            self._old.admit(quoted, law=law.law, app_id=app_id, at=at)
+        receiver = self._verifier.appraise_blob(quoted.evidence, expected=request.report_data(), at=at)
+        boot = boot_info_of(receiver, app_id, who="new node")
+        verdict = law.judge(boot, receiver)
+        block = require_granted(verdict.decision, who="new node")
+        return Judged(boot, block, receiver.verified.root.simulated, verdict.genesis), at
+
+    def _held(self, recorded: Digest32 | None) -> Held:
+        held = self._file.held()
+        if held.custody is None:
+            raise KeystoreError("secure file: want one with a custody record, got none: bootstrap --adopt makes one")
+        require_genesis(held.custody.genesis.hash(), recorded, who="old node")
+        return held
+
+    def _answer(self, quoted: QuotedRequest, judged: Judged, held: Held, at: datetime) -> Sending:
+        assert held.custody is not None
+        terms = Terms(
+            request=quoted.request,
+            transcript=quoted.transcript(),
+            block_number=judged.block.number,
+            block_hash=judged.block.hash,
+            at=int(at.timestamp()),
+            sender=Party.of(self._identity.boot()),
+            receiver=Party.of(judged.boot),
+            simulated_root=judged.simulated,
+            fingerprint=held.fingerprint,
+            size=held.size,
+            genesis=held.custody.genesis.hash(),
+            custody=held.custody.head,
+            depth=held.custody.depth,
+        )
+        key = self._random(KEY_SIZE)
+        sealed_key = seal(quoted.request.public_key, key, terms.seal_info())
+        receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
+        answer = Answer(sealed_key, receipt, held.custody, self._identity.quoted(receipt.report_data()))
+        self._remember(quoted, answer, key, at)
+        return Sending(answer, key, self._file)
+
+    def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> None:
+        """Keep the receipt, then the state: nothing is handed over without one."""
+        request, receipt = quoted.request, answer.receipt
+        with self._lock:
+            later = self._old.answering(quoted, receipt, law=request.law, app_id=request.app_id, at=at)
+            self._receipts.keep(
+                KeptReceipt("sent", receipt, answer.evidence, self._identity.simulated, quoted, answer.sealed_key)
+            )
+            self._old = later
+            remembered = {each.receipt.hash() for each in later.answered}
+            self._keys = {name: kept for name, kept in self._keys.items() if name in remembered} | {receipt.hash(): key}
+
+    def _again(self, known: Receipt, held: Held) -> Sending:
+        if held.fingerprint != known.terms.fingerprint or held.custody is None:
+            raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")
+        with self._lock:
+            key = self._keys[known.hash()]
+        kept = self._receipts.read(known.hash(), "sent")
+        evidence, sealed_key = bytes.fromhex(kept["evidence"]), bytes.fromhex(kept["sealed_key"])
+        return Sending(Answer(sealed_key, known, held.custody, evidence), key, self._file)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=_WAIT_SECONDS):
+            raise HandoverRefusedError(f"request: want at most {MAX_AT_ONCE} judged at once, got more; try again")
+        try:
+            yield
+        finally:
+            self._slots.release()

@@ -1,0 +1,96 @@
+"""The body of `/receiveKey` as it comes: a line, then pieces of known length. Bounded in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from dstack.errors import HandoverRefusedError, MessageMalformedError
+from replicator.answers import MAX_ANSWER
+from replicator.old_forms import MAX_SEALED_TEXT, answer_in_text
+
+IDLE_SECONDS = 30.0
+
+
+class Upload:
+    """Reads one body.
+
+    Args:
+        stream: The pieces as they come from the network.
+        old_forms: Take the text of the original service.
+    """
+
+    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool) -> None:
+        self._stream = stream
+        self._old_forms = old_forms
+        self._buffer = bytearray()
+        self._ended = False
+
+    async def line(self) -> bytes:
+        """Everything before the first line feed, or the whole body where there is none.
+
+        Raises:
+            MessageMalformedError: It is longer than an answer can be, or does not come.
+            HandoverRefusedError: It is of the old form, which is not taken here.
+        """
+        while not self._buffer.lstrip() and await self._more():
+            pass
+        if bytes(self._buffer.lstrip()[:1]) not in (b"{", b""):
+            return await self._old_line()
+        while (end := self._buffer.find(b"\n")) < 0 and await self._more():
+            if len(self._buffer) > MAX_ANSWER + 2:
+                raise MessageMalformedError(f"answer: want at most {MAX_ANSWER} bytes before a line feed, got more")
+        line = bytes(self._buffer[:end] if end >= 0 else self._buffer)
+        del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
+        return line
+
+    async def take(self, size: int) -> bytes:
+        """The next *size* bytes; nothing where the body ends before.
+
+        Raises:
+            MessageMalformedError: They do not come.
+        """
+        while len(self._buffer) < size:
+            if not await self._more():
+                return b""
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    async def require_end(self) -> None:
+        """See that nothing follows.
+
+        Raises:
+            MessageMalformedError: Something does.
+        """
+        while not self._buffer and await self._more():
+            pass
+        if self._buffer:
+            raise MessageMalformedError("stream: want nothing after the last chunk, got more")
+
+    async def _old_line(self) -> bytes:
+        if not self._old_forms:
+            raise HandoverRefusedError(
+                "receiveKey: want an answer of version 2, got an old form; protocol.old_forms is off"
+            )
+        while await self._more():
+            if len(self._buffer) > MAX_SEALED_TEXT:
+                raise MessageMalformedError(f"receiveKey: want at most {MAX_SEALED_TEXT} characters, got more")
+        line, chunks = answer_in_text(bytes(self._buffer))
+        self._buffer = bytearray(chunks)
+        return line
+
+    async def _more(self) -> bool:
+        """Read a piece; says whether there was one."""
+        if self._ended:
+            return False
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                piece = await anext(self._stream, None)
+        except TimeoutError as exc:
+            raise MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing") from exc
+        if piece is None:
+            self._ended = True
+            return False
+        self._buffer += piece
+        return True

@@ -1,0 +1,124 @@
+"""Attack: a new node whose configuration is announced, cancelled, expired, at its sunset, denied or frozen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dstack.chain.operator import Action, Kind, cancel_call, deny_call, execute_call
+from dstack.errors import KeyReleaseDeniedError
+from replicator.documents import serialise_request
+from tests.chain_world import DELAY, WINDOW
+from tests.law_world import LawWorld
+from tests.worlds import SECRET, app_compose, place_genesis, receive
+
+OLD, NEW = app_compose("notes:old"), app_compose("notes:new")
+
+
+def hand_over(law: LawWorld, folder: Path) -> bytes:
+    """All three rounds between two nodes that were just started; what the new one holds then."""
+    old = law.node(folder / "old", law.machine(folder / "old", OLD))
+    new = law.node(folder / "new", law.machine(folder / "new", NEW))
+    if not old.around.secure_file.exists():
+        place_genesis(old)
+    receive(new, old.onboard(serialise_request(new.request_key()).encode()))
+    return new.around.secure_file.path.read_bytes()
+
+
+def refused(law: LawWorld, folder: Path, *, rule: str = "COMPOSE_HASH") -> None:
+    """See that the new node gets nothing, by *rule*, and that the old node has sealed nothing."""
+    with pytest.raises(KeyReleaseDeniedError, match="new node") as denied:
+        hand_over(law, folder)
+    assert denied.value.rule == rule
+    assert not (folder / "new" / "secure-file").exists()
+    assert not list((folder / "old" / "receipts").glob("*.sent.json"))
+
+
+def test_waiting_configuration_gets_nothing_before_its_time(law: LawWorld, tmp_path: Path) -> None:
+    """Announced is not allowed; 48 hours later it is, once somebody has executed it."""
+    law.chain.grant(law.version(1, OLD))
+    proposal = law.chain.propose(law.version(2, NEW))
+    refused(law, tmp_path)
+
+    law.warp(DELAY)
+    refused(law, tmp_path)
+    law.chain.call(execute_call(proposal), law.chain.stranger)
+
+    assert hand_over(law, tmp_path) == SECRET
+
+
+def test_cancelled_configuration_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
+    """What was cancelled is not in force, then or later."""
+    law.chain.grant(law.version(1, OLD))
+    proposal = law.chain.propose(law.version(2, NEW))
+    law.chain.call(cancel_call(proposal), law.chain.guardian)
+    law.warp(DELAY)
+
+    refused(law, tmp_path)
+
+
+def test_expired_configuration_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
+    """What nobody executed in time is not in force."""
+    law.chain.grant(law.version(1, OLD))
+    law.chain.propose(law.version(2, NEW))
+    law.warp(DELAY + WINDOW + timedelta(seconds=1))
+
+    refused(law, tmp_path)
+
+
+def test_configuration_at_its_sunset_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
+    """A node of a version that has ended gets nothing; a second before its end it does."""
+    law.chain.grant(law.version(1, NEW))
+    sunset = law.now() + int(DELAY.total_seconds()) + 86400
+    law.chain.grant(law.version(2, OLD, sunset=sunset))
+    assert hand_over(law, tmp_path / "before") == SECRET
+    law.chain.warp_to(sunset)
+
+    refused(law, tmp_path)
+
+
+def test_a_sender_at_its_sunset_is_not_believed(law: LawWorld, tmp_path: Path) -> None:
+    """A new node takes nothing from a version that has ended."""
+    law.chain.grant(law.version(1, OLD))
+    sunset = law.now() + int(DELAY.total_seconds()) + 86400
+    law.chain.grant(law.version(2, NEW, sunset=sunset))
+    law.chain.warp_to(sunset)
+
+    with pytest.raises(KeyReleaseDeniedError, match="old node: Compose hash not allowed"):
+        hand_over(law, tmp_path)
+
+
+def test_denied_configuration_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
+    """What was in force and was taken back gets nothing from that block on."""
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    compose = law.machine(tmp_path / "look", NEW).booted.app_compose.compose_hash
+    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+
+    refused(law, tmp_path)
+
+
+def test_frozen_app_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
+    """While an app is frozen nobody hands over anything, whatever is allowed."""
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    freeze = Action.of(Kind.APP, law.chain.deployment.kms_auth, bytes(law.chain.app_id).rjust(32, b"\0"))
+    law.chain.call(deny_call(law.chain.deployment.operator, [freeze]), law.chain.guardian)
+
+    refused(law, tmp_path, rule="APP_FROZEN")
+    law.warp(timedelta(days=7))
+
+    assert hand_over(law, tmp_path) == SECRET
+
+
+def test_unlisted_registers_get_nothing_where_they_are_asked(law: LawWorld, tmp_path: Path) -> None:
+    """A node that demands listed registers hands nothing to a version that lists none."""
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    strict = replace(law.settings, require_listed_registers=True)
+    old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD), settings=strict)
+    new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW))
+    place_genesis(old)
+
+    with pytest.raises(KeyReleaseDeniedError, match="Registers not allowed"):
+        old.onboard(serialise_request(new.request_key()).encode())

@@ -1,0 +1,68 @@
+"""A server on a real socket that answers what a test wants, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Answering:
+    """The server: `answer` gets method, path and body, and gives status and body; None says nothing for 3 s."""
+
+    answer: Callable[[str, str, bytes], tuple[int, bytes] | None]
+    url: str = ""
+    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def answering(answer: Callable[[str, str, bytes], tuple[int, bytes] | None]) -> Iterator[Answering]:
+    """Run one for the length of a `with` block."""
+    state = Answering(answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            state.asked.append((self.command, self.path, body))
+            state.agents.append(self.headers.get("User-Agent", ""))
+            said = state.answer(self.command, self.path, body)
+            if said is None:
+                threading.Event().wait(3)
+                self.close_connection = True
+                return
+            self.send_response(said[0])
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(said[1])))
+            self.end_headers()
+            self.wfile.write(said[1])
+
+        def do_GET(self) -> None:
+            self._serve()
+
+        def do_POST(self) -> None:
+            self._serve()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, *arguments: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()

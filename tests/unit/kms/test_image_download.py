@@ -1,0 +1,129 @@
+"""Downloading an OS image, from a server that may do as it likes."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Response
+
+from dstack.errors import ImageUnavailableError
+from dstack.transport.listener import Listener
+from dstack.values import OsImageHash
+from kms.image_download import ArchiveSource, DownloadLimits
+
+NAME = OsImageHash(bytes(range(32)))
+
+
+def _archive(*members: tuple[str, bytes, bytes]) -> bytes:
+    """A .tar.gz of members with a name, a type and a content."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+GOOD = _archive(("./", tarfile.DIRTYPE, b""), ("./a.json", tarfile.REGTYPE, b"{}"), ("b", tarfile.REGTYPE, b"x" * 1000))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Serves one body for one image; gives the URL with the placeholder."""
+    app, bodies = FastAPI(), {}
+
+    def answer(name: str) -> Response:
+        return bodies.get(name, Response(status_code=404))
+
+    app.add_api_route("/secret/{name}", answer, response_model=None)
+    with Listener(app).running() as listener:
+
+        def put(body: bytes) -> str:
+            bodies[f"mr_{NAME.hex()}.tar.gz"] = Response(body)
+            return f"http://127.0.0.1:{listener.port}/secret/mr_{{OS_IMAGE_HASH}}.tar.gz"
+
+        yield put
+
+
+def test_files_arrive(serve: Callable[..., str], tmp_path: Path) -> None:
+    """The archive of the hash in the URL, its plain files under their plain names."""
+    ArchiveSource(serve(GOOD)).fetch(NAME, tmp_path)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.json": b"{}", "b": b"x" * 1000}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../a", tarfile.REGTYPE),
+        ("/a", tarfile.REGTYPE),
+        ("a/b", tarfile.REGTYPE),
+        (".hidden", tarfile.REGTYPE),
+        ("..", tarfile.REGTYPE),
+        ("a", tarfile.SYMTYPE),
+        ("a", tarfile.LNKTYPE),
+        ("a", tarfile.CHRTYPE),
+        ("a", tarfile.FIFOTYPE),
+    ],
+)
+def test_anything_but_plain_files_is_refused(serve: Callable[..., str], tmp_path: Path, name: str, kind: bytes) -> None:
+    """No member leaves the folder, none is a link or a device."""
+    with pytest.raises(ImageUnavailableError, match="archive: want plain files, got"):
+        ArchiveSource(serve(_archive((name, kind, b"")))).fetch(NAME, tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "what"),
+    [
+        (DownloadLimits(compressed=len(GOOD) - 1), f"want at most {len(GOOD) - 1} bytes"),
+        (DownloadLimits(extracted=1001), "files of 1001 bytes together, got more"),
+    ],
+)
+def test_more_than_the_limits_is_not_taken(
+    serve: Callable[..., str], tmp_path: Path, limits: DownloadLimits, what: str
+) -> None:
+    """However much is sent, so much is received and written at most."""
+    with pytest.raises(ImageUnavailableError, match=what):
+        ArchiveSource(serve(GOOD), limits).fetch(NAME, tmp_path)
+
+
+def test_slow_server_is_given_up(serve: Callable[..., str], tmp_path: Path) -> None:
+    """The whole download has a deadline, not only each part."""
+    seconds = iter((0.0, 121.0))
+    source = ArchiveSource(serve(GOOD), DownloadLimits(time=timedelta(minutes=2)), now=lambda: next(seconds))
+
+    with pytest.raises(ImageUnavailableError, match="want it within 0:02:00, got a part"):
+        source.fetch(NAME, tmp_path)
+
+
+def test_same_name_twice_is_refused(serve: Callable[..., str], tmp_path: Path) -> None:
+    """The second of two files does not replace the first."""
+    twice = _archive(("a", tarfile.REGTYPE, b"1"), ("./a", tarfile.REGTYPE, b"2"))
+
+    with pytest.raises(ImageUnavailableError, match="is in it twice"):
+        ArchiveSource(serve(twice)).fetch(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("body", [b"", b"no archive", GOOD[: len(GOOD) // 2], GOOD[:40]])
+def test_other_content_is_refused(serve: Callable[..., str], tmp_path: Path, body: bytes) -> None:
+    """Also when it begins well."""
+    with pytest.raises(ImageUnavailableError, match=r"want a \.tar\.gz, got something else"):
+        ArchiveSource(serve(body)).fetch(NAME, tmp_path)
+
+
+def test_absent_image_and_absent_server(serve: Callable[..., str], tmp_path: Path) -> None:
+    """Status and host are told, the path is not: it may be a credential."""
+    absent = serve(GOOD).replace("mr_", "no_")
+
+    for url, what in ((absent, "answered with status 404"), ("http://127.0.0.1:1/secret", "did not answer")):
+        with pytest.raises(ImageUnavailableError, match=what) as refused:
+            ArchiveSource(url).fetch(NAME, tmp_path)
+        assert "secret" not in str(refused.value)
