@@ -83,6 +83,7 @@ class Workshop:
         for name in LINKED:
             (folder / name).symlink_to(compile_contracts.ROOT / name)
         self._parts: dict[str, set[str]] = {}
+        self._sound: set[str] = set()
         said = self.compile(compile_contracts.SOURCES)
         if said:
             raise WorkshopError(f"the sources do not compile: {said}")
@@ -90,7 +91,11 @@ class Workshop:
         self._codes = self._codes_now()
 
     def try_mutation(self, mutation: Mutation, *, seconds: int) -> Fate:
-        """Put the fault in, see what the tests say, and take it out again."""
+        """Put the fault in, see what the tests say, and take it out again.
+
+        Raises:
+            WorkshopError: What noticed it also fails without it.
+        """
         source = self.folder / mutation.path
         original = source.read_bytes()
         source.write_bytes(mutation.apply(original))
@@ -100,11 +105,24 @@ class Workshop:
                 return Fate("refused", said)
             if self._codes_now() == self._codes:
                 return Fate("same")
-            return self.judge(mutation.path, seconds=seconds)
+            fate = self.judge(mutation.path, seconds=seconds)
         finally:
             source.write_bytes(original)
             for path, text in self._unharmed.items():
                 path.write_text(text)
+        if fate.outcome == "killed":
+            self._require_sound(fate.by.split("::")[0], seconds=seconds)
+        return fate
+
+    def _require_sound(self, test: str, *, seconds: int) -> None:
+        """What noticed a fault must pass where there is none, or it would have noticed anything."""
+        by_forge = test.startswith("forge")
+        name = "forge" if by_forge else test
+        if name not in self._sound:
+            fate = self._run_forge(seconds=seconds) if by_forge else self._run_pytest([test], seconds=seconds)
+            if fate.outcome != "survived":
+                raise WorkshopError(f"{test} fails on the contracts as they are: {fate.by}")
+            self._sound.add(name)
 
     def compile(self, names: Iterable[str]) -> str:
         """Write these artifacts of the sources as they are; what solc objects to, nothing when it does not."""
