@@ -6,7 +6,6 @@ import pytest
 
 from tests.governed_world import DEVICE, GRANTED, GovernedWorld, Kind
 
-
 # As long as the address of a content in IPFS is.
 CID = "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 
