@@ -155,7 +155,7 @@ def compare(built: dict[str, str]) -> None:
     different = sorted(name for name in built.keys() | on_disk.keys() if built.get(name) != on_disk.get(name))
     if different:
         raise BuildError(
-            f"the sources do not compile to the committed {', '.join(different)}; run make contracts and commit them"
+            f"the sources do not compile to the committed {', '.join(different)}; run make build and commit them"
         )
 
 
