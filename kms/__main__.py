@@ -47,6 +47,7 @@ from kms.metrics import Metrics
 from kms.onboard import Onboarding
 from kms.onboard_service import OnboardService
 from kms.permission import PermissionWatch
+from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
 
@@ -237,7 +238,9 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     )
     rpc = parts.settings.rpc
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
-    app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled)
+    limits = parts.settings.core.limits
+    limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
+    app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
     with _admin(parts, metrics):
         listener = Listener(app, host=rpc.address, port=rpc.port, tls=tls)
         _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)

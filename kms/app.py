@@ -11,24 +11,34 @@ from kms.metrics import CONTENT_TYPE, Metrics
 from kms.onboard_page import add_page, refuse_other_sites
 from kms.onboard_service import OnboardService
 from kms.permission import PermissionWatch
+from kms.rate import RateLimit, RateLimited
 from kms.service import KmsService
 
 VERSION = "0.1.0"
 APP_VERSION = f"v{VERSION} (dstack-python)"
 
 
-def kms_app(service: KmsService, metrics: Metrics | None = None, *, show_metrics: bool = True) -> FastAPI:
+def kms_app(
+    service: KmsService,
+    metrics: Metrics | None = None,
+    *,
+    show_metrics: bool = True,
+    limit: RateLimit | None = None,
+) -> FastAPI:
     """The application of the TLS listener.
 
     Args:
         service: Its methods.
         metrics: What counts its calls; a new one if there is none.
         show_metrics: Whether `GET /metrics` tells them to anybody.
+        limit: How often its methods may be called; None for as often as anybody likes.
     """
     counted = metrics or Metrics()
     app = _with_health(
         prpc_app(service.methods(), prefix="KMS.", headers={"X-App-Version": APP_VERSION}, observe=counted.observe)
     )
+    if limit is not None:
+        app.add_middleware(RateLimited, limit=limit)
     if show_metrics:
         app.add_api_route(
             "/metrics", lambda: Response(counted.text(), media_type=CONTENT_TYPE), methods=["GET"], response_model=None

@@ -30,6 +30,7 @@ from kms.keystore import KeySet
 from kms.release import KeyRelease, ReleasedKeys
 
 _API_VERSION = 1
+_ANY_GATEWAY = "any"
 
 
 class ChainFacts(Protocol):
@@ -111,7 +112,7 @@ class KmsService:
         if request.api_version > _API_VERSION:
             raise MessageMalformedError(f"Unsupported API version: {request.api_version}")
         released = self.release.app_keys(context.peer_certificate_der, request.vm_config, context.request_id)
-        gateway_app_id = self.chain.gateway_app_id()
+        gateway_app_id = self._gateway_app_id()
         return AppKeyResponse(
             ca_cert=self.keys.root_ca_pem,
             disk_crypt_key=released.keys.disk_crypt_key,
@@ -148,6 +149,12 @@ class KmsService:
             context.request_id,
         )
         return SignCertResponse(chain)
+
+    def _gateway_app_id(self) -> str:
+        """The gateway that apps may register at. Upstream's `any`, for all of them, is none outside development."""
+        facts = self.chain.recent_facts()
+        named = self.chain.gateway_app_id() if facts is None else facts.gateway_app_id
+        return "" if named.strip().lower() == _ANY_GATEWAY and not self.simulated else named
 
     def _bootstrap_info(self) -> BootstrapResponse | None:
         try:

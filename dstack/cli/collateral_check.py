@@ -9,11 +9,12 @@ import click
 
 from dstack.attestation.certificates import common_name, parse_chain
 from dstack.attestation.collateral import Collateral, parse_collateral
+from dstack.attestation.envelope import MAX_ENVELOPE, open_envelope
 from dstack.attestation.pck import claimed_platform
 from dstack.attestation.quote import Quote, parse_quote
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verify_collateral import VerifiedCollateral, verify_collateral
-from dstack.cli.collateral_facts import MAX_SUBJECT, facts_of, print_facts, print_object, read_evidence_quote
+from dstack.cli.collateral_facts import facts_of, print_facts, print_object
 from dstack.cli.files import read_input
 from dstack.cli.trust import moment, trusted_roots
 from dstack.errors import CollateralUnavailableError, InputError, QuoteMalformedError, RefusedError
@@ -45,7 +46,7 @@ def command(*, source: str, quote: str | None, at: str | None, root: str | None,
     needed. Nothing is said of the quote itself: that is `dstack verify`.
     """
     roots, when = trusted_roots(root), moment(at)
-    parsed = None if quote is None else parse_quote(read_evidence_quote(read_input(quote, limit=MAX_SUBJECT), quote))
+    parsed = None if quote is None else parse_quote(open_envelope(read_input(quote, limit=MAX_ENVELOPE)).evidence.quote)
     verified = verify_collateral(_collateral(source, parsed, roots, when), roots=roots, at=when)
     if parsed is not None:
         require_platform(verified, parsed)

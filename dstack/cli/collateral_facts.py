@@ -14,10 +14,7 @@ from cryptography import x509
 from dstack.attestation.certificates import common_name, der_of, parse_chain, parse_crl
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.roots import TrustedRoots
-from dstack.cli.subjects import parse_subject, quote_bytes
-from dstack.errors import InputError, QuoteMalformedError
-
-MAX_SUBJECT = 16 * 1024 * 1024
+from dstack.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +123,6 @@ def print_object(facts: Mapping[str, object]) -> None:
     import json
 
     click.echo(json.dumps(facts))
-
-
-def read_evidence_quote(raw: bytes, name: str) -> bytes:
-    """The quote in what a person has: a quote, an answer of GetQuote, an attestation blob.
-
-    Raises:
-        InputError: There is none in it.
-    """
-    if raw.lstrip()[:1] not in (b"{", b"[") and raw[:1] != b"\0":
-        return quote_bytes(raw)
-    quote = parse_subject(raw, name).quote
-    if quote is None:
-        raise QuoteMalformedError(f"{name}: want a quote, or something with a quote in it")
-    return quote
 
 
 _ROOTS = {

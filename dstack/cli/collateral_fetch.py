@@ -11,9 +11,10 @@ from typing import get_args
 import click
 
 from dstack.attestation.collateral import serialise_collateral
+from dstack.attestation.envelope import MAX_ENVELOPE, open_envelope
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.verify_collateral import VerifiedCollateral
-from dstack.cli.collateral_facts import MAX_SUBJECT, facts_of, print_facts, print_object, read_evidence_quote
+from dstack.cli.collateral_facts import facts_of, print_facts, print_object
 from dstack.cli.files import read_input
 from dstack.cli.trust import moment, trusted_roots
 from dstack.errors import CollateralFatalError, InputError, RefusedError
@@ -56,10 +57,10 @@ def command(
     root: str | None,
     as_json: bool,
 ) -> None:
-    """Fetch collateral for the platform of QUOTE: a quote, an answer of GetQuote, or an attestation blob.
+    """Fetch collateral for the platform of QUOTE: a quote, or anything with one in it.
 
-    It is verified before it is kept: every signature up to the root, every date, and with a store that no number is
-    lower than one seen before.
+    That is an answer of GetQuote, an attestation blob, or an RA-TLS certificate. What comes is verified before it is
+    kept: every signature up to the root, every date, and with a store that no number is lower than one seen before.
     """
     if (store is None) == (out is None):
         raise InputError("want --store DIR or --out FILE, one of them")
@@ -91,7 +92,7 @@ def _model(quote: str | None, fmspc: str | None, tee: Tee, ca: PckAuthority) -> 
     if fmspc is not None:
         return PlatformModel(tee, ca, bytes_from_hex(fmspc, what="--fmspc"))
     assert quote is not None
-    return PlatformModel.of(parse_quote(read_evidence_quote(read_input(quote, limit=MAX_SUBJECT), quote)))
+    return PlatformModel.of(parse_quote(open_envelope(read_input(quote, limit=MAX_ENVELOPE)).evidence.quote))
 
 
 def _write(out: str, fetched: VerifiedCollateral) -> None:

@@ -146,7 +146,7 @@ class CollateralStore:
         now = self._clock()
         with self._lock:
             current = self._slot(model).current
-        if current is None or now >= current.expires_at:
+        if current is None or now not in current.period:
             current = self._load(model, now)
         if current is None:
             return None
@@ -175,7 +175,7 @@ class CollateralStore:
                 _log.warning("collateral: %s is skipped: %s", version.path, exc)
                 continue
             self._learn(model, verified)
-            if now < verified.expires_at and (best is None or is_newer(verified, best)):
+            if now in verified.period and (best is None or is_newer(verified, best)):
                 best = verified
         with self._lock:
             self._slot(model).current = best
@@ -258,7 +258,7 @@ class CollateralStore:
         self._refuse_rollback(model, verified)
         with self._lock:
             current = self._slot(model).current
-        if current is not None and now < current.expires_at and not is_newer(verified, current):
+        if current is not None and now in current.period and not is_newer(verified, current):
             return current
         self._archive.keep(model, collateral, at=now)
         self._learn(model, verified)

@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from dstack.errors import DecisionLogUnavailableError
 from kms.decision_log.entry import CONTENT_LIMIT, canonical
@@ -24,7 +24,10 @@ BATCH_LIMIT = 200
 WRITE_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 
-ENTRIES = Counter("dstack_kms_decision_log_entries", "Decisions, by whether they were written", ["outcome"])
+METRICS = CollectorRegistry()
+ENTRIES = Counter(
+    "dstack_kms_decision_log_entries", "Decisions, by whether they were written.", ["outcome"], registry=METRICS
+)
 
 _log = logging.getLogger("kms")
 
