@@ -21,6 +21,7 @@ _QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _QE_ID = hashlib.sha256(b"dstack-simulated-qe").digest()[:16]
 _QE_MR_ENCLAVE = hashlib.sha256(b"dstack-simulated-qe-enclave").digest()
 _QE_AUTH_DATA = bytes(range(32))
+_NO_SIGNER = Digest32(bytes(32))
 _SEPT_VE_DISABLE = 1 << 28
 _DEBUG = 1 << 0
 _XFAM = bytes.fromhex("e702060000000000")
@@ -114,7 +115,7 @@ class Enclave:
     """What a simulated SGX enclave is."""
 
     mr_enclave: Digest32
-    mr_signer: Digest32 = Digest32(bytes(32))
+    mr_signer: Digest32 = _NO_SIGNER
     attributes: bytes = bytes.fromhex("0500000000000000e700000000000000")
 
 
