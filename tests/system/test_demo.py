@@ -62,19 +62,6 @@ def test_the_printed_commands_run_as_written(demo: DemoRun) -> None:
     assert codes == [0, 0, 0, 0]
 
 
-def test_the_exercise_of_the_auditors_page_runs_as_written(demo: DemoRun, project_root: Path) -> None:
-    """Each of its commands succeeds on the results of the demo."""
-    page = (project_root / "docs" / "auditors.md").read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", "").replace("demo-results", str(demo.folder)).splitlines()
-    commands = [line for line in lines if line.startswith("dstack ")]
-
-    codes = {line: subprocess.run(_as_module(line), capture_output=True, check=False).returncode for line in commands}
-
-    assert [line.split()[1] for line in commands] == ["compose-hash", "replay", "measure", "explain", "verify"]
-    assert set(codes.values()) == {0}, codes
-
-
 def test_a_changed_event_log_no_longer_replays(demo: DemoRun, tmp_path: Path) -> None:
     """The kept artifacts are not decoration: one changed event makes the printed command refuse."""
     answer = json.loads((demo.folder / "app" / "get-quote.json").read_text())
