@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from dstack.transport.agent import AgentClient
 from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
+from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
@@ -36,7 +37,7 @@ from kms.decision_log.store import open_store
 from kms.decision_log.writer import DecisionLog
 from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
-from kms.generation import reissue_rpc_certificate
+from kms.generation import reissue_rpc_certificate, renew_authorities
 from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
 from kms.image_download import ArchiveSource, DownloadLimits
@@ -103,8 +104,9 @@ def run(settings: Settings) -> None:
     forbid_dumps()
     configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _exit)
-    with open_keystore(settings.core.cert_dir) as keystore:
-        parts = _parts(settings, keystore)
+    with ExitStack() as stack:
+        keystore = stack.enter_context(open_keystore(settings.core.cert_dir))
+        parts = _parts(settings, keystore, stack)
         chain = settings.core.auth_api.chain
         parts.chain.check(chain_id=chain.chain_id if chain else None)
         _introduce(parts)
@@ -113,22 +115,25 @@ def run(settings: Settings) -> None:
         _serve(parts)
 
 
-def _parts(settings: Settings, keystore: Keystore) -> Parts:
+def _parts(settings: Settings, keystore: Keystore, stack: ExitStack) -> Parts:
+    """What *stack* ends when it does."""
     core = settings.core
     quotes = AgentClient(core.agent_socket)
     roots = _roots(core.attestation.root_ca.tdx)
+    policy = VerificationPolicy(
+        relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
+        min_evaluation_number=core.attestation.min_evaluation_number,
+    )
+    images = _images(core.image)
     verifier = EvidenceVerifier(
         roots=roots,
-        policy=VerificationPolicy(
-            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
-            min_evaluation_number=core.attestation.min_evaluation_number,
-        ),
+        policy=policy,
         collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
         clock=_now,
+        image=ImageMeasurements(images).digests,
+        pool=stack.enter_context(VerificationPool(roots=roots, policy=policy)),
     )
     authority = make_authority(core.auth_api)
-    images = _images(core.image)
-    verifier = replace(verifier, image=ImageMeasurements(images).digests)
     own = SelfAuthorization(quotes, verifier, authority)
     return Parts(settings, keystore, quotes, verifier, authority, own, images)
 
@@ -284,8 +289,10 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
     if not domain:
         raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")
-    keys = reissue_rpc_certificate(replace(keys, domain=domain), parts.quotes, at=parts.verifier.clock())
-    parts.keystore.replace_rpc_certificate(keys.rpc.certificate_pem)
+    at, core = parts.verifier.clock(), parts.settings.core
+    renewed = renew_authorities(replace(keys, domain=domain), at=at)
+    keys = reissue_rpc_certificate(renewed, parts.quotes, at=at, classic=core.attestation.classic_extensions)
+    parts.keystore.replace_certificates(keys)
     return keys
 
 
