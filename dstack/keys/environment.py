@@ -52,6 +52,6 @@ def _variable(member: object, index: int) -> Variable:
     try:
         (key + value).encode()
     except UnicodeEncodeError:
-        # An escape such as \ud800 makes a text that no file and no process can be given. The cause would hold the value.
+        # An escape such as \ud800 makes a text that no file can hold. The cause is left out: it holds the value.
         raise MessageMalformedError(f"env[{index}]: want Unicode text, got a lone surrogate") from None
     return Variable(key, value)
