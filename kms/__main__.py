@@ -11,36 +11,29 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from dstack.attestation.certificates import der_of
-from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
-from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError, DstackError
-from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
-from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
+from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
-from kms.config import Admin, Image, Settings, load_settings
+from kms.config import Admin, Settings, load_settings
 from kms.decision_log.store import open_store
 from kms.decision_log.writer import DecisionLog
 from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
-from kms.generation import reissue_rpc_certificate
+from kms.generation import reissue_rpc_certificate, renew_authorities
 from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
-from kms.image_download import ArchiveSource, DownloadLimits
-from kms.image_measurements import ImageMeasurements
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.logs import configure_logging
 from kms.metrics import Metrics
@@ -50,6 +43,7 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
+from kms.verifiers import make_image_cache, make_verifier
 
 _FILE_LIMIT = 64 << 10
 ADMIN_TOKEN_NAMES = ("DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN")
@@ -103,8 +97,9 @@ def run(settings: Settings) -> None:
     forbid_dumps()
     configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _exit)
-    with open_keystore(settings.core.cert_dir) as keystore:
-        parts = _parts(settings, keystore)
+    with ExitStack() as stack:
+        keystore = stack.enter_context(open_keystore(settings.core.cert_dir))
+        parts = _parts(settings, keystore, stack)
         chain = settings.core.auth_api.chain
         parts.chain.check(chain_id=chain.chain_id if chain else None)
         _introduce(parts)
@@ -113,45 +108,15 @@ def run(settings: Settings) -> None:
         _serve(parts)
 
 
-def _parts(settings: Settings, keystore: Keystore) -> Parts:
+def _parts(settings: Settings, keystore: Keystore, stack: ExitStack) -> Parts:
+    """What *stack* ends when it does."""
     core = settings.core
-    quotes = AgentClient(core.agent_socket)
-    roots = _roots(core.attestation.root_ca.tdx)
-    verifier = EvidenceVerifier(
-        roots=roots,
-        policy=VerificationPolicy(
-            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
-            min_evaluation_number=core.attestation.min_evaluation_number,
-        ),
-        collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
-        clock=_now,
-    )
-    authority = make_authority(core.auth_api)
-    images = _images(core.image)
-    verifier = replace(verifier, image=ImageMeasurements(images).digests)
+    quotes, images = AgentClient(core.agent_socket), make_image_cache(core.image)
+    verifier, authority = make_verifier(core, images), make_authority(core.auth_api)
+    pool = stack.enter_context(VerificationPool(roots=verifier.roots, policy=verifier.policy))
+    verifier = replace(verifier, pool=pool)
     own = SelfAuthorization(quotes, verifier, authority)
     return Parts(settings, keystore, quotes, verifier, authority, own, images)
-
-
-def _images(settings: Image) -> ImageCache:
-    limits = DownloadLimits(time=settings.download_timeout)
-    source = None if settings.download_url is None else ArchiveSource(settings.download_url, limits)
-    return ImageCache(settings.cache_dir, source)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _roots(path: Path | None) -> TrustedRoots:
-    if path is None:
-        return INTEL_ROOTS
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(_FILE_LIMIT)
-    except OSError as exc:
-        raise ConfigError(f"core.attestation.root_ca.tdx: {path}: {exc.strerror or exc}") from exc
-    return TrustedRoots((simulated_root(der_of(load_certificate(raw)) if raw.startswith(b"-----") else raw),))
 
 
 def _introduce(parts: Parts) -> None:
@@ -284,8 +249,10 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
     if not domain:
         raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")
-    keys = reissue_rpc_certificate(replace(keys, domain=domain), parts.quotes, at=parts.verifier.clock())
-    parts.keystore.replace_rpc_certificate(keys.rpc.certificate_pem)
+    at, core = parts.verifier.clock(), parts.settings.core
+    renewed = renew_authorities(replace(keys, domain=domain), at=at)
+    keys = reissue_rpc_certificate(renewed, parts.quotes, at=at, classic=core.attestation.classic_extensions)
+    parts.keystore.replace_certificates(keys)
     return keys
 
 

@@ -52,7 +52,8 @@ def measure(seconds: float) -> dict[str, Any]:
         """Remembers the collateral, and meets every platform for the first time."""
         verify_quote(next(others), collateral, roots=roots, at=at, cache=forgetful)
 
-    forgetful = ContentCache(capacity=2)
+    # Room for the collateral, one platform and its match.
+    forgetful = ContentCache(capacity=3)
     rates = _in_turns(
         {
             "library": lambda: dcap_qvl.verify_with_root_ca(next(known), statements, pki.root_der, now),
