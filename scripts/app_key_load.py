@@ -1,4 +1,4 @@
-"""Load on a KMS: GetAppKey over TLS, from a process of its own. Reads one JSON object and prints one; see bench_app_key.
+"""Load on a KMS: GetAppKey over TLS, from a process of its own. Reads one JSON object, prints one; see bench_app_key.
 
 It speaks HTTP by hand, so that what it costs is little beside what the KMS costs.
 """
