@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, replace
 
 from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, looks_like_quote, parse_quote
+from dstack.attestation.reference import quoted_registers
 from dstack.cli.files import read_input
-from dstack.errors import EventLogMalformedError, InputError, QuoteMalformedError
+from dstack.errors import EventLogMalformedError, InputError, MeasurementMalformedError, QuoteMalformedError
 from dstack.measurement.ccel import is_ccel, parse_ccel
 from dstack.measurement.difference import Side
 from dstack.measurement.event_log import Event, parse_event_log
@@ -16,9 +17,6 @@ from dstack.measurement.result import REGISTERS
 from dstack.measurement.result_json import MAX_RESULT, parse_measurement
 from dstack.measurement.strict_json import Members, parse_json
 from dstack.values import Register, bytes_from_hex
-
-# What a quote calls the registers that have another name here.
-_IN_QUOTE = {"mrtd": "mr_td"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,22 @@ def parse_subject(raw: bytes, name: str) -> Subject:
     return _parse_envelope(raw, name)
 
 
+def held_vm_config(raw: bytes, name: str) -> str:
+    """Give the text of a VM config: *raw* itself, or what an answer of GetQuote or an attestation holds.
+
+    Raises:
+        InputError: It is no text, or holds none.
+    """
+    if raw.lstrip().startswith(b"{"):
+        value = parse_json(raw, what=name, limit=MAX_RESULT, error=MeasurementMalformedError)
+        if isinstance(value, dict) and not value.keys() & {"quote", "event_log", "attestation"}:
+            return raw.decode()
+    held = parse_subject(raw, name).vm_config
+    if held is None:
+        raise InputError(f"{name}: it holds no VM config")
+    return held
+
+
 def quote_bytes(content: bytes) -> bytes:
     """Give the quote itself: *content*, or what it is the hexadecimal of."""
     text = content.strip()
@@ -97,8 +111,7 @@ def with_quote(subject: Subject, quote: bytes) -> Subject:
     body = parse_quote(quote).body
     if not isinstance(body, TdReport):
         raise QuoteMalformedError("quote: want a TDX quote, got one of SGX")
-    registers = {name: getattr(body, _IN_QUOTE.get(name, name)) for name in REGISTERS}
-    return replace(subject, quote=quote, registers=registers)
+    return replace(subject, quote=quote, registers=quoted_registers(body))
 
 
 def _parse_object(raw: bytes, name: str) -> Subject:
