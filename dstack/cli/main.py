@@ -22,6 +22,7 @@ COMMANDS = {
     "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
     "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
+    "handover": ("dstack.cli.handover", "a secure file from an old node to a new one, or whether it would be allowed"),
     "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
     "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
     "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
