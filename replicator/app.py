@@ -6,6 +6,7 @@ forms of the original around these (`old_forms`). Errors are `{"error", "kind"}`
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,6 +35,7 @@ from replicator.custody import Receipt
 from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
+from replicator.receiving import Delivery
 from replicator.uploads import Upload
 
 # The first class that fits decides.
@@ -127,13 +129,28 @@ async def _receive(node: Replicator, request: Request) -> Receipt:
         for number in range(first, min(delivery.next_chunk, delivery.shape.chunks)):
             if not await upload.take(delivery.shape.sealed_length(number)):
                 break
-        while not delivery.is_complete and (sealed := await upload.take(delivery.expected)):
-            await run_in_threadpool(delivery.add, sealed)
+        await _feed(upload, delivery)
         if delivery.is_complete:
             await upload.require_end()
         return await run_in_threadpool(node.finish, delivery)
     finally:
         delivery.close()
+
+
+async def _feed(upload: Upload, delivery: Delivery) -> None:
+    """Have one chunk opened and written while the next one comes."""
+    working: asyncio.Future[None] | None = None
+    try:
+        for number in range(delivery.next_chunk, delivery.shape.chunks):
+            sealed = await upload.take(delivery.shape.sealed_length(number))
+            if working:
+                await working
+            working = asyncio.ensure_future(run_in_threadpool(delivery.add, sealed)) if sealed else None
+            if not sealed:
+                return
+    finally:
+        if working:
+            await working
 
 
 def _page(node: Replicator) -> Response:

@@ -52,11 +52,6 @@ class Delivery:
         """Whether every chunk has come."""
         return self.next_chunk == self.shape.chunks
 
-    @property
-    def expected(self) -> int:
-        """Sealed bytes of the next chunk; 0 after the last."""
-        return 0 if self.is_complete else self.shape.sealed_length(self.next_chunk)
-
     def add(self, sealed: bytes) -> None:
         """Open the next chunk and write it.
 

@@ -50,12 +50,20 @@ class Upload:
         Raises:
             MessageMalformedError: They do not come.
         """
-        while len(self._buffer) < size:
-            if not await self._more():
+        pieces, missing = [bytes(self._buffer)], size - len(self._buffer)
+        self._buffer.clear()
+        while missing > 0:
+            piece = await self._piece()
+            if piece is None:
                 return b""
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
+            pieces.append(piece)
+            missing -= len(piece)
+        if missing < 0:
+            # Few pieces are cut: the others are joined once, and not moved before.
+            last = pieces.pop()
+            self._buffer += memoryview(last)[missing:]
+            pieces.append(last[:missing])
+        return b"".join(pieces)
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -81,16 +89,18 @@ class Upload:
         return line
 
     async def _more(self) -> bool:
-        """Read a piece; says whether there was one."""
+        """Read a piece into the buffer; says whether there was one."""
+        piece = await self._piece()
+        self._buffer += piece or b""
+        return piece is not None
+
+    async def _piece(self) -> bytes | None:
         if self._ended:
-            return False
+            return None
         try:
             async with asyncio.timeout(IDLE_SECONDS):
                 piece = await anext(self._stream, None)
         except TimeoutError as exc:
             raise MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing") from exc
-        if piece is None:
-            self._ended = True
-            return False
-        self._buffer += piece
-        return True
+        self._ended = piece is None
+        return piece

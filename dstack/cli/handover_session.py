@@ -208,7 +208,7 @@ class Session:
         buffer, sent = memoryview(bytearray(PIECE)), 0
         while sent < size:
             count = _read_into(response, buffer[: min(PIECE, size - sent)])
-            target.send(buffer[:count])
+            target.sock.sendall(buffer[:count])
             sent += count
             progress(min(shape.size, shape.size - size + sent), shape.size)
 
