@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {IAppAuthPolicy} from "./interfaces/IAppAuth.sol";
+import {MAX_EPOCH_WINDOW, MIN_EPOCH_WINDOW} from "./interfaces/IKmsAuth.sol";
 import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
 
 /// @title What follows from an action by itself: its form, its class, its subject; the words are in IUpgradeOperator.
@@ -9,6 +11,17 @@ library Actions {
     uint256 private constant WORD = 32;
     uint256 private constant TWO_WORDS = 64;
     bytes32 private constant ON = bytes32(uint256(1));
+
+    /// @dev Sets of kinds, one bit each.
+    uint256 private constant ROLES = (1 << uint256(IUpgradeOperator.Kind.Owner))
+        | (1 << uint256(IUpgradeOperator.Kind.Guardian)) | (1 << uint256(IUpgradeOperator.Kind.ForcedGuardian));
+    uint256 private constant OWN = ROLES | (1 << uint256(IUpgradeOperator.Kind.Delay));
+    uint256 private constant NAME_CODE = (1 << uint256(IUpgradeOperator.Kind.AppImplementation))
+        | (1 << uint256(IUpgradeOperator.Kind.ImplementationUpgrade));
+    uint256 private constant NAME_ACCOUNT = NAME_CODE | ROLES | (1 << uint256(IUpgradeOperator.Kind.GatewayAppId))
+        | (1 << uint256(IUpgradeOperator.Kind.App)) | (1 << uint256(IUpgradeOperator.Kind.FreezeRenewal));
+    uint256 private constant WAIT_LONGEST = NAME_CODE | (1 << uint256(IUpgradeOperator.Kind.FreezeForGood))
+        | (1 << uint256(IUpgradeOperator.Kind.KeyEpoch));
 
     /// @dev Where the compose hash of an encoded version stands: behind the offset and the number.
     uint256 private constant VERSION_HASH = 64;
@@ -27,27 +40,20 @@ library Actions {
 
     /// @dev Whether the action changes the operator itself.
     function isOwn(IUpgradeOperator.Kind kind) internal pure returns (bool) {
-        return kind == IUpgradeOperator.Kind.Guardian || kind == IUpgradeOperator.Kind.Owner
-            || kind == IUpgradeOperator.Kind.Delay;
+        return _isIn(kind, OWN);
     }
 
     /// @dev How long the action must wait.
     function classOf(IUpgradeOperator.Action calldata action) internal pure returns (IUpgradeOperator.DelayClass) {
         IUpgradeOperator.Kind kind = action.kind;
         if (kind == IUpgradeOperator.Kind.Delay) return IUpgradeOperator.DelayClass(uint256(bytes32(action.data)));
-        if (kind == IUpgradeOperator.Kind.Owner || kind == IUpgradeOperator.Kind.Guardian) {
-            return IUpgradeOperator.DelayClass.Roles;
-        }
-        if (
-            kind == IUpgradeOperator.Kind.ImplementationUpgrade || kind == IUpgradeOperator.Kind.AppImplementation
-                || kind == IUpgradeOperator.Kind.FreezeForGood
-        ) return IUpgradeOperator.DelayClass.Upgrades;
-        return IUpgradeOperator.DelayClass.Policy;
+        if (_isIn(kind, ROLES)) return IUpgradeOperator.DelayClass.Roles;
+        return _isIn(kind, WAIT_LONGEST) ? IUpgradeOperator.DelayClass.Upgrades : IUpgradeOperator.DelayClass.Policy;
     }
 
     /// @dev The account that the data names; zero where the kind names none.
     function accountOf(IUpgradeOperator.Action calldata action) internal pure returns (address) {
-        return _namesAccount(action.kind) ? address(uint160(uint256(bytes32(action.data)))) : address(0);
+        return _isIn(action.kind, NAME_ACCOUNT) ? address(uint160(uint256(bytes32(action.data)))) : address(0);
     }
 
     /// @dev What denials of this action and of all that would have the same effect share.
@@ -56,25 +62,30 @@ library Actions {
         pure
         returns (IUpgradeOperator.Kind kind, bytes32 subject)
     {
-        if (action.kind == IUpgradeOperator.Kind.Version) {
+        (kind, subject) = (action.kind, bytes32(action.data));
+        if (kind == IUpgradeOperator.Kind.Version) {
+            require(action.data.length > VERSION_HASH, IUpgradeOperator.DataMalformed(kind, action.data));
             return (IUpgradeOperator.Kind.ComposeHash, bytes32(action.data[VERSION_HASH:]));
         }
-        if (action.kind == IUpgradeOperator.Kind.OutdatedTcb) return (action.kind, 0);
-        return (action.kind, bytes32(action.data));
+        if (kind == IUpgradeOperator.Kind.OutdatedTcb) subject = 0;
     }
 
     function _isGrant(IUpgradeOperator.Action calldata action) private view returns (bool) {
         (IUpgradeOperator.Kind kind, bytes calldata data) = (action.kind, action.data);
         if (kind == IUpgradeOperator.Kind.Version) return _isVersion(action);
+        if (kind == IUpgradeOperator.Kind.KmsInfo) return _isEncoded(action);
         if (kind == IUpgradeOperator.Kind.Sunset) return _isSunset(data);
         if (kind == IUpgradeOperator.Kind.Delay) return _isDelay(data);
+        if (kind == IUpgradeOperator.Kind.KeyEpoch) return _isKeyEpoch(data);
+        if (kind == IUpgradeOperator.Kind.Genesis) return _isGenesis(data);
         if (data.length != WORD || bytes32(data) == 0) return false;
         if (kind == IUpgradeOperator.Kind.OutdatedTcb) return _isTime(bytes32(data));
         if (kind == IUpgradeOperator.Kind.AnyDevice || kind == IUpgradeOperator.Kind.FreezeForGood) {
             return bytes32(data) == ON;
         }
-        if (!_namesAccount(kind)) return true;
-        return uint256(bytes32(data)) <= type(uint160).max && (!_namesCode(kind) || accountOf(action).code.length > 0);
+        if (!_isIn(kind, NAME_ACCOUNT)) return true;
+        if (uint256(bytes32(data)) > type(uint160).max) return false;
+        return !_isIn(kind, NAME_CODE) || accountOf(action).code.length > 0;
     }
 
     function _isDenial(IUpgradeOperator.Action calldata action) private pure returns (bool) {
@@ -95,22 +106,37 @@ library Actions {
             || kind == IUpgradeOperator.Kind.ContractUpgrades;
     }
 
-    function _namesAccount(IUpgradeOperator.Kind kind) private pure returns (bool) {
-        return _namesCode(kind) || kind == IUpgradeOperator.Kind.GatewayAppId
-            || kind == IUpgradeOperator.Kind.Guardian || kind == IUpgradeOperator.Kind.Owner
-            || kind == IUpgradeOperator.Kind.App || kind == IUpgradeOperator.Kind.FreezeRenewal;
+    function _isIn(IUpgradeOperator.Kind kind, uint256 set) private pure returns (bool) {
+        return (set >> uint256(kind)) & 1 == 1;
     }
 
-    function _namesCode(IUpgradeOperator.Kind kind) private pure returns (bool) {
-        return kind == IUpgradeOperator.Kind.AppImplementation
-            || kind == IUpgradeOperator.Kind.ImplementationUpgrade;
+    /// @dev The app says what else it wants of a version.
+    function _isVersion(IUpgradeOperator.Action calldata action) private view returns (bool) {
+        if (!_isEncoded(action)) return false;
+        Address.functionStaticCall(
+            action.target, bytes.concat(IAppAuthPolicy.checkVersion.selector, action.data)
+        );
+        return true;
     }
 
-    /// @dev Exactly the ABI encoding of a version, so that one content has one encoding; the app says what else it wants.
-    function _isVersion(IUpgradeOperator.Action calldata action) private pure returns (bool) {
-        IAppAuthPolicy.Version memory version = abi.decode(action.data, (IAppAuthPolicy.Version));
-        IAppAuthPolicy(action.target).checkVersion(version);
-        return keccak256(abi.encode(version)) == keccak256(action.data);
+    /// @dev Decoded by a call of its own, for what cannot be decoded fails without a word.
+    function _isEncoded(IUpgradeOperator.Action calldata action) private view returns (bool) {
+        try IUpgradeOperator(address(this)).encodingOf(action.kind, action.data) returns (bytes memory encoding) {
+            return keccak256(encoding) == keccak256(action.data);
+        } catch {
+            return false;
+        }
+    }
+
+    /// @dev How long the previous epoch may be served is for KmsAuth to bound, but looked at before anybody waits.
+    function _isKeyEpoch(bytes calldata data) private pure returns (bool) {
+        if (data.length != TWO_WORDS || bytes32(data) == 0) return false;
+        uint256 window = uint256(bytes32(data[WORD:]));
+        return _isTime(bytes32(data)) && window >= MIN_EPOCH_WINDOW && window <= MAX_EPOCH_WINDOW;
+    }
+
+    function _isGenesis(bytes calldata data) private pure returns (bool) {
+        return data.length == TWO_WORDS && bytes32(data) != 0 && bytes32(data[WORD:]) != 0;
     }
 
     function _isSunset(bytes calldata data) private pure returns (bool) {

@@ -9,13 +9,14 @@ import {Versions} from "./Versions.sol";
 
 /// @title One app's own gate; the words are in IAppAuthPolicy.
 contract AppAuth is IAppAuthPolicy, Governed {
-    /// @dev A record, and when the end in it was last set; one slot.
+    /// @dev A record, and when the end in it was last set; one slot. Of the newest version only the end stands in it:
+    /// the rest stands in slot 3 until the next version comes, so that adding a version writes one record, not two.
     struct Kept {
-        uint48 addedAt;
+        uint40 addedAt;
         uint64 endsAt;
-        uint64 previous;
+        uint48 previous;
         bool isRollback;
-        uint48 endSetAt;
+        uint40 endSetAt;
     }
 
     bytes32 private constant COMPOSE_HASH = keccak256("compose-hash");
@@ -30,7 +31,8 @@ contract AppAuth is IAppAuthPolicy, Governed {
     /// @notice How many numbers `versionNumbers` gives at once.
     uint256 public constant MAX_PAGE = 100;
 
-    // The order is dstack's; new state is taken from the rest of slot 3, which is read anyway, and from the gap.
+    // The order is dstack's; new state is taken from the rest of slot 3, which is read anyway and now full, and from
+    // the gap. Versions are numbered in 48 bits and times kept in 40.
 
     /// @inheritdoc IAppAuthPolicy
     mapping(bytes32 composeHash => bool) public allowedComposeHashes;
@@ -42,13 +44,14 @@ contract AppAuth is IAppAuthPolicy, Governed {
     /// @inheritdoc IAppAuthPolicy
     bool public requireTcbUpToDate;
     /// @inheritdoc IAppAuthPolicy
-    uint64 public outdatedTcbToleratedUntil;
-    /// @inheritdoc IAppAuthPolicy
-    uint64 public newestVersion;
-    /// @inheritdoc IAppAuthPolicy
     bool public frozenForGood;
+    uint40 private _toleratedUntil;
     /// @dev The newest version that any removal of a compose hash reached: above it, `_removedUpTo` need not be asked.
-    uint64 private _newestRemoved;
+    uint48 private _newestRemoved;
+    uint48 private _newest;
+    uint48 private _newestPrevious;
+    uint40 private _newestAddedAt;
+    bool private _newestIsRollback;
     /// @dev Whether the newest version has an end: where it has none, its record need not be read.
     bool private _newestEnds;
     mapping(uint64 number => Kept) private _versions;
@@ -96,10 +99,10 @@ contract AppAuth is IAppAuthPolicy, Governed {
         allowedComposeHashes[composeHash] = false;
         emit ComposeHashRemoved(composeHash);
         emit PolicyChanged(msg.sender, COMPOSE_HASH, composeHash, false);
-        if (newestVersion == 0) return;
-        _removedUpTo[composeHash] = newestVersion;
-        _newestRemoved = newestVersion;
-        emit VersionsRemoved(composeHash, newestVersion);
+        if (_newest == 0) return;
+        _removedUpTo[composeHash] = _newest;
+        _newestRemoved = _newest;
+        emit VersionsRemoved(composeHash, _newest);
     }
 
     /// @inheritdoc IAppAuthBasicManagement
@@ -124,7 +127,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
     function setRequireTcbUpToDate(bool requireUpToDate) external onlyOwner {
         require(requireUpToDate || !frozenForGood, FrozenForGood());
         _setRequireTcbUpToDate(requireUpToDate);
-        if (outdatedTcbToleratedUntil != 0) _setTolerated(0);
+        if (_toleratedUntil != 0) _setTolerated(0);
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -137,16 +140,18 @@ contract AppAuth is IAppAuthPolicy, Governed {
     /// @inheritdoc IAppAuthPolicy
     function addVersion(Version calldata version_) external onlyOwner grants {
         Versions.check(version_);
-        uint64 number = version_.number;
-        require(number > newestVersion, NumberNotRising(number, newestVersion));
+        (uint64 number, uint64 supersedes, bool isRollback) =
+            (version_.number, version_.supersedes, version_.isRollback);
+        uint48 newest = _newest;
+        require(number > newest, NumberNotRising(number, newest));
 
-        if (version_.supersedes != 0) _supersede(version_.supersedes, version_.sunset);
-        _versions[number] = Kept(uint48(block.timestamp), 0, newestVersion, version_.isRollback, 0);
-        newestVersion = number;
-        _newestEnds = false;
-        require(_enter(version_) != version_.isRollback, RollbackMisstated(number, version_.isRollback));
+        if (newest != 0) _file(newest);
+        if (supersedes != 0) _supersede(supersedes, version_.sunset);
+        (_newest, _newestPrevious, _newestAddedAt, _newestIsRollback, _newestEnds) =
+            (uint48(number), newest, uint40(block.timestamp), isRollback, false);
+        require(_enter(version_, number) != isRollback, RollbackMisstated(number, isRollback));
 
-        emit VersionAdded(number, version_);
+        emit VersionAdded(version_);
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -154,14 +159,14 @@ contract AppAuth is IAppAuthPolicy, Governed {
         uint64 end = uint64(Math.max(endsAt, block.timestamp));
         uint64 current = _liveEnd(number);
         require(_isEarlier(end, current), SunsetNotMoved(number, endsAt, current));
-        _setEnd(number, end);
+        _moveEnd(number, end);
     }
 
     /// @inheritdoc IAppAuthPolicy
     function postponeSunset(uint64 number, uint64 endsAt) external onlyOwner grants {
         uint64 current = _liveEnd(number);
         require(_isEarlier(current, endsAt), SunsetNotMoved(number, endsAt, current));
-        _setEnd(number, endsAt);
+        _moveEnd(number, endsAt);
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -178,7 +183,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
         view
         returns (bool isAllowed, string memory reason)
     {
-        if (requireTcbUpToDate && !_isUpToDate(bootInfo.tcbStatus) && block.timestamp >= outdatedTcbToleratedUntil) {
+        if (requireTcbUpToDate && !_isUpToDate(bootInfo.tcbStatus) && block.timestamp >= _toleratedUntil) {
             return (false, "TCB status is not up to date");
         }
         if (!isConfigurationAllowed(bootInfo.composeHash, bootInfo.osImageHash, block.timestamp)) {
@@ -206,7 +211,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
 
     /// @inheritdoc IAppAuthPolicy
     function versionRecord(uint64 number) external view returns (VersionRecord memory) {
-        Kept storage kept = _versions[number];
+        Kept memory kept = _kept(number);
         return VersionRecord(kept.addedAt, kept.endsAt, kept.previous, kept.isRollback);
     }
 
@@ -219,15 +224,25 @@ contract AppAuth is IAppAuthPolicy, Governed {
     function versionNumbers(uint64 from, uint256 count) external view returns (uint64[] memory page) {
         uint64[] memory found = new uint64[](Math.min(count, MAX_PAGE));
         uint256 length = 0;
-        uint64 number = from == 0 ? newestVersion : from;
-        while (length < found.length && _versions[number].addedAt != 0) {
+        uint64 number = from == 0 ? _newest : from;
+        while (length < found.length && _exists(number)) {
             found[length++] = number;
-            number = _versions[number].previous;
+            number = _kept(number).previous;
         }
         page = new uint64[](length);
         for (uint256 i = 0; i < length; i++) {
             page[i] = found[i];
         }
+    }
+
+    /// @inheritdoc IAppAuthPolicy
+    function newestVersion() external view returns (uint64) {
+        return _newest;
+    }
+
+    /// @inheritdoc IAppAuthPolicy
+    function outdatedTcbToleratedUntil() external view returns (uint64) {
+        return _toleratedUntil;
     }
 
     /// @inheritdoc IAppAuthPolicy
@@ -237,7 +252,7 @@ contract AppAuth is IAppAuthPolicy, Governed {
 
     /// @inheritdoc IAppAuthPolicy
     function isConfigurationAllowed(bytes32 composeHash, bytes32 osImageHash, uint256 at) public view returns (bool) {
-        if (newestVersion != 0 && _isLive(versionOf[composeHash][osImageHash], composeHash, at)) return true;
+        if (_newest != 0 && _isLive(versionOf[composeHash][osImageHash], composeHash, at)) return true;
         return allowedComposeHashes[composeHash];
     }
 
@@ -298,37 +313,52 @@ contract AppAuth is IAppAuthPolicy, Governed {
     }
 
     function _setTolerated(uint64 until) private {
-        bytes32 previous = bytes32(uint256(outdatedTcbToleratedUntil));
+        bytes32 previous = bytes32(uint256(_toleratedUntil));
         emit PolicyReplaced(OUTDATED_TCB_TOLERATED_UNTIL, previous, bytes32(uint256(until)));
-        outdatedTcbToleratedUntil = until;
+        _toleratedUntil = uint40(until);
         emit OutdatedTcbToleratedUntil(until);
     }
 
     /// @dev Makes the version the newest of all it lists; whether any of that was in no version before.
-    function _enter(Version calldata version_) private returns (bool isNew) {
-        for (uint256 i = 0; i < version_.osImageHashes.length; i++) {
-            bytes32 osImageHash = version_.osImageHashes[i];
-            isNew = isNew || versionOf[version_.composeHash][osImageHash] == 0;
-            versionOf[version_.composeHash][osImageHash] = version_.number;
+    function _enter(Version calldata version_, uint64 number) private returns (bool isNew) {
+        bytes32 composeHash = version_.composeHash;
+        bytes32[] calldata osImageHashes = version_.osImageHashes;
+        for (uint256 i = 0; i < osImageHashes.length; i++) {
+            isNew = _enter(versionOf[composeHash], osImageHashes[i], number) || isNew;
         }
-        for (uint256 i = 0; i < version_.registers.length; i++) {
-            bytes32 key = Versions.key(version_.composeHash, version_.registers[i]);
-            isNew = isNew || _versionOfRegisters[key] == 0;
-            _versionOfRegisters[key] = version_.number;
+        Registers[] calldata registers = version_.registers;
+        for (uint256 i = 0; i < registers.length; i++) {
+            isNew = _enter(_versionOfRegisters, Versions.key(composeHash, registers[i]), number) || isNew;
         }
+    }
+
+    function _enter(mapping(bytes32 => uint64) storage versions, bytes32 key, uint64 number) private returns (bool) {
+        uint64 previous = versions[key];
+        versions[key] = number;
+        return previous == 0;
+    }
+
+    /// @dev Puts what stands in slot 3 about the newest version into its record, because it will not be the newest.
+    function _file(uint48 number) private {
+        Kept storage kept = _versions[number];
+        (kept.addedAt, kept.previous, kept.isRollback) = (_newestAddedAt, _newestPrevious, _newestIsRollback);
     }
 
     function _supersede(uint64 number, uint64 sunset) private {
-        require(_versions[number].addedAt != 0, VersionUnknown(number));
+        Kept storage kept = _versions[number];
+        require(kept.addedAt != 0, VersionUnknown(number));
         uint64 end = uint64(Math.max(sunset, block.timestamp));
-        if (_isEarlier(end, _versions[number].endsAt)) _setEnd(number, end);
+        if (_isEarlier(end, kept.endsAt)) _setEnd(kept, number, end);
     }
 
-    function _setEnd(uint64 number, uint64 endsAt) private {
-        emit VersionEndSet(number, _versions[number].endsAt, endsAt);
-        _versions[number].endsAt = endsAt;
-        _versions[number].endSetAt = uint48(block.timestamp);
-        if (number == newestVersion) _newestEnds = endsAt != 0;
+    function _moveEnd(uint64 number, uint64 endsAt) private {
+        if (number == _newest) _newestEnds = endsAt != 0;
+        _setEnd(_versions[number], number, endsAt);
+    }
+
+    function _setEnd(Kept storage kept, uint64 number, uint64 endsAt) private {
+        emit VersionEndSet(number, kept.endsAt, endsAt);
+        (kept.endsAt, kept.endSetAt) = (endsAt, uint40(block.timestamp));
     }
 
     function _storeUpgradesDisabled() internal override {
@@ -338,13 +368,25 @@ contract AppAuth is IAppAuthPolicy, Governed {
     /// @dev The end of a version that exists and has not ended.
     function _liveEnd(uint64 number) private view returns (uint64 endsAt) {
         endsAt = _versions[number].endsAt;
-        require(_versions[number].addedAt != 0, VersionUnknown(number));
+        require(_exists(number), VersionUnknown(number));
         require(_isEarlier(uint64(block.timestamp), endsAt), VersionEnded(number, endsAt));
+    }
+
+    function _exists(uint64 number) private view returns (bool) {
+        return number != 0 && (number == _newest || _versions[number].addedAt != 0);
+    }
+
+    /// @dev All that is known of a version, wherever it stands.
+    function _kept(uint64 number) private view returns (Kept memory kept) {
+        kept = _versions[number];
+        if (number == _newest) {
+            (kept.addedAt, kept.previous, kept.isRollback) = (_newestAddedAt, _newestPrevious, _newestIsRollback);
+        }
     }
 
     function _isLive(uint64 number, bytes32 composeHash, uint256 at) private view returns (bool) {
         if (number == 0 || (number <= _newestRemoved && number <= _removedUpTo[composeHash])) return false;
-        if (number == newestVersion && !_newestEnds) return true;
+        if (number == _newest && !_newestEnds) return true;
         uint64 endsAt = _versions[number].endsAt;
         return endsAt == 0 || at < endsAt;
     }

@@ -7,7 +7,7 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Governed} from "./Governed.sol";
 import {IAppAuth} from "./interfaces/IAppAuth.sol";
 import {IGoverned} from "./interfaces/IGoverned.sol";
-import {IKmsAuth} from "./interfaces/IKmsAuth.sol";
+import {IKmsAuth, MAX_EPOCH_WINDOW, MIN_EPOCH_WINDOW} from "./interfaces/IKmsAuth.sol";
 
 /// @title The gate of the whole system; the words are in IKmsAuth.
 contract KmsAuth is IKmsAuth, Governed {
@@ -19,6 +19,7 @@ contract KmsAuth is IKmsAuth, Governed {
     bytes32 private constant KMS_DEVICE = keccak256("kms-device");
     bytes32 private constant OS_IMAGE = keccak256("os-image");
     bytes32 private constant APP_FREEZE = keccak256("app-freeze");
+    bytes32 private constant KEY_EPOCH = keccak256("key-epoch");
 
     /// @notice How far ahead a freeze may end.
     uint256 public constant MAX_FREEZE = 7 days;
@@ -56,6 +57,8 @@ contract KmsAuth is IKmsAuth, Governed {
     /// @inheritdoc IKmsAuth
     mapping(address appId => bool) public isFactoryMade;
     bool private _upgradesDisabled;
+    uint64 private _keyEpoch;
+    uint64 private _previousServedUntil;
     uint256[47] private __gap;
 
     /// @inheritdoc IKmsAuth
@@ -164,6 +167,22 @@ contract KmsAuth is IKmsAuth, Governed {
     }
 
     /// @inheritdoc IKmsAuth
+    function rotateKeys(uint64 epoch, uint64 window) external onlyOwner {
+        (uint64 previous, uint64 servedUntil) = (_keyEpoch, _previousServedUntil);
+        require(epoch == previous + 1, EpochNotNext(epoch, previous + 1));
+        require(
+            window >= MIN_EPOCH_WINDOW && window <= MAX_EPOCH_WINDOW,
+            EpochWindowOutOfRange(window, MIN_EPOCH_WINDOW, MAX_EPOCH_WINDOW)
+        );
+        require(block.timestamp >= servedUntil, PreviousEpochServed(servedUntil));
+
+        (_keyEpoch, _previousServedUntil) = (epoch, uint64(block.timestamp) + window);
+        emit KeyEpochBegan(previous, epoch, _previousServedUntil);
+        emit PolicyReplaced(KEY_EPOCH, bytes32(uint256(previous)), bytes32(uint256(epoch)));
+        emit PolicyChanged(msg.sender, KEY_EPOCH, bytes32(uint256(epoch)), true);
+    }
+
+    /// @inheritdoc IKmsAuth
     function registerApp(address appId) external {
         _registerApp(appId);
     }
@@ -202,6 +221,16 @@ contract KmsAuth is IKmsAuth, Governed {
         if (!kmsAllowedAggregatedMrs[bootInfo.mrAggregated]) return (false, "Aggregated MR not allowed");
         if (!kmsAllowedDeviceIds[bootInfo.deviceId]) return (false, "KMS is not allowed to boot on this device");
         return (true, "");
+    }
+
+    /// @inheritdoc IKmsAuth
+    function keyEpoch() external view returns (uint64 current, uint64 previous, uint64 previousServedUntil) {
+        return (_keyEpoch, _keyEpoch == 0 ? 0 : _keyEpoch - 1, _previousServedUntil);
+    }
+
+    /// @inheritdoc IKmsAuth
+    function isKeyEpochServed(uint64 epoch, uint256 at) external view returns (bool) {
+        return epoch == _keyEpoch || (epoch < _keyEpoch && epoch == _keyEpoch - 1 && at < _previousServedUntil);
     }
 
     /// @inheritdoc IAppAuth

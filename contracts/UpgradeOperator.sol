@@ -16,6 +16,12 @@ import {IUpgradeOperator} from "./interfaces/IUpgradeOperator.sol";
 contract UpgradeOperator is IUpgradeOperator, Ownable {
     using Actions for Action;
 
+    /// @dev What was done about a contract: whether its grants were announced here, and when anything was last denied.
+    struct Known {
+        bool isAnnounced;
+        uint48 deniedAt;
+    }
+
     /// @inheritdoc IUpgradeOperator
     uint256 public constant MIN_DELAY = 48 hours;
     /// @notice The longest delay there can be.
@@ -26,6 +32,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     uint256 public constant FREEZE = 7 days;
     /// @notice How long after the end of a freeze the app cannot be denied again.
     uint256 public constant COOL_DOWN = 7 days;
+    /// @notice How long at least a proposal of kind `ForcedGuardian` waits.
+    uint256 public constant FORCED_DELAY = 7 days;
     /// @notice How many actions a proposal, its rollback or a denial may hold.
     uint256 public constant MAX_ACTIONS = 16;
     /// @notice How long a content's address may be.
@@ -47,11 +55,12 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @inheritdoc IUpgradeOperator
     mapping(bytes32 id => address) public rollbackAgreedBy;
     /// @inheritdoc IUpgradeOperator
-    mapping(address target => bool) public isAnnounced;
+    mapping(address app => Genesis) public genesisOf;
+    mapping(address target => Known) private _known;
     bytes32[] private _ids;
     mapping(bytes32 id => Proposal) private _proposals;
     mapping(bytes32 subjectHash => uint256 time) private _deniedAt;
-    bool private transient _running;
+    uint256 private transient _running;
 
     /// @param owner_ Who may propose, cancel and deny; not zero.
     /// @param guardian_ Who else may cancel and deny; not zero, the owner itself where there is nobody else.
@@ -71,10 +80,10 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
 
     /// @dev Keeps contracts that are called from calling what calls contracts. All state is final before, too.
     modifier alone() {
-        require(!_running, Reentered());
-        _running = true;
+        require(_running == 0, Reentered());
+        _running = 1;
         _;
-        _running = false;
+        _running = 0;
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -82,13 +91,14 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         require(content.actions.length > 0, ActionCountOutOfRange(0, MAX_ACTIONS));
         require(bytes(content.uri).length <= MAX_URI_BYTES, UriTooLong(bytes(content.uri).length, MAX_URI_BYTES));
         uint256 wait = Math.max(_checkGrants(content.actions), _checkGrants(content.rollback));
+        bool forced = _isForced(content);
         _checkCode(content);
 
         uint256 nonce = _ids.length;
         uint256 readyAt = block.timestamp + wait;
         id = proposalId(nonce, content);
         _ids.push(id);
-        _proposals[id] = Proposal(uint64(nonce), uint48(block.timestamp), uint48(readyAt), 0, false, false);
+        _proposals[id] = Proposal(uint64(nonce), uint48(block.timestamp), uint48(readyAt), 0, false, false, forced);
 
         emit ProposalQueued(id, msg.sender, nonce, readyAt, readyAt + WINDOW, content);
     }
@@ -104,8 +114,10 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     function cancel(bytes32 id) external onlyOwnerOrGuardian {
         State state = stateOf(id);
         require(state == State.Waiting || state == State.Ready, NotPending(id, state));
+        Proposal storage record = _proposals[id];
+        require(!record.forced || msg.sender == owner(), NotForGuardian(Kind.ForcedGuardian));
 
-        _proposals[id].cancelled = true;
+        record.cancelled = true;
 
         emit ProposalCancelled(id, msg.sender);
     }
@@ -116,7 +128,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
             actions[i].checkDenial();
-            _recordDenial(actions[i], msg.sender);
+            (, bytes32 subject) = actions[i].subjectOf();
+            _recordDenial(actions[i].kind, subject, actions[i], msg.sender);
             _deny(actions[i]);
         }
     }
@@ -133,7 +146,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @inheritdoc IUpgradeOperator
     function rollBack(bytes32 id, Content calldata content) external onlyOwnerOrGuardian alone {
         Proposal storage record = _checkRollbackOpen(id);
-        _checkContent(id, content);
+        _checkContent(id, record.nonce, content);
         require(content.rollback.length > 0, NoRollback(id));
         address other = rollbackAgreedBy[id];
         require(
@@ -160,16 +173,21 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
 
     /// @inheritdoc IUpgradeOperator
     function execute(bytes32 id, Content calldata content) external alone {
-        State state = stateOf(id);
+        Proposal memory record = _proposals[id];
+        State state = _stateOf(record);
         require(state == State.Ready, UnexpectedState(id, state, State.Ready));
-        _checkContent(id, content);
-        Proposal storage record = _proposals[id];
+        _checkContent(id, record.nonce, content);
 
-        record.executedAt = uint48(block.timestamp);
+        _proposals[id].executedAt = uint48(block.timestamp);
 
         emit ProposalExecuted(id, msg.sender);
 
         _apply(content.actions, record.proposedAt);
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function anchorReceipt(address app, bytes32 digest) external {
+        emit ReceiptAnchored(msg.sender, app, digest);
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -190,18 +208,13 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
 
     /// @inheritdoc IUpgradeOperator
     function stateOf(bytes32 id) public view returns (State) {
-        Proposal storage record = _proposals[id];
-        if (record.proposedAt == 0) return State.Unset;
-        if (record.rolledBack) return State.RolledBack;
-        if (record.executedAt != 0) return State.Executed;
-        if (record.cancelled) return State.Cancelled;
-        if (block.timestamp < record.readyAt) return State.Waiting;
-        return block.timestamp < record.readyAt + WINDOW ? State.Ready : State.Expired;
+        return _stateOf(_proposals[id]);
     }
 
     /// @inheritdoc IUpgradeOperator
-    function delayOf(Action calldata action) public view returns (uint256) {
-        return _delay(action.classOf());
+    function delayOf(Action calldata action) external view returns (uint256) {
+        action.checkGrant();
+        return _delay(action);
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -229,6 +242,11 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     }
 
     /// @inheritdoc IUpgradeOperator
+    function isAnnounced(address target) public view returns (bool) {
+        return _known[target].isAnnounced;
+    }
+
+    /// @inheritdoc IUpgradeOperator
     function proposalId(uint256 nonce, Content calldata content) public view returns (bytes32) {
         return keccak256(abi.encode(block.chainid, address(this), nonce, content));
     }
@@ -243,6 +261,13 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         for (uint256 i = 0; i < codeHashes.length; i++) {
             codeHashes[i] = _codeHash(_accountAt(actions, rollback, i));
         }
+    }
+
+    /// @inheritdoc IUpgradeOperator
+    function encodingOf(Kind kind, bytes calldata data) external pure returns (bytes memory) {
+        if (kind == Kind.Version) return abi.encode(abi.decode(data, (IAppAuthPolicy.Version)));
+        if (kind == Kind.KmsInfo) return abi.encode(abi.decode(data, (IKmsAuth.KmsInfo)));
+        return data;
     }
 
     /// @inheritdoc IUpgradeOperator
@@ -282,7 +307,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         if (_anyGiven(workload.registers) && !app.areRegistersAllowed(composeHash, workload.registers, at)) {
             return (false, "Registers not allowed");
         }
-        if (!isAnnounced[address(kmsAuth)] || !isAnnounced[address(app)]) return (false, "Not announced");
+        if (!isAnnounced(address(kmsAuth)) || !isAnnounced(address(app))) return (false, "Not announced");
         return (true, "");
     }
 
@@ -291,17 +316,19 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     function _apply(Action[] calldata actions, uint256 proposedAt) private {
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
-            _checkNotDenied(actions[i], proposedAt);
-            if (!isAnnounced[actions[i].target]) isAnnounced[actions[i].target] = true;
-            _grant(actions[i], proposedAt);
+            Action calldata action = actions[i];
+            Known memory known = _known[action.target];
+            if (known.deniedAt >= proposedAt) _checkNotDenied(action, proposedAt);
+            if (!known.isAnnounced) _known[action.target].isAnnounced = true;
+            _grant(action, proposedAt);
         }
         _checkTargets(actions);
     }
 
     function _grant(Action calldata action, uint256 proposedAt) private {
+        if (action.kind == Kind.Version) return _pass(action, IAppAuthPolicy.addVersion.selector);
         (Kind kind, address target, bytes32 value) = (action.kind, action.target, bytes32(action.data));
         if (kind == Kind.ComposeHash) IAppAuthPolicy(target).addComposeHash(value);
-        else if (kind == Kind.Version) _addVersion(action);
         else if (kind == Kind.Sunset) _postponeSunset(action, proposedAt);
         else if (kind == Kind.Device) IAppAuthPolicy(target).addDevice(value);
         else if (kind == Kind.AnyDevice) IAppAuthPolicy(target).setAllowAnyDevice(true);
@@ -317,7 +344,10 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         else if (kind == Kind.ImplementationUpgrade) UUPSUpgradeable(target).upgradeToAndCall(action.accountOf(), "");
         else if (kind == Kind.Delay) _changeDelay(action, proposedAt);
         else if (kind == Kind.Owner) _nominate(nominatedOwner, action);
-        else if (kind == Kind.Guardian) _nominate(nominatedGuardian, action);
+        else if (kind == Kind.Guardian || kind == Kind.ForcedGuardian) _nominate(nominatedGuardian, action);
+        else if (kind == Kind.KmsInfo) _pass(action, IKmsAuth.setKmsInfo.selector);
+        else if (kind == Kind.KeyEpoch) IKmsAuth(target).rotateKeys(_time(value), _second(action));
+        else if (kind == Kind.Genesis) _recordGenesis(target, value, bytes32(action.data[32:]));
         else revert NotGrantable(kind);
     }
 
@@ -337,8 +367,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     }
 
     /// @dev A call like the others: the data is the encoding of the one argument, as `propose` has checked.
-    function _addVersion(Action calldata action) private {
-        Address.functionCall(action.target, bytes.concat(IAppAuthPolicy.addVersion.selector, action.data));
+    function _pass(Action calldata action, bytes4 selector) private {
+        Address.functionCall(action.target, bytes.concat(selector, action.data));
     }
 
     /// @dev An end that was set since the proposal is a denial of it, whoever set it.
@@ -356,6 +386,13 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         _setDelay(class, delay);
     }
 
+    function _recordGenesis(address app, bytes32 fingerprint, bytes32 evidence) private {
+        bytes32 recorded = genesisOf[app].fingerprint;
+        require(recorded == 0, GenesisRecordedAlready(app, recorded));
+        genesisOf[app] = Genesis(fingerprint, evidence, uint64(block.number), uint48(block.timestamp));
+        emit GenesisRecorded(app, fingerprint, evidence);
+    }
+
     function _disableUpgrades(address target) private {
         require(msg.sender == owner(), NotForGuardian(Kind.ContractUpgrades));
         IGoverned(target).disableUpgrades();
@@ -370,8 +407,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
 
     /// @dev A denial, although a proposal makes it: the end of a freeze that was proposed before is stopped.
     function _renewFreeze(Action calldata action) private {
-        _deniedAt[_hash(Kind.App, action.target, bytes32(action.data))] = block.timestamp;
-        emit ActionDenied(address(this), action.target, bytes32(action.data), Kind.App, action.data);
+        _recordDenial(Kind.App, bytes32(action.data), action, address(this));
         IKmsAuth(action.target).freezeApp(action.accountOf(), uint64(block.timestamp + FREEZE));
     }
 
@@ -398,10 +434,10 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         );
     }
 
-    function _recordDenial(Action calldata action, address by) private {
-        (, bytes32 subject) = action.subjectOf();
-        _deniedAt[_subjectHash(action)] = block.timestamp;
-        emit ActionDenied(by, action.target, subject, action.kind, action.data);
+    function _recordDenial(Kind kind, bytes32 subject, Action calldata action, address by) private {
+        _deniedAt[_hash(kind, action.target, subject)] = block.timestamp;
+        _known[action.target].deniedAt = uint48(block.timestamp);
+        emit ActionDenied(by, action.target, subject, kind, action.data);
     }
 
     /// @dev The longest delay of the actions; fails unless all can be proposed.
@@ -409,34 +445,76 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         _checkTargets(actions);
         for (uint256 i = 0; i < actions.length; i++) {
             actions[i].checkGrant();
-            wait = Math.max(wait, delayOf(actions[i]));
+            wait = Math.max(wait, _delay(actions[i]));
+        }
+    }
+
+    /// @dev Whether the guardian is overruled; fails if anything comes with that, for it could not be cancelled either.
+    function _isForced(Content calldata content) private pure returns (bool forced) {
+        forced = _anyForced(content.actions) || _anyForced(content.rollback);
+        require(!forced || content.actions.length + content.rollback.length == 1, NotAlone(Kind.ForcedGuardian));
+    }
+
+    function _anyForced(Action[] calldata actions) private pure returns (bool found) {
+        for (uint256 i = 0; i < actions.length; i++) {
+            found = found || actions[i].kind == Kind.ForcedGuardian;
         }
     }
 
     function _checkTargets(Action[] calldata actions) private view {
         require(actions.length <= MAX_ACTIONS, ActionCountOutOfRange(actions.length, MAX_ACTIONS));
         for (uint256 i = 0; i < actions.length; i++) {
-            (Kind kind, address target) = (actions[i].kind, actions[i].target);
+            Action calldata action = actions[i];
+            (Kind kind, address target) = (action.kind, action.target);
             bool isGoverned = Actions.isOwn(kind) ? target == address(this) : _owns(target);
             require(isGoverned, TargetNotGoverned(kind, target));
         }
     }
 
-    function _checkContent(bytes32 id, Content calldata content) private view {
-        bytes32 got = proposalId(_proposals[id].nonce, content);
+    function _stateOf(Proposal memory record) private view returns (State) {
+        if (record.proposedAt == 0) return State.Unset;
+        if (record.rolledBack) return State.RolledBack;
+        if (record.executedAt != 0) return State.Executed;
+        if (record.cancelled) return State.Cancelled;
+        if (block.timestamp < record.readyAt) return State.Waiting;
+        return block.timestamp < record.readyAt + WINDOW ? State.Ready : State.Expired;
+    }
+
+    /// @dev Fails unless the call holds exactly the encoding of what was proposed, and the code is the same.
+    function _checkContent(bytes32 id, uint256 nonce, Content calldata content) private view {
+        bytes32 got = _idInCall(nonce);
         require(got == id, ContentMismatch(id, got));
         _checkCode(content);
     }
 
+    /// @dev The same as `proposalId`, whose encoding of the content stands in the call already: behind its place, which
+    /// is behind the id. A place that is not the usual one makes another id, and so does any byte more.
+    function _idInCall(uint256 nonce) private view returns (bytes32) {
+        uint256 place = uint256(bytes32(msg.data[36:68])) + 64;
+        uint256 operator = uint160(address(this));
+        return keccak256(abi.encodePacked(block.chainid, operator, nonce, place, msg.data[68:]));
+    }
+
     function _checkCode(Content calldata content) private view {
+        (Action[] calldata actions, Action[] calldata rollback) = (content.actions, content.rollback);
         bytes32[] calldata codeHashes = content.codeHashes;
-        uint256 want = 2 * (content.actions.length + content.rollback.length);
+        uint256 want = 2 * (actions.length + rollback.length);
         require(codeHashes.length == want, CodeHashCount(codeHashes.length, want));
-        for (uint256 i = 0; i < want; i++) {
-            address account = _accountAt(content.actions, content.rollback, i);
-            bytes32 got = _codeHash(account);
-            require(got == codeHashes[i], CodeChanged(account, got, codeHashes[i]));
+        _checkCode(actions, codeHashes, 0);
+        _checkCode(rollback, codeHashes, 2 * actions.length);
+    }
+
+    function _checkCode(Action[] calldata actions, bytes32[] calldata codeHashes, uint256 position) private view {
+        for (uint256 i = 0; i < actions.length; i++) {
+            Action calldata action = actions[i];
+            _checkCode(action.target, codeHashes[position++]);
+            _checkCode(action.accountOf(), codeHashes[position++]);
         }
+    }
+
+    function _checkCode(address account, bytes32 want) private view {
+        bytes32 got = _codeHash(account);
+        require(got == want, CodeChanged(account, got, want));
     }
 
     function _checkNotDenied(Action calldata action, uint256 proposedAt) private view {
@@ -459,6 +537,11 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         require(block.timestamp < closedAt, RollbackClosed(id, closedAt));
     }
 
+    function _delay(Action calldata action) private view returns (uint256) {
+        uint256 delay = _delay(action.classOf());
+        return action.kind == Kind.ForcedGuardian ? Math.max(delay, FORCED_DELAY) : delay;
+    }
+
     function _delay(DelayClass class) private view returns (uint256) {
         if (class == DelayClass.Policy) return delays.policy;
         return class == DelayClass.Roles ? delays.roles : delays.upgrades;
@@ -469,7 +552,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     }
 
     function _codeHash(address account) private view returns (bytes32) {
-        return account.code.length == 0 ? bytes32(0) : account.codehash;
+        return account == address(0) || account.code.length == 0 ? bytes32(0) : account.codehash;
     }
 
     /// @dev The account whose code the hash at `position` is of.

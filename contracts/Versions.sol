@@ -11,6 +11,7 @@ library Versions {
     bytes32 internal constant REGISTERS = keccak256("registers");
     uint256 internal constant MOST = 8;
     uint256 internal constant REGISTER_BYTES = 48;
+    uint64 internal constant HIGHEST = type(uint48).max;
 
     function check(IAppAuthPolicy.Version calldata version) internal pure {
         (uint64 number, uint64 supersedes, uint64 sunset) = (version.number, version.supersedes, version.sunset);
@@ -18,20 +19,29 @@ library Versions {
             (supersedes == 0) == (sunset == 0) && supersedes < number,
             IAppAuthPolicy.SunsetMisplaced(number, supersedes, sunset)
         );
+        require(number <= HIGHEST, IAppAuthPolicy.NumberTooHigh(number, HIGHEST));
         require(version.composeHash != 0, IGoverned.ZeroRefused(COMPOSE_HASH));
-        _checkCount(OS_IMAGE, version.osImageHashes.length, 1);
-        for (uint256 i = 0; i < version.osImageHashes.length; i++) {
-            require(version.osImageHashes[i] != 0, IGoverned.ZeroRefused(OS_IMAGE));
-        }
-        _checkCount(REGISTERS, version.registers.length, 0);
-        for (uint256 i = 0; i < version.registers.length; i++) {
-            _check(version.registers[i]);
-        }
+        _check(version.osImageHashes);
+        _check(version.registers);
     }
 
     /// @dev What registers are known under; the same registers may belong to several configurations.
     function key(bytes32 composeHash, IAppAuthPolicy.Registers calldata registers) internal pure returns (bytes32) {
         return keccak256(abi.encode(composeHash, registers));
+    }
+
+    function _check(bytes32[] calldata osImageHashes) private pure {
+        _checkCount(OS_IMAGE, osImageHashes.length, 1);
+        for (uint256 i = 0; i < osImageHashes.length; i++) {
+            require(osImageHashes[i] != 0, IGoverned.ZeroRefused(OS_IMAGE));
+        }
+    }
+
+    function _check(IAppAuthPolicy.Registers[] calldata sets) private pure {
+        _checkCount(REGISTERS, sets.length, 0);
+        for (uint256 i = 0; i < sets.length; i++) {
+            _check(sets[i]);
+        }
     }
 
     function _check(IAppAuthPolicy.Registers calldata registers) private pure {

@@ -18,6 +18,7 @@ DstackError
 │   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
 │   ├── SealError                   a sealed box that does not open, or is not for us
 │   ├── HandoverRefusedError        a handover message that answers nothing we asked
+│   ├── DecisionLogBrokenError      an entry of a KMS's log is missing, changed or not signed by it
 │   ├── KeystoreError               root keys exist already, or are damaged
 │   └── PeerRefusedError            the other side answered with an error
 └── UnavailableError            exit 3: could not ask; neither yes nor no
@@ -27,6 +28,7 @@ DstackError
     │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
     │   └── CollateralFatalError        a source answered, and asking again will not help
     ├── ImageUnavailableError       no OS image to compare a machine with
+    ├── DecisionLogUnavailableError  the database of a KMS's log cannot be used
     ├── PeerUnavailableError        the other side did not answer
     └── ToolUnavailableError        a program that we start is missing or died
 """
@@ -139,6 +141,10 @@ class HandoverRefusedError(RefusedError):
     """A handover message answers nothing that was asked."""
 
 
+class DecisionLogBrokenError(RefusedError):
+    """An entry of a KMS's log of decisions is missing, changed, or not signed by that KMS."""
+
+
 class KeystoreError(RefusedError):
     """Root keys exist already, are incomplete, or are damaged."""
 
@@ -175,6 +181,10 @@ class CollateralFatalError(CollateralUnavailableError):
 
 class ImageUnavailableError(UnavailableError):
     """No OS image to compare a machine with."""
+
+
+class DecisionLogUnavailableError(UnavailableError):
+    """The database of a KMS's log of decisions cannot be read or written."""
 
 
 class PeerUnavailableError(UnavailableError):

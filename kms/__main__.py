@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,19 +27,32 @@ from dstack.transport.agent import AgentClient
 from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
+from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
-from kms.config import Settings, load_settings
+from kms.config import Admin, Image, Settings, load_settings
+from kms.decision_log.store import open_store
+from kms.decision_log.writer import DecisionLog
+from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
+from kms.hardening import forbid_dumps
+from kms.image_cache import ImageCache
+from kms.image_download import ArchiveSource, DownloadLimits
+from kms.image_measurements import ImageMeasurements
 from kms.keystore import KeySet, Keystore, open_keystore
+from kms.logs import configure_logging
+from kms.metrics import Metrics
 from kms.onboard import Onboarding
 from kms.onboard_service import OnboardService
+from kms.permission import PermissionWatch
+from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
 
-_ROOT_LIMIT = 64 << 10
+_FILE_LIMIT = 64 << 10
+ADMIN_TOKEN_NAMES = ("DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN")
 
 _log = logging.getLogger("kms")
 
@@ -52,6 +67,7 @@ class Parts:
     verifier: EvidenceVerifier
     chain: Authority
     own: SelfAuthorization
+    images: ImageCache
 
     @property
     def simulated(self) -> bool:
@@ -84,7 +100,8 @@ def run(settings: Settings) -> None:
     Raises:
         DstackError: It cannot start.
     """
-    _configure_logging(settings.log_level)
+    forbid_dumps()
+    configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _exit)
     with open_keystore(settings.core.cert_dir) as keystore:
         parts = _parts(settings, keystore)
@@ -110,7 +127,16 @@ def _parts(settings: Settings, keystore: Keystore) -> Parts:
         clock=_now,
     )
     authority = make_authority(core.auth_api)
-    return Parts(settings, keystore, quotes, verifier, authority, SelfAuthorization(quotes, verifier, authority))
+    images = _images(core.image)
+    verifier = replace(verifier, image=ImageMeasurements(images).digests)
+    own = SelfAuthorization(quotes, verifier, authority)
+    return Parts(settings, keystore, quotes, verifier, authority, own, images)
+
+
+def _images(settings: Image) -> ImageCache:
+    limits = DownloadLimits(time=settings.download_timeout)
+    source = None if settings.download_url is None else ArchiveSource(settings.download_url, limits)
+    return ImageCache(settings.cache_dir, source)
 
 
 def _now() -> datetime:
@@ -122,7 +148,7 @@ def _roots(path: Path | None) -> TrustedRoots:
         return INTEL_ROOTS
     try:
         with path.open("rb") as stream:
-            raw = stream.read(_ROOT_LIMIT)
+            raw = stream.read(_FILE_LIMIT)
     except OSError as exc:
         raise ConfigError(f"core.attestation.root_ca.tdx: {path}: {exc.strerror or exc}") from exc
     return TrustedRoots((simulated_root(der_of(load_certificate(raw)) if raw.startswith(b"-----") else raw),))
@@ -160,7 +186,9 @@ def _onboard(parts: Parts) -> None:
     if not settings.enabled:
         raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
     service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
-    listener = Listener(onboard_app(service), host=settings.address, port=settings.port)
+    watch = PermissionWatch(parts.own, parts.chain)
+    app = onboard_app(service, watch, simulated=parts.simulated)
+    listener = Listener(app, host=settings.address, port=settings.port)
     _log.info("no keys yet: waiting for Bootstrap at http://%s:%d", settings.address, listener.port)
     listener.run()
     onboarding.require_keys()
@@ -168,19 +196,87 @@ def _onboard(parts: Parts) -> None:
 
 def _serve(parts: Parts) -> None:
     keys = _keys_with_fresh_certificate(parts)
+    with _kept_decisions(parts, keys):
+        _answer(parts, keys)
+
+
+@contextmanager
+def _kept_decisions(parts: Parts, keys: KeySet) -> Iterator[None]:
+    """Every decision goes into the database as long as this lasts."""
+    core = parts.settings.core
+    store = open_store(core.database_url)
+    log = DecisionLog(
+        store,
+        keys.roots.decision_signer(),
+        about=lambda: _who_decides(parts.chain),
+        retention=core.decisions.retention,
+    )
+    try:
+        keep_with(log)
+        yield
+    finally:
+        keep_with(None)
+        log.close()
+        store.close()
+
+
+def _who_decides(authority: Authority) -> dict[str, object]:
+    facts = authority.recent_facts()
+    return {"chain_id": facts.chain_id, "kms_contract": facts.kms_contract} if facts else {}
+
+
+def _answer(parts: Parts, keys: KeySet) -> None:
     parts.own.watch()
+    metrics = Metrics()
     service = KmsService(
         keys=keys,
         release=KeyRelease(keys.roots, parts.own, parts.verifier, parts.chain),
         chain=parts.chain,
         bootstrap_info=parts.keystore.bootstrap_info(),
         simulated=parts.simulated,
+        cache=_legacy_cache(parts),
     )
     rpc = parts.settings.rpc
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
-    listener = Listener(kms_app(service), host=rpc.address, port=rpc.port, tls=tls)
-    _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
-    listener.run()
+    limits = parts.settings.core.limits
+    limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
+    app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
+    with _admin(parts, metrics):
+        listener = Listener(app, host=rpc.address, port=rpc.port, tls=tls)
+        _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
+        listener.run()
+
+
+@contextmanager
+def _admin(parts: Parts, metrics: Metrics) -> Iterator[None]:
+    """The operator's service beside the other, if it is wanted."""
+    settings = parts.settings.core.admin
+    if not settings.enabled:
+        yield
+        return
+    app = admin_app(parts.images, _credentials(settings), metrics.observe)
+    with Listener(app, host=settings.address, port=settings.port).running() as listener:
+        _log.info("operator's service at http://%s:%d", settings.address, listener.port)
+        yield
+
+
+def _credentials(settings: Admin) -> Credentials:
+    token = settings.auth_token.get_secret_value() or next(filter(None, map(os.environ.get, ADMIN_TOKEN_NAMES)), "")
+    return Credentials.of_token(token, "" if settings.htpasswd_file is None else _text(settings.htpasswd_file))
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_FILE_LIMIT).decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or 'not UTF-8'}") from exc
+
+
+def _legacy_cache(parts: Parts) -> LegacyCache | None:
+    """ClearImageCache on the KMS service itself, as it was up to 0.5.11; only where its token's hash is set."""
+    digest = parts.settings.core.admin_token_hash
+    return LegacyCache(parts.images, Credentials(bytes.fromhex(digest))) if digest else None
 
 
 def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
@@ -191,18 +287,6 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     keys = reissue_rpc_certificate(replace(keys, domain=domain), parts.quotes, at=parts.verifier.clock())
     parts.keystore.replace_rpc_certificate(keys.rpc.certificate_pem)
     return keys
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # Every request to the guest agent would be a line.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    decisions = logging.StreamHandler(sys.stdout)
-    decisions.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("kms.decisions")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(decisions)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:

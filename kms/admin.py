@@ -18,9 +18,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
-from dstack.errors import ConfigError
+from dstack.errors import ConfigError, RefusedError
 from dstack.transport.server import CallContext, Method, Observer, prpc_app
-from dstack.wire.kms import ClearImageCacheRequest
+from dstack.wire.kms import ClearImageCacheRequest, LegacyClearImageCacheRequest
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="dstack-kms admin"'}
 
@@ -95,6 +95,25 @@ class Credentials:
         known = self.passwords.get(user)
         matches = bcrypt.checkpw(password.encode(), known or next(iter(self.passwords.values())))
         return matches and known is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyCache:
+    """The same for callers up to 0.5.11, who ask the KMS service and put the token into the message."""
+
+    cache: ImageCache
+    credentials: Credentials
+
+    def clear(self, request: LegacyClearImageCacheRequest, _context: CallContext) -> None:
+        """Forget, if the token is the operator's.
+
+        Raises:
+            RefusedError: It is not.
+            InputError: A name is not hexadecimal.
+        """
+        if not self.credentials.accept("", request.token):
+            raise RefusedError("Invalid token")
+        self.cache.clear(image_hash=request.image_hash, config_hash=request.config_hash)
 
 
 def parse_htpasswd(text: str) -> dict[str, bytes]:

@@ -7,22 +7,56 @@ from fastapi.responses import PlainTextResponse
 
 from dstack.errors import DstackError
 from dstack.transport.server import failure, prpc_app
+from kms.metrics import CONTENT_TYPE, Metrics
+from kms.onboard_page import add_page, refuse_other_sites
 from kms.onboard_service import OnboardService
+from kms.permission import PermissionWatch
+from kms.rate import RateLimit, RateLimited
 from kms.service import KmsService
 
 VERSION = "0.1.0"
+APP_VERSION = f"v{VERSION} (dstack-python)"
 
 
-def kms_app(service: KmsService) -> FastAPI:
-    """The application of the TLS listener."""
-    return _with_health(
-        prpc_app(service.methods(), prefix="KMS.", headers={"X-App-Version": f"v{VERSION} (dstack-python)"})
+def kms_app(
+    service: KmsService,
+    metrics: Metrics | None = None,
+    *,
+    show_metrics: bool = True,
+    limit: RateLimit | None = None,
+) -> FastAPI:
+    """The application of the TLS listener.
+
+    Args:
+        service: Its methods.
+        metrics: What counts its calls; a new one if there is none.
+        show_metrics: Whether `GET /metrics` tells them to anybody.
+        limit: How often its methods may be called; None for as often as anybody likes.
+    """
+    counted = metrics or Metrics()
+    app = _with_health(
+        prpc_app(service.methods(), prefix="KMS.", headers={"X-App-Version": APP_VERSION}, observe=counted.observe)
     )
+    if limit is not None:
+        app.add_middleware(RateLimited, limit=limit)
+    if show_metrics:
+        app.add_api_route(
+            "/metrics", lambda: Response(counted.text(), media_type=CONTENT_TYPE), methods=["GET"], response_model=None
+        )
+    return app
 
 
-def onboard_app(service: OnboardService) -> FastAPI:
-    """The application of the plain listener."""
-    app = _with_health(prpc_app(service.methods(), prefix="Onboard."))
+def onboard_app(service: OnboardService, watch: PermissionWatch, *, simulated: bool = False) -> FastAPI:
+    """The application of the plain listener.
+
+    Args:
+        service: Its methods.
+        watch: Asks the chain for the operator's page.
+        simulated: Whether a root of trust is configured that is not Intel's; the page says so.
+    """
+    app = _with_health(prpc_app(service.methods(), prefix="Onboard.", observe=Metrics().observe))
+    refuse_other_sites(app)
+    add_page(app, service, watch, simulated=simulated)
 
     def finish() -> Response:
         try:

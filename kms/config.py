@@ -115,7 +115,7 @@ class Onboard(Section):
     enabled: bool = True
     auto_bootstrap_domain: str = ""
     quote_enabled: Literal[True] = without_effect(True, "keys are never made or released without a quote")
-    address: str = "0.0.0.0"  # noqa: S104 - the operator is elsewhere
+    address: str = "127.0.0.1"
     port: Port = 8000
 
 

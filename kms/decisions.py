@@ -1,4 +1,4 @@
-"""The decision log: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions`.
+"""The decisions: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions` and a keeper.
 
 A line says who, what, by which rule, in the state of which block, on what evidence, and which root ends its chain. It
 never holds a key, and nothing of a message that might be one.
@@ -11,9 +11,12 @@ import json
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Protocol
 
 from dstack.attestation.appraise import Appraisal
 from dstack.errors import (
@@ -37,6 +40,7 @@ _RULES: tuple[tuple[type[DstackError], str], ...] = (
 )
 
 _REPEAT_SECONDS = 60.0
+_EARLY_LIMIT = 100
 
 _log = logging.getLogger("kms.decisions")
 
@@ -72,6 +76,53 @@ def rule_of(error: DstackError) -> str:
     return next((rule for kind, rule in _RULES if isinstance(error, kind)), type(error).__name__)
 
 
+class Keeper(Protocol):
+    """Keeps decisions, where somebody may look for them years later."""
+
+    def keep(self, content: Mapping[str, object], *, must: bool) -> None:
+        """Keep a decision; with *must*, return only when it is kept.
+
+        Raises:
+            UnavailableError: It must be, and could not be.
+        """
+        ...
+
+
+class _Kept:
+    """Gives every decision to the keeper; those before there is one wait for it, a hundred at most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keeper: Keeper | None = None
+        self._early: deque[tuple[Mapping[str, object], bool]] = deque(maxlen=_EARLY_LIMIT)
+
+    def use(self, keeper: Keeper | None) -> None:
+        with self._lock:
+            self._keeper = keeper
+            while keeper is not None and self._early:
+                content, must = self._early.popleft()
+                keeper.keep(content, must=must)
+
+    def keep(self, content: Mapping[str, object], *, must: bool) -> None:
+        keeper = self._keeper
+        if keeper is None:
+            self._early.append((content, must))
+        else:
+            keeper.keep(content, must=must)
+
+
+_kept = _Kept()
+
+
+def keep_with(keeper: Keeper | None) -> None:
+    """From now on *keeper* gets every decision, first those made since the start; None for nobody.
+
+    Raises:
+        UnavailableError: A decision that must be kept could not be.
+    """
+    _kept.use(keeper)
+
+
 class _OwnRepeats:
     """What was last said about this KMS itself; said again only when it changes, at another block or after a minute."""
 
@@ -83,12 +134,13 @@ class _OwnRepeats:
     def is_repeat(self, question: Question, outcome: dict[str, object]) -> bool:
         if question.subject is not Subject.SELF:
             return False
-        said = tuple(outcome.items())
         with self._lock:
-            is_same = said == self._last and time.monotonic() - self._at < _REPEAT_SECONDS
-            if not is_same:
-                self._last, self._at = said, time.monotonic()
-        return is_same
+            return tuple(outcome.items()) == self._last and time.monotonic() - self._at < _REPEAT_SECONDS
+
+    def remember(self, question: Question, outcome: dict[str, object]) -> None:
+        if question.subject is Subject.SELF:
+            with self._lock:
+                self._last, self._at = tuple(outcome.items()), time.monotonic()
 
 
 _own_repeats = _OwnRepeats()
@@ -117,7 +169,11 @@ def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal 
         "subject": question.subject.label,
         "request": question.request_id,
     }
-    _log.info(json.dumps({**asked, **outcome, **({} if appraisal is None else _evidence(appraisal))}))
+    line = {**asked, **outcome, **({} if appraisal is None else _evidence(appraisal))}
+    # What must be kept is kept before it is told, and before anything is released.
+    _kept.keep(line, must=outcome["decision"] == "granted")
+    _log.info(json.dumps(line))
+    _own_repeats.remember(question, outcome)
 
 
 def _block(block: BlockRef) -> dict[str, object]:

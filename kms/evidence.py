@@ -15,6 +15,8 @@ from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
+from dstack.measurement.machine import BootDigests
+from dstack.measurement.vm_config import VmConfig
 from dstack.transport.collateral import CollateralSource
 from dstack.values import ReportData
 from kms.decisions import EVIDENCE_MISSING
@@ -34,12 +36,16 @@ class QuoteProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvidenceVerifier:
-    """Turns evidence into appraisals, by what this KMS was configured to accept."""
+    """Turns evidence into appraisals, by what this KMS was configured to accept.
+
+    `image` measures the files of images whose machines carry no measurement document.
+    """
 
     roots: TrustedRoots
     policy: VerificationPolicy
     collateral: CollateralSource
     clock: Callable[[], datetime]
+    image: Callable[[VmConfig], BootDigests] | None = None
 
     def appraise(self, evidence: Evidence, *, bound_to: ReportData, vm_config: str = "") -> Appraisal:
         """Verify *evidence* now, and compare it with the image it names.
@@ -61,7 +67,7 @@ class EvidenceVerifier:
             # What is kept on our side says nothing about the caller.
             raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
         verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=self.clock(), policy=self.policy)
-        return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config)
+        return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image)
 
     def appraise_caller(self, certificate_der: bytes | None, *, vm_config: str) -> Appraisal:
         """Appraise the caller by the certificate of its connection, to whose key the evidence must be bound.

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
+from dstack.chain import standing
 from dstack.transport.server import Observation
+from kms import rate
+from kms.decision_log import writer as decision_log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -16,6 +19,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ATTESTED = frozenset({"GetAppKey", "GetKmsKey", "SignCert"})
 _FAILED = 400
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# What is counted where it happens: once in a program, whatever services it runs.
+_ELSEWHERE = (standing.METRICS, decision_log.METRICS, rate.METRICS)
 
 _log = logging.getLogger("kms.requests")
 
@@ -61,4 +67,4 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of them, in Prometheus's text form."""
-        return generate_latest(self._registry)
+        return b"".join(map(generate_latest, (self._registry, *_ELSEWHERE)))

@@ -55,6 +55,10 @@ class OnboardService:
 
     def get_attestation_info(self, _request: None, _context: CallContext) -> AttestationInfoResponse:
         """What the contracts must allow before there can be keys."""
+        return self.attestation_info()
+
+    def attestation_info(self) -> AttestationInfoResponse:
+        """The same, for the operator's page."""
         appraisal = self.own.appraisal()
         decides = self.settings.core.auth_api
         return AttestationInfoResponse(

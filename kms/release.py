@@ -6,8 +6,10 @@ known image; the contracts permit it. Then, and only with that permit, the root 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 from dstack.attestation.app_info import AppInfo, serialise_app_info
@@ -15,9 +17,11 @@ from dstack.attestation.appraise import Appraisal
 from dstack.attestation.evidence import serialise_evidence, strip_evidence
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.signing_request import SigningRequest, verify_signing_request
+from dstack.errors import UnavailableError
 from dstack.keys.derivation import AppKeys
 from dstack.policy import BootInfo, boot_info
 from dstack.policy.boot_info import boot_time_info
+from dstack.policy.key_epochs import KeyEpochs
 from dstack.values import AppId
 from dstack.wire.kms import KmsKeys
 from kms.authorization import ChainAuthority, Permit, SelfAuthorization, authorize
@@ -28,10 +32,40 @@ from kms.roots import EnvKey, Roots
 
 @dataclass(frozen=True, slots=True)
 class ReleasedKeys:
-    """The keys, and the permit they were released by."""
+    """The keys, and the permit they were released by.
+
+    Attributes:
+        keys: Those of the current key epoch.
+        epoch: Its number.
+        previous: Those of the epoch before, as long as it is served.
+        permit: The chain's yes.
+    """
 
     keys: AppKeys
+    epoch: int
+    previous: AppKeys | None
     permit: Permit
+
+
+class NewestEpochs:
+    """The newest key epoch that a permit named: epochs do not go back, whatever an endpoint of the chain says."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest = 0
+
+    def advance(self, permit: Permit) -> KeyEpochs:
+        """The epochs of the chain in the state that the permit rests on.
+
+        Raises:
+            UnavailableError: The chain was further already, so that state is not the present one.
+        """
+        epochs = permit.granted.epochs
+        with self._lock:
+            if epochs.current < self._newest:
+                raise UnavailableError(f"could not ask: key epoch went back from {self._newest} to {epochs.current}")
+            self._newest = epochs.current
+        return epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +76,7 @@ class KeyRelease:
     own: SelfAuthorization
     verifier: EvidenceVerifier
     authority: ChainAuthority
+    epochs: NewestEpochs = field(default_factory=NewestEpochs)
 
     def require_self(self, request_id: str) -> None:
         """Return only if the chain permits this KMS, now.
@@ -79,7 +114,14 @@ class KeyRelease:
             self._caller(certificate_der, vm_config),
             self.authority.authorize_app,
         )
-        return ReleasedKeys(self.roots.release_app_keys(permit), permit)
+        epochs = self.epochs.advance(permit)
+        before = epochs.previous(self._at(permit))
+        return ReleasedKeys(
+            keys=self.roots.release_app_keys(permit, epoch=epochs.current),
+            epoch=epochs.current,
+            previous=None if before is None else self.roots.release_app_keys(permit, epoch=before),
+            permit=permit,
+        )
 
     def root_keys(self, certificate_der: bytes | None, vm_config: str, request_id: str) -> KmsKeys:
         """The root keys, for the KMS that is at the other end of the connection.
@@ -137,20 +179,34 @@ class KeyRelease:
             permit,
             request,
             root_ca_pem,
+            epoch=self.epochs.advance(permit).current,
             at=self.verifier.clock(),
             app_info=_app_info(boot_info(described[0])) if wishes.ext_app_info else None,
             attestation=serialise_evidence(strip_evidence(request.evidence)) if wishes.ext_quote else None,
         )
 
-    def env_key(self, app_id: AppId, request_id: str) -> EnvKey:
+    def env_key(self, app_id: AppId, epoch: int | None, request_id: str) -> EnvKey:
         """The key that anyone may encrypt an environment of this app to.
 
+        Args:
+            app_id: The app.
+            epoch: The key epoch; None for the current one.
+            request_id: For the log.
+
         Raises:
+            RefusedError: That epoch is not served.
             KeyReleaseDeniedError: The chain does not permit this KMS.
             UnavailableError: It could not be asked.
         """
-        self.require_self(request_id)
-        return self.roots.env_key(app_id, at=self.verifier.clock())
+        permit = self.own.require(Question(Subject.SELF, request_id))
+        epochs, at = self.epochs.advance(permit), self._at(permit)
+        served = epochs.current if epoch is None else epochs.require_served(epoch, at)
+        return self.roots.env_key(app_id, epoch=served, at=self.verifier.clock())
+
+    def _at(self, permit: Permit) -> datetime:
+        """Now, by the later of two clocks: a host that turns back its own does not keep an epoch alive."""
+        block = datetime.fromtimestamp(permit.granted.block.timestamp, UTC)
+        return max(self.verifier.clock(), block)
 
     def _caller(self, certificate_der: bytes | None, vm_config: str) -> Callable[[], Appraisal]:
         return lambda: self.verifier.appraise_caller(certificate_der, vm_config=vm_config)

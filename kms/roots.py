@@ -31,6 +31,7 @@ from dstack.keys.signature_chain import sign_env_public_key
 from dstack.values import AppId
 from dstack.wire.kms import KmsKeys
 from kms.authorization import Permit
+from kms.decision_log.signing import DecisionSigner
 from kms.decisions import Subject
 
 ROOT_CA_KEY, ROOT_K256_KEY = "root-ca.key", "root-k256.key"
@@ -39,12 +40,16 @@ ROOT_CA_KEY, ROOT_K256_KEY = "root-ca.key", "root-k256.key"
 
 @dataclass(frozen=True, slots=True)
 class EnvKey:
-    """The public key that an app's environment is encrypted to, and the root's word for it, without and with a time."""
+    """The public key that an app's environment is encrypted to, and the root's word for it, without and with a time.
+
+    `epoch` is the key epoch that it belongs to.
+    """
 
     public_key: bytes
     timestamp: int
     signature: bytes
     signature_v1: bytes
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +123,30 @@ class Roots:
         built = build_rpc_cert(key, root_ca, p256_from_scalar(self._keys.ca), domain, extensions, at=at)
         return certificate_pem(built)
 
-    def env_key(self, app_id: AppId, *, at: datetime) -> EnvKey:
-        """What anyone may encrypt an environment of this app to."""
-        public_key = env_public_key(derive_env_key(self._keys, app_id))
+    def decision_signer(self) -> DecisionSigner:
+        """What signs the log of decisions."""
+        return DecisionSigner.derive(self._keys.k256)
+
+    def env_key(self, app_id: AppId, *, epoch: int, at: datetime) -> EnvKey:
+        """What anyone may encrypt an environment of this app to, in one key epoch."""
+        public_key = env_public_key(derive_env_key(self._keys, app_id, epoch))
         timestamp = int(at.timestamp())
         return EnvKey(
             public_key=public_key,
             timestamp=timestamp,
             signature=sign_env_public_key(self._keys.k256, app_id, public_key, None),
             signature_v1=sign_env_public_key(self._keys.k256, app_id, public_key, timestamp),
+            epoch=epoch,
         )
 
-    def release_app_keys(self, permit: Permit) -> AppKeys:
-        """Carry out a permit: the keys of the app and instance that it names.
+    def release_app_keys(self, permit: Permit, *, epoch: int) -> AppKeys:
+        """Carry out a permit: the keys of the app and instance that it names, in one key epoch.
 
         Raises:
             KeyReleaseDeniedError: The permit is for something else.
         """
         _require_subject(permit, Subject.APP)
-        return derive_app_keys(self._keys, permit.boot.app_id, permit.boot.instance_id)
+        return derive_app_keys(self._keys, permit.boot.app_id, permit.boot.instance_id, epoch)
 
     def release_root_keys(self, permit: Permit) -> KmsKeys:
         """Carry out a permit: the root keys, for a machine that the chain permits to be a KMS.
@@ -153,11 +163,12 @@ class Roots:
         request: SigningRequest,
         root_ca_pem: str,
         *,
+        epoch: int,
         at: datetime,
         app_info: bytes | None,
         attestation: bytes | None,
     ) -> tuple[str, str, str]:
-        """Carry out a permit: a certificate under the authority of the app that it names.
+        """Carry out a permit: a certificate under the authority that the app has in one key epoch.
 
         Returns:
             Leaf, app CA, root; each PEM.
@@ -168,7 +179,7 @@ class Roots:
         """
         _require_subject(permit, Subject.CERTIFICATE)
         app_id = permit.boot.app_id
-        app_key = p256_from_scalar(derive_app_ca(self._keys, app_id))
+        app_key = p256_from_scalar(derive_app_ca(self._keys, app_id, epoch))
         root_ca = load_certificate(root_ca_pem)
         app_ca = build_app_ca(app_key, root_ca, p256_from_scalar(self._keys.ca), app_id, at=at)
         leaf = build_app_leaf(

@@ -13,20 +13,24 @@ from dstack.wire.kms import (
     AppIdRequest,
     AppKeyResponse,
     BootstrapResponse,
+    EpochKeys,
     GetAppKeyRequest,
     GetKmsKeyRequest,
     GetMetaResponse,
     GetTempCaCertResponse,
     KmsKeyResponse,
+    LegacyClearImageCacheRequest,
     PublicKeyResponse,
     SignCertRequest,
     SignCertResponse,
 )
 from dstack.wire.message import from_json
+from kms.admin import LegacyCache
 from kms.keystore import KeySet
-from kms.release import KeyRelease
+from kms.release import KeyRelease, ReleasedKeys
 
 _API_VERSION = 1
+_ANY_GATEWAY = "any"
 
 
 class ChainFacts(Protocol):
@@ -55,6 +59,7 @@ class KmsService:
         chain: Facts for answers.
         bootstrap_info: The file of that name, if there is one.
         simulated: Whether a root of trust is configured that is not Intel's.
+        cache: ClearImageCache as it was up to 0.5.11; None where it is not to be had here.
     """
 
     keys: KeySet
@@ -62,10 +67,11 @@ class KmsService:
     chain: ChainFacts
     bootstrap_info: bytes | None
     simulated: bool
+    cache: LegacyCache | None = None
 
     def methods(self) -> dict[str, Method]:
         """The table that `prpc_app` serves."""
-        return {
+        table = {
             "GetMeta": Method(None, self.get_meta),
             "GetTempCaCert": Method(None, self.get_temp_ca_cert),
             "GetAppKey": Method(GetAppKeyRequest, self.get_app_key),
@@ -73,6 +79,9 @@ class KmsService:
             "GetAppEnvEncryptPubKey": Method(AppIdRequest, self.get_app_env_encrypt_pub_key),
             "SignCert": Method(SignCertRequest, self.sign_cert),
         }
+        if self.cache is not None:
+            table["ClearImageCache"] = Method(LegacyClearImageCacheRequest, self.cache.clear)
+        return table
 
     def get_meta(self, _request: None, _context: CallContext) -> GetMetaResponse:
         """What this KMS says of itself; of the chain, what was last read."""
@@ -103,7 +112,7 @@ class KmsService:
         if request.api_version > _API_VERSION:
             raise MessageMalformedError(f"Unsupported API version: {request.api_version}")
         released = self.release.app_keys(context.peer_certificate_der, request.vm_config, context.request_id)
-        gateway_app_id = self.chain.gateway_app_id()
+        gateway_app_id = self._gateway_app_id()
         return AppKeyResponse(
             ca_cert=self.keys.root_ca_pem,
             disk_crypt_key=released.keys.disk_crypt_key,
@@ -113,6 +122,8 @@ class KmsService:
             tproxy_app_id=gateway_app_id,
             gateway_app_id=gateway_app_id,
             os_image_hash=released.permit.boot.os_image_hash,
+            key_epoch=released.epoch,
+            previous=_previous(released),
         )
 
     def get_kms_key(self, request: GetKmsKeyRequest, context: CallContext) -> KmsKeyResponse:
@@ -124,8 +135,8 @@ class KmsService:
         """The public key that an app's environment is encrypted to."""
         if len(request.app_id) != AppId.SIZE:
             raise MessageMalformedError("app_id must be 20 bytes")
-        key = self.release.env_key(AppId(request.app_id), context.request_id)
-        return PublicKeyResponse(key.public_key, key.signature, key.timestamp, key.signature_v1)
+        key = self.release.env_key(AppId(request.app_id), request.key_epoch, context.request_id)
+        return PublicKeyResponse(key.public_key, key.signature, key.timestamp, key.signature_v1, key.epoch)
 
     def sign_cert(self, request: SignCertRequest, context: CallContext) -> SignCertResponse:
         """A certificate for an app's own use; the evidence is in the request, the connection may be anybody's."""
@@ -139,8 +150,29 @@ class KmsService:
         )
         return SignCertResponse(chain)
 
+    def _gateway_app_id(self) -> str:
+        """The gateway that apps may register at. Upstream's `any`, for all of them, is none outside development."""
+        facts = self.chain.recent_facts()
+        named = self.chain.gateway_app_id() if facts is None else facts.gateway_app_id
+        return "" if named.strip().lower() == _ANY_GATEWAY and not self.simulated else named
+
     def _bootstrap_info(self) -> BootstrapResponse | None:
         try:
             return None if self.bootstrap_info is None else from_json(BootstrapResponse, self.bootstrap_info)
         except InputError:
             return None
+
+
+def _previous(released: ReleasedKeys) -> EpochKeys | None:
+    """The keys of the epoch before, so that a guest can move its data from one to the other."""
+    until = released.permit.granted.epochs.previous_until
+    if released.previous is None or until is None:
+        return None
+    return EpochKeys(
+        key_epoch=released.epoch - 1,
+        disk_crypt_key=released.previous.disk_crypt_key,
+        env_crypt_key=released.previous.env_crypt_key,
+        k256_key=released.previous.k256_key,
+        k256_signature=released.previous.k256_signature,
+        served_until=int(until.timestamp()),
+    )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack.errors import ConfigError, DstackError
-from dstack.transport.collateral import DirectoryCollateral
+from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
@@ -84,16 +84,23 @@ def make_node(settings: Settings) -> Replicator:
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
     secure_file.recover(receipts)
+    collateral = collateral_source(
+        settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now
+    )
     around = Surroundings(
         quotes=find_agent(settings.agent_socket),
-        verifier=EvidenceVerifier(settings.roots, settings.policy, DirectoryCollateral(settings.collateral_dir)),
+        verifier=EvidenceVerifier(settings.roots, settings.policy, collateral),
         connect=ChainLaw,
         secure_file=secure_file,
         receipts=receipts,
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         random=secrets.token_bytes,
     )
     return Replicator(around, settings.chain, containers=settings.containers, old_forms=settings.old_forms)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def serve(settings: Settings) -> None:

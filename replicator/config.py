@@ -16,6 +16,7 @@ from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members
+from dstack.transport.collateral_fetch import endpoint_url
 from replicator.containers import Container, read_containers
 from replicator.documents import MAX_INTEGER, Address, Law
 
@@ -34,7 +35,7 @@ _KNOWN = {
         | {"insecure_endpoints_from_configure"}
     ),
     "attestation": frozenset(
-        {"collateral_dir", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
+        {"collateral_dir", "collateral_urls", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
         | {"insecure_allow_external_trust_anchors", "require_listed_registers"}
     ),
     "protocol": frozenset({"old_forms"}),
@@ -79,6 +80,7 @@ class Settings:
     agent_socket: Path | None
     chain: ChainSettings
     collateral_dir: Path
+    collateral_urls: tuple[str, ...]
     roots: TrustedRoots
     policy: VerificationPolicy
     old_forms: bool
@@ -112,6 +114,7 @@ def parse_settings(raw: bytes) -> Settings:
         agent_socket=Path(agent.text("socket")) if agent.has("socket") else None,
         chain=_chain(tables["chain"], attestation),
         collateral_dir=Path(attestation.text("collateral_dir")),
+        collateral_urls=tuple(map(endpoint_url, attestation.texts("collateral_urls"))),
         roots=_roots(attestation),
         policy=VerificationPolicy(relaxations=accept_statuses(_statuses(attestation), _until(attestation))),
         old_forms=tables["protocol"].flag("old_forms", False),

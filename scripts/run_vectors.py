@@ -29,9 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(folder: Path, *, as_json: bool) -> int:
     # Slow to import, and the folder of scripts must stay quick to list.
-    from vectors import attestations, guest, guest_keys, kms, kms_certs, quote_parse, quotes, report
+    from vectors import (
+        attestations,
+        guest,
+        guest_formats,
+        guest_keys,
+        kms,
+        kms_certs,
+        measurement,
+        quote_parse,
+        quotes,
+        report,
+        vmm,
+    )
     from vectors.compare import run_kind
 
+    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
     supported = {
         **attestations.KINDS,
         **quote_parse.KINDS,
@@ -39,8 +52,10 @@ def _run(folder: Path, *, as_json: bool) -> int:
         **kms_certs.KINDS,
         **guest.KINDS,
         **guest_keys.KINDS,
+        **guest_formats.KINDS,
+        **vmm.KINDS,
+        **measurement.kinds(found),
     }
-    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.json"))}
     tallies = [run_kind(kind, path, supported[kind]) for kind, path in found.items() if kind in supported]
     unsupported = [kind for kind in found if kind not in supported]
     of_quotes = quotes.folders(folder)

@@ -33,6 +33,7 @@ MIN_DELAY = 48 * HOUR
 WINDOW = 14 * DAY
 FREEZE = 7 * DAY
 COOL_DOWN = 7 * DAY
+FORCED_DELAY = 7 * DAY
 YEAR = 365 * DAY
 MAX_TOLERATION = 90 * DAY
 
@@ -49,6 +50,9 @@ REGISTERS_TYPE = "(bytes,bytes,bytes,bytes,bytes)"
 VERSION_TYPE = f"(uint64,bytes32,bytes32[],{REGISTERS_TYPE}[],uint64,uint64,bool)"
 CONTENT_TYPE = "((uint8,address,bytes)[],(uint8,address,bytes)[],bytes32[],string)"
 NO_REGISTERS = (b"", b"", b"", b"", b"")
+
+KMS_INFO_TYPE = "(bytes,bytes,bytes,bytes)"
+KMS_INFO = (b"\x02" * 33, b"\x04" * 65, b"a quote", b"its event log")
 
 Refusal = tuple[Any, ...]
 
@@ -75,6 +79,14 @@ class Kind(IntEnum):
     DELAY = 16
     IMPLEMENTATION_UPGRADE = 17
     FREEZE_FOR_GOOD = 18
+    KMS_INFO = 19
+    KEY_EPOCH = 20
+    FORCED_GUARDIAN = 21
+    GENESIS = 22
+
+
+# The kinds whose target is the operator itself.
+OWN = (Kind.GUARDIAN, Kind.FORCED_GUARDIAN, Kind.OWNER, Kind.DELAY)
 
 
 class State(IntEnum):
@@ -285,6 +297,22 @@ class GovernedWorld:
     def sunset(self, number: int, time: int) -> Action:
         """Have a version end later or, denied, earlier."""
         return self.on_app(Kind.SUNSET, words(number, time))
+
+    def kms_info(self, info: tuple[bytes, ...] = KMS_INFO) -> Action:
+        """Publish facts about the running KMS."""
+        return self.on_kms(Kind.KMS_INFO, encode([KMS_INFO_TYPE], [info]))
+
+    def key_epoch(self, number: int, window: int = DAY) -> Action:
+        """Begin an epoch of keys; the one before is served on for *window* seconds."""
+        return self.on_kms(Kind.KEY_EPOCH, words(number, window))
+
+    def genesis(self, fingerprint: bytes = b"\xf1" * 32, evidence: bytes = b"\xe1" * 32) -> Action:
+        """Record where the custody of the app's secure file begins."""
+        return self.on_app(Kind.GENESIS, fingerprint + evidence)
+
+    def force_guardian(self, account: str) -> Action:
+        """Name a guardian so that the guardian cannot cancel it."""
+        return self.on_self(Kind.FORCED_GUARDIAN, word(account))
 
     def freeze(self, kind: Kind = Kind.APP, app: str | None = None) -> Action:
         """Freeze (denied) or unfreeze (granted) the app; or renew its freeze."""

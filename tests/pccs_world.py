@@ -63,9 +63,10 @@ class PccsWorld:
         registers = TdRegisters(*[ZERO_REGISTER] * 5)
         return parse_quote(make_quote(self.pki, registers=registers, report_data=ReportData(bytes(64))))
 
-    def serve(self, behaviour: Behaviour) -> str:
-        """Start a service; returns its URL."""
-        listener = self.stack.enter_context(Listener(pccs_app(self.pki, self.clock, behaviour)).running())
+    def serve(self, behaviour: Behaviour, *, clock: Clock | None = None) -> str:
+        """Start a service, perhaps with a clock of its own; returns its URL."""
+        app = pccs_app(self.pki, clock or self.clock, behaviour)
+        listener = self.stack.enter_context(Listener(app).running())
         return f"http://127.0.0.1:{listener.port}"
 
     def client(self, url: str, **limits: float) -> PcsClient:

@@ -71,7 +71,7 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     }
 
     /// @notice One version of the app: what may run, and what it replaces.
-    /// @param number Above the number of every earlier version.
+    /// @param number Above the number of every earlier version, and below 2^48.
     /// @param composeHash The configuration; not zero.
     /// @param osImageHashes 1 to 8 OS images that it may run on; none zero. KmsAuth must allow them too.
     /// @param registers Up to 8 sets that `areRegistersAllowed` knows; none if that is not to be asked.
@@ -106,6 +106,9 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     /// @notice The number is not above that of the newest version.
     error NumberNotRising(uint64 got, uint64 newest);
 
+    /// @notice The number is above the highest that there can be.
+    error NumberTooHigh(uint64 got, uint64 highest);
+
     /// @notice There is no version of this number.
     error VersionUnknown(uint64 number);
 
@@ -131,7 +134,7 @@ interface IAppAuthPolicy is IGoverned, IAppAuth, IAppAuthBasicManagement {
     error TimeOutOfRange(uint256 got, uint256 earliest, uint256 latest);
 
     /// @notice From now on `version` is allowed.
-    event VersionAdded(uint64 number, Version version);
+    event VersionAdded(Version version);
 
     /// @notice Version `number` ends at `endsAt`, no longer at `previous`; zero stands for never.
     event VersionEndSet(uint64 number, uint64 previous, uint64 endsAt);

@@ -4,11 +4,17 @@ pragma solidity 0.8.30;
 import {IAppAuth} from "./IAppAuth.sol";
 import {IGoverned} from "./IGoverned.sol";
 
+/// @dev How long at least, and at most, the keys of an epoch are served after the next one began.
+uint256 constant MIN_EPOCH_WINDOW = 1 days;
+uint256 constant MAX_EPOCH_WINDOW = 90 days;
+
 /// @title Which KMS, OS images and apps may exist. The role of dstack's DstackKms; also IAppAuth, by delegation.
 /// @dev The owner may change the lists of KMS measurements, KMS devices and OS images, the gateway, the published KMS
 /// info, the implementation for new apps, and, until upgrades are disabled, the code. It may freeze an app, for at most
 /// 7 days at a time. It cannot remove an app, nor decide in place of an app's own contract: both gates must be open.
 /// Anybody may register an app, because an app's keys follow from its address.
+/// @dev Keys belong to an epoch, 0 at first. The owner may begin the next one; the one before is served on for a time
+/// that is fixed then, and the next cannot begin before that has passed. No epoch is ever served again.
 /// @dev How soon a freeze may follow another is for the owner to bound; UpgradeOperator does.
 interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice Public facts about the running KMS; nothing in this contract depends on them.
@@ -21,6 +27,18 @@ interface IKmsAuth is IGoverned, IAppAuth {
 
     /// @notice A freeze would end in the past, or more than 7 days ahead.
     error FreezeOutOfRange(uint256 got, uint256 earliest, uint256 latest);
+
+    /// @notice Epochs rise by one.
+    error EpochNotNext(uint64 got, uint64 want);
+
+    /// @notice The epoch before would be served on for less than a day, or for more than 90 days.
+    error EpochWindowOutOfRange(uint64 got, uint256 shortest, uint256 longest);
+
+    /// @notice The epoch before the current one is served on; no other can begin before `until`.
+    error PreviousEpochServed(uint64 until);
+
+    /// @notice Keys are those of epoch `current`, and of `previous` before `previousServedUntil`.
+    event KeyEpochBegan(uint64 previous, uint64 current, uint64 previousServedUntil);
 
     /// @notice `appId` gets no keys before `until`; its last freeze ends or ended at `previous`, zero if there was none.
     event AppFrozen(address appId, uint64 previous, uint64 until);
@@ -111,6 +129,10 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice Owner: end the freeze of an app now, if it has not ended by itself.
     function unfreezeApp(address appId) external;
 
+    /// @notice Owner: begin the next epoch of keys now; `window` is for how many seconds the one before is served on.
+    /// @dev Warning: what apps sealed under keys of the epoch before must be sealed anew within that time.
+    function rotateKeys(uint64 epoch, uint64 window) external;
+
     /// @notice Anybody: have `appId`'s contract asked. Cannot be undone, and grants nothing by itself.
     function registerApp(address appId) external;
 
@@ -164,6 +186,13 @@ interface IKmsAuth is IGoverned, IAppAuth {
     /// @notice When the last freeze of this app ends or ended; zero if there was none.
     /// @dev It is frozen before that time, and no longer at it.
     function frozenUntil(address appId) external view returns (uint64);
+
+    /// @notice The epoch whose keys are served, and the one before, which is served on before `previousServedUntil`.
+    /// @dev `previous` means nothing while `previousServedUntil` is zero: there was none.
+    function keyEpoch() external view returns (uint64 current, uint64 previous, uint64 previousServedUntil);
+
+    /// @notice Whether the keys of an epoch are served at a time, now or later, if no other epoch begins until then.
+    function isKeyEpochServed(uint64 epoch, uint256 at) external view returns (bool);
 
     /// @notice Whether this app was made by this contract's factory, from code that this contract's owner had set.
     /// @dev Says nothing about its code today: its own owner may have upgraded it.

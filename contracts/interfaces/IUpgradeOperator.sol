@@ -15,8 +15,14 @@ import {IAppAuthPolicy} from "./IAppAuth.sol";
 /// call anything but the functions behind `Kind`, send ETH or delegatecall, hand on the contracts it owns, hand on its
 /// own role but by a proposal, or renounce.
 /// @dev The guardian can only cancel and deny, and agree to a rollback. It cannot deny for good: `ContractUpgrades` is
-/// the owner's. Everything else it denies can be granted anew, and a freeze ends by itself. It can cancel its own
-/// replacement: a guardian gone bad stops every grant, but causes none.
+/// the owner's. Everything else it denies can be granted anew, and a freeze ends by itself. A guardian gone bad stops
+/// every grant, but causes none, and not for ever: it cannot cancel a proposal of kind `ForcedGuardian`, which waits
+/// at least 7 days and holds nothing else.
+/// @dev Whoever stole the owner's key can propose a `ForcedGuardian`, too. The guardian then has those 7 days, or the
+/// delay of roles where that is longer, to warn everybody and to deny; the rightful owner, with the same key, can
+/// cancel. Nothing is granted by it: what the thief wants to allow waits its own 48 hours or more after it was
+/// proposed, and as long as the guardian is in office it cancels that. Owners who fear a stolen owner more than a
+/// stolen guardian make the delay of roles longer.
 /// @dev This contract is no proxy: its code never changes. Its owner may be any account: a key, a Safe, a Governor.
 interface IUpgradeOperator {
     /// @notice What an action changes. Its `data` is one word, or where it says so the ABI encoding of more:
@@ -36,7 +42,13 @@ interface IUpgradeOperator {
     /// - FreezeRenewal (KmsAuth): the app's address. Freezes it for 7 days, whenever the last freeze was. Grant only;
     /// - Delay (this contract): a `DelayClass` and seconds. Grant only, after the delay that it changes;
     /// - ImplementationUpgrade (AppAuth, KmsAuth): address of the code that the proxy runs from now on. Grant only;
-    /// - FreezeForGood (AppAuth): 1. Rules out every further grant to the app. Grant only.
+    /// - FreezeForGood (AppAuth): 1. Rules out every further grant to the app. Grant only;
+    /// - KmsInfo (KmsAuth): an `IKmsAuth.KmsInfo`. Grant only;
+    /// - KeyEpoch (KmsAuth): number of the next epoch, and for how many seconds the one before is served on, from 1 to
+    ///   90 days. Grant only;
+    /// - ForcedGuardian (this contract): as Guardian, but the guardian cannot cancel it. Alone in its proposal. Grant
+    ///   only;
+    /// - Genesis (AppAuth): fingerprint and digest of the evidence, as in `genesisOf`. Grant only, and once.
     enum Kind {
         ComposeHash,
         Device,
@@ -56,12 +68,16 @@ interface IUpgradeOperator {
         Owner,
         Delay,
         ImplementationUpgrade,
-        FreezeForGood
+        FreezeForGood,
+        KmsInfo,
+        KeyEpoch,
+        ForcedGuardian,
+        Genesis
     }
 
     /// @notice How long an action must wait, by its kind:
-    /// - Roles: Owner, Guardian;
-    /// - Upgrades: ImplementationUpgrade, AppImplementation, FreezeForGood;
+    /// - Roles: Owner, Guardian, ForcedGuardian (that one at least 7 days);
+    /// - Upgrades: ImplementationUpgrade, AppImplementation, FreezeForGood, KeyEpoch;
     /// - for Delay, the class that it changes;
     /// - Policy: everything else.
     /// @dev Policy and Roles are never longer than Upgrades.
@@ -104,6 +120,7 @@ interface IUpgradeOperator {
 
     /// @notice What is kept of a proposal. Its content is in `ProposalQueued`; its id is the digest of it.
     /// @param executedAt When it was executed; zero if it was not.
+    /// @param forced Whether it is of kind `ForcedGuardian`: only the owner can cancel it.
     struct Proposal {
         uint64 nonce;
         uint48 proposedAt;
@@ -111,6 +128,7 @@ interface IUpgradeOperator {
         uint48 executedAt;
         bool cancelled;
         bool rolledBack;
+        bool forced;
     }
 
     /// @notice Seconds between proposal and earliest execution, for each class.
@@ -124,6 +142,17 @@ interface IUpgradeOperator {
     struct Nomination {
         address account;
         uint48 expiresAt;
+    }
+
+    /// @notice Where the custody of an app's secure file begins; all zero if it was not recorded.
+    /// @param fingerprint Of the public part of the secret that was made inside the first node.
+    /// @param evidence Digest of what that node said about itself and the secret; checked by nobody here.
+    /// @param recordedIn Number of the block in which it was recorded, at `recordedAt`.
+    struct Genesis {
+        bytes32 fingerprint;
+        bytes32 evidence;
+        uint64 recordedIn;
+        uint48 recordedAt;
     }
 
     /// @notice What a machine runs, for the question whether it may.
@@ -184,8 +213,14 @@ interface IUpgradeOperator {
     /// @notice Actions of this kind cannot be denied.
     error NotDeniable(Kind kind);
 
-    /// @notice The guardian cannot deny this kind, because it could never be granted again.
+    /// @notice This is the owner's alone: what could never be granted again, and to cancel what replaces the guardian.
     error NotForGuardian(Kind kind);
+
+    /// @notice An action of this kind must be the only one of its proposal, without a rollback.
+    error NotAlone(Kind kind);
+
+    /// @notice The app's genesis was recorded before, and is not replaced.
+    error GenesisRecordedAlready(address app, bytes32 fingerprint);
 
     /// @notice The app was frozen lately; before `from` only a proposal of kind `FreezeRenewal` can freeze it.
     error FreezeTooSoon(address app, uint256 from);
@@ -252,6 +287,12 @@ interface IUpgradeOperator {
     /// @notice This operator owns `target` from now on.
     event ContractAdopted(address indexed target);
 
+    /// @notice The custody of `app`'s secure file begins with the secret of this fingerprint, for good.
+    event GenesisRecorded(address indexed app, bytes32 fingerprint, bytes32 evidence);
+
+    /// @notice `by` says that a receipt with this digest exists about a secure file of `app`; nothing was checked.
+    event ReceiptAnchored(address indexed by, address indexed app, bytes32 indexed digest);
+
     /// @notice Owner: announce content.
     /// @dev The earliest time is fixed here: the longest delay of all its actions, rollback included, as of now. Equal
     /// content proposed twice makes two proposals. Later changes of delays do not shorten it; a proposal that lowers a
@@ -262,7 +303,7 @@ interface IUpgradeOperator {
     /// @notice Owner: accept the ownership of a KmsAuth or AppAuth whose owner offered it to this operator.
     function adopt(address target) external;
 
-    /// @notice Owner or guardian: stop a proposal that is Waiting or Ready.
+    /// @notice Owner or guardian: stop a proposal that is Waiting or Ready; one of kind `ForcedGuardian` the owner only.
     function cancel(bytes32 id) external;
 
     /// @notice Owner or guardian: take grants back at once.
@@ -278,6 +319,11 @@ interface IUpgradeOperator {
     /// @notice Anybody: put a Ready proposal in force, once. The delay protects, not the caller.
     /// @dev The content is given again, because only its digest is stored.
     function execute(bytes32 id, Content calldata content) external;
+
+    /// @notice Anybody: put the digest of a handover's receipt on record, as an event and nothing else.
+    /// @dev Proves that the receipt existed by then and who says so. It is indexed by the sender: whoever looks for the
+    /// anchors of a node they know is not disturbed by those of others, however many.
+    function anchorReceipt(address app, bytes32 digest) external;
 
     /// @notice The account named as owner: become it.
     function acceptOwnership() external;
@@ -331,6 +377,19 @@ interface IUpgradeOperator {
         external
         view
         returns (bytes32[] memory);
+
+    /// @notice Where the custody of an app's secure file begins.
+    /// @dev Only a proposal of kind `Genesis` records it, once. A stranger can record nothing, so nobody occupies an
+    /// app; a stolen owner's key cannot either without the notice in which guardian and owner can cancel, which matters
+    /// because a genesis is never replaced. Between the first node's start and the record only that node has the file.
+    function genesisOf(address app)
+        external
+        view
+        returns (bytes32 fingerprint, bytes32 evidence, uint64 recordedIn, uint48 recordedAt);
+
+    /// @notice `data` decoded and encoded again; fails where it cannot be decoded.
+    /// @dev Equal to `data` if and only if that is in the one form in which it can be proposed.
+    function encodingOf(Kind kind, bytes calldata data) external pure returns (bytes memory);
 
     /// @notice Whether any proposal about this contract was ever executed, or rolled back.
     /// @dev Before, it may allow what nobody announced here: what it was made with, or what an earlier owner allowed.

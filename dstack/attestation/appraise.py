@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,8 +14,9 @@ from dstack.errors import AppraisalError
 from dstack.measurement import identities, mr_config_id
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
+from dstack.measurement.machine import BootDigests
 from dstack.measurement.rtmr3 import BOOT_MR_DONE, SYSTEM_READY, predict_rtmr3, split_at_boot_mr_done
-from dstack.measurement.vm_config import parse_vm_config
+from dstack.measurement.vm_config import VmConfig, parse_vm_config
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash, Register, ReportData
 
 _T = TypeVar("_T", AppId, ComposeHash, InstanceId)
@@ -60,6 +61,7 @@ def appraise(
     *,
     expected_report_data: ReportData | None,
     vm_config: str = "",
+    image: Callable[[VmConfig], BootDigests] | None = None,
 ) -> Appraisal:
     """Compare a verified quote with what its log, image and binding say it should be.
 
@@ -70,6 +72,7 @@ def appraise(
         verified: The result of `verify_quote` for that quote.
         expected_report_data: What the quote must be bound to. None only where the caller needs no binding.
         vm_config: Replaces the config in *evidence* unless empty.
+        image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
 
     Raises:
         AppraisalError: Something differs; the message names it, what was wanted and what came.
@@ -79,27 +82,27 @@ def appraise(
     report = _td_report(evidence, verified)
 
     # (17) The quote is bound to what the caller expects.
-    _check_report_data(report, evidence, expected_report_data)
+    check_report_data(report, evidence, expected_report_data)
 
     # (18) RTMR3 is what the runtime events fold into, and the other registers are those of a known image.
     rtmr3 = predict_rtmr3(evidence.runtime_events)
-    _require_equal("RTMR3", wanted=rtmr3, got=report.rtmr3)
+    require_equal("RTMR3", wanted=rtmr3, got=report.rtmr3)
     config = parse_vm_config(vm_config or evidence.config)
-    reference = reference_values(config, evidence.event_log)
-    _require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
-    _require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)
-    _require_equal("RTMR1", wanted=reference.rtmr1, got=report.rtmr1)
-    _require_equal("RTMR2", wanted=reference.rtmr2, got=report.rtmr2)
-    system = _system_payloads(evidence.runtime_events)
-    compose_hash = _sized(system, "compose-hash", ComposeHash)
-    _check_host_registers(report, compose_hash)
+    reference = reference_values(config, evidence.event_log, image=image)
+    require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
+    require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)
+    require_equal("RTMR1", wanted=reference.rtmr1, got=report.rtmr1)
+    require_equal("RTMR2", wanted=reference.rtmr2, got=report.rtmr2)
+    system = system_payloads(evidence.runtime_events)
+    compose_hash = sized_payload(system, "compose-hash", ComposeHash)
+    check_host_registers(report, compose_hash)
 
     key_provider = system.get("key-provider")
     return Appraisal(
         verified=verified,
-        app_id=_sized(system, "app-id", AppId),
+        app_id=sized_payload(system, "app-id", AppId),
         compose_hash=compose_hash,
-        instance_id=_sized(system, "instance-id", InstanceId) if system.get("instance-id") else None,
+        instance_id=sized_payload(system, "instance-id", InstanceId) if system.get("instance-id") else None,
         key_provider_info=key_provider or b"",
         os_image_hash=reference.os_image_hash,
         acpi_tables_verified=reference.acpi_tables_verified,
@@ -121,18 +124,20 @@ def _td_report(evidence: Evidence, verified: VerifiedQuote) -> TdReport:
     return body
 
 
-def _check_report_data(report: TdReport, evidence: Evidence, expected: ReportData | None) -> None:
+def check_report_data(report: TdReport, evidence: Evidence, expected: ReportData | None) -> None:
+    """Step 17: the quote carries what the evidence says, and what the caller expects."""
     for wanted, whose in ((evidence.report_data, "the evidence says"), (expected, "is expected")):
         if wanted is not None and not hmac.compare_digest(report.report_data, wanted):
             raise AppraisalError(f"report data: {wanted.hex()} {whose}, the quote has {report.report_data.hex()}")
 
 
-def _require_equal(name: str, *, wanted: Register, got: Register) -> None:
+def require_equal(name: str, *, wanted: Register, got: Register) -> None:
+    """Step 18: one register is what it should be."""
     if not hmac.compare_digest(wanted, got):
         raise AppraisalError(f"{name}: want {wanted.hex()}, the quote has {got.hex()}")
 
 
-def _system_payloads(events: Iterable[RuntimeEvent]) -> Mapping[str, bytes]:
+def system_payloads(events: Iterable[RuntimeEvent]) -> Mapping[str, bytes]:
     """Payload by name, up to `system-ready`: what comes later is the app's word. The first of a name counts.
 
     A version 1 digest does not fix where the name ends and the payload begins: with a colon in its payload, an event
@@ -151,7 +156,8 @@ def _system_payloads(events: Iterable[RuntimeEvent]) -> Mapping[str, bytes]:
     return payloads
 
 
-def _sized(payloads: Mapping[str, bytes], name: str, kind: type[_T]) -> _T | None:
+def sized_payload(payloads: Mapping[str, bytes], name: str, kind: type[_T]) -> _T | None:
+    """An identity from its event, of exactly its size; None without the event."""
     if name not in payloads:
         return None
     if len(payloads[name]) != kind.SIZE:
@@ -159,7 +165,7 @@ def _sized(payloads: Mapping[str, bytes], name: str, kind: type[_T]) -> _T | Non
     return kind(payloads[name])
 
 
-def _check_host_registers(report: TdReport, compose_hash: ComposeHash | None) -> None:
+def check_host_registers(report: TdReport, compose_hash: ComposeHash | None) -> None:
     """MRCONFIGID is unused (zero) or pins the compose hash (V1); MROWNER and MROWNERCONFIG are unused."""
     if any(report.mr_owner) or any(report.mr_owner_config):
         raise AppraisalError("MROWNER, MROWNERCONFIG: want zero")
@@ -167,7 +173,7 @@ def _check_host_registers(report: TdReport, compose_hash: ComposeHash | None) ->
         return
     if report.mr_config_id[0] != 1 or compose_hash is None:
         raise AppraisalError(f"MRCONFIGID: want zero or version 1, the quote has {report.mr_config_id.hex()}")
-    _require_equal("MRCONFIGID", wanted=mr_config_id.mr_config_id_v1(compose_hash), got=report.mr_config_id)
+    require_equal("MRCONFIGID", wanted=mr_config_id.mr_config_id_v1(compose_hash), got=report.mr_config_id)
 
 
 def _mr_system(report: TdReport, key_provider: bytes | None) -> Digest32:

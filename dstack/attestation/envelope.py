@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dstack.attestation.certificates import der_of, parse_chain
-from dstack.attestation.evidence import MAX_EVIDENCE, Evidence, bare_quote_evidence, looks_like_quote, parse_evidence
-from dstack.attestation.quote import parse_quote
+from dstack.attestation.evidence import MAX_EVIDENCE, Evidence, bare_quote_evidence, parse_evidence
+from dstack.attestation.quote import looks_like_quote, parse_quote
 from dstack.attestation.ratls import certificate_form, certificate_report_data, evidence_from_certificate
 from dstack.errors import EvidenceMalformedError
 from dstack.measurement.event_log import parse_event_log, runtime_events

@@ -13,7 +13,7 @@ from dstack.attestation import scale
 from dstack.attestation.cursor import Cursor
 from dstack.attestation.evidence_v1 import parse_evidence_v1
 from dstack.attestation.evidence_value import MAX_EVIDENCE, Evidence
-from dstack.attestation.quote import parse_quote
+from dstack.attestation.quote import looks_like_quote, parse_quote
 from dstack.errors import EvidenceMalformedError
 from dstack.measurement.event_log import MAX_EVENTS, Event, RuntimeEvent
 from dstack.values import ReportData
@@ -31,7 +31,6 @@ __all__ = [
 _V0, _TDX = 0x00, 0x00
 _MESSAGE_PACK_MAPS = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 # Version, key type and TEE type of what `parse_quote` reads.
-_QUOTE_STARTS = tuple(bytes.fromhex(start) for start in ("0300020000000000", "0400020081000000", "0500020081000000"))
 _ACPI_TYPE, _ACPI_PAYLOAD = 10, b"ACPI DATA"
 
 
@@ -54,11 +53,6 @@ def parse_evidence(raw: bytes) -> Evidence:
     if raw[0] != _V0:
         raise EvidenceMalformedError(f"evidence: unknown form, first byte {raw[0]:#04x}")
     return _parse_v0(Cursor(raw[1:], EvidenceMalformedError))
-
-
-def looks_like_quote(raw: bytes) -> bool:
-    """Whether *raw* begins as a quote does: no other envelope begins so."""
-    return raw.startswith(_QUOTE_STARTS)
 
 
 def bare_quote_evidence(raw: bytes) -> Evidence:

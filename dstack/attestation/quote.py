@@ -26,6 +26,8 @@ _BODY_TD10, _BODY_TD15 = 2, 3
 _UNSUPPORTED_BODIES = {1: "an SGX enclave's report in a TDX quote", 4: "the extended report of TD 1.5"}
 _CERTIFIES_QE_REPORT, _CERTIFIES_PCK_CHAIN = 6, 5
 
+_QUOTE_STARTS = tuple(bytes.fromhex(start) for start in ("0300020000000000", "0400020081000000", "0500020081000000"))
+
 
 @dataclass(frozen=True, slots=True)
 class TdReport:
@@ -104,6 +106,11 @@ class Quote:
     def report_data(self) -> ReportData:
         """The 64 bytes that the guest or enclave chose."""
         return self.body.report_data
+
+
+def looks_like_quote(raw: bytes) -> bool:
+    """Whether *raw* begins as a quote does: no other envelope begins so."""
+    return raw.startswith(_QUOTE_STARTS)
 
 
 def parse_quote(raw: bytes) -> Quote:

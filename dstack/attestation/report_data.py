@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from Crypto.Hash import keccak
-
 from dstack.errors import InputError
 from dstack.values import ReportData
 
@@ -21,7 +19,13 @@ _BOOTSTRAP_PREFIX = b"dstack-kms-genereted-keys-v1:"
 
 
 def _keccak(bits: int) -> Callable[[bytes], bytes]:
-    return lambda content: keccak.new(digest_bits=bits, data=content).digest()
+    def digest(content: bytes) -> bytes:
+        # Slow to load, and seldom asked for.
+        from Crypto.Hash import keccak
+
+        return keccak.new(digest_bits=bits, data=content).digest()
+
+    return digest
 
 
 def _hashlib(name: str) -> Callable[[bytes], bytes]:

@@ -258,7 +258,8 @@ def _issuer(
     chain = parse_chain(pem.encode(), what=what)
     root = roots.find(chain[1]) if len(chain) == 2 else None
     if root is None:
-        raise QuoteUntrustedError(step, f"{what}: want exactly an issuer and the root of trust")
+        got = f"{len(chain)} certificates, the last being {common_name(chain[-1].subject)[:80]!r}"
+        raise QuoteUntrustedError(step, f"{what}: want exactly an issuer and the root of trust, got {got}")
     return chain[0], chain[1], root
 
 

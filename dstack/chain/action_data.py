@@ -15,6 +15,7 @@ from dstack.chain.operator import Kind
 from dstack.errors import InputError
 from dstack.values import ComposeHash, Digest32, OsImageHash, Register
 
+KMS_INFO_TYPE = "(bytes,bytes,bytes,bytes)"
 VERSION_TYPE = "(uint64,bytes32,bytes32[],(bytes,bytes,bytes,bytes,bytes)[],uint64,uint64,bool)"
 _ON = (1).to_bytes(32, "big")
 _HASHES = (Kind.COMPOSE_HASH, Kind.DEVICE, Kind.OS_IMAGE, Kind.KMS_AGGREGATED_MR, Kind.KMS_DEVICE)
@@ -26,6 +27,7 @@ _ADDRESSES = (
     Kind.FREEZE_RENEWAL,
     Kind.OWNER,
     Kind.IMPLEMENTATION_UPGRADE,
+    Kind.FORCED_GUARDIAN,
 )
 _SWITCHES = (Kind.ANY_DEVICE, Kind.CONTRACT_UPGRADES, Kind.FREEZE_FOR_GOOD)
 
@@ -98,12 +100,66 @@ class DelayChange:
 
 
 @dataclass(frozen=True, slots=True)
+class KmsInfo:
+    """What KmsAuth publishes about the running KMS: the public keys of its two roots, a quote and its event log."""
+
+    k256_pubkey: bytes
+    ca_pubkey: bytes
+    quote: bytes
+    eventlog: bytes
+
+    def encode(self) -> bytes:
+        """The data of an action of kind KMS_INFO."""
+        return encode([KMS_INFO_TYPE], [(self.k256_pubkey, self.ca_pubkey, self.quote, self.eventlog)])
+
+
+@dataclass(frozen=True, slots=True)
+class EpochChange:
+    """Epoch `epoch` of the KMS's keys begins, and the one before is served on for `window` seconds."""
+
+    epoch: int
+    window: int
+
+    def encode(self) -> bytes:
+        """The data of an action of kind KEY_EPOCH."""
+        return encode(["uint64", "uint64"], [self.epoch, self.window])
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """Where the custody of an app's secure file begins.
+
+    Attributes:
+        fingerprint: Of the public part of the secret.
+        evidence: Digest of what the first node said about itself and the secret.
+    """
+
+    fingerprint: Digest32
+    evidence: Digest32
+
+    def encode(self) -> bytes:
+        """The data of an action of kind GENESIS."""
+        return bytes(self.fingerprint) + bytes(self.evidence)
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
     """There is nothing to say but the kind."""
 
 
 # A hash, an address, a time, or one of the above.
-Meaning = Digest32 | ChecksumAddress | datetime | AppVersion | SunsetChange | DelayChange | Switch
+Meaning = (
+    Digest32
+    | ChecksumAddress
+    | datetime
+    | AppVersion
+    | SunsetChange
+    | DelayChange
+    | KmsInfo
+    | EpochChange
+    | Genesis
+    | Switch
+)
 
 
 def parse_action_data(kind: Kind, data: bytes) -> Meaning:
@@ -133,6 +189,15 @@ def _parse(kind: Kind, data: bytes) -> tuple[Meaning, bytes]:
         delay_class, seconds = decode(["uint8", "uint256"], data)
         delay = DelayChange(DelayClass(delay_class), seconds)
         return delay, delay.encode()
+    if kind is Kind.KMS_INFO:
+        info = KmsInfo(*decode([KMS_INFO_TYPE], data)[0])
+        return info, info.encode()
+    if kind is Kind.KEY_EPOCH:
+        epoch = EpochChange(*decode(["uint64", "uint64"], data))
+        return epoch, epoch.encode()
+    if kind is Kind.GENESIS:
+        genesis = Genesis(Digest32(data[:32]), Digest32(data[32:]))
+        return genesis, genesis.encode()
     word = Digest32(data)
     if kind in _HASHES:
         return word, data

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from eth_typing import ChecksumAddress
 
-from dstack.chain.action_data import DelayChange, DelayClass, SunsetChange
+from dstack.chain.action_data import DelayChange, DelayClass, EpochChange, Genesis, SunsetChange
 from dstack.chain.client import checked_address
 from dstack.chain.deploy import Deployment
 from dstack.chain.operator import Action, Kind
@@ -27,6 +27,7 @@ _ON_APP = (
     Kind.FREEZE_FOR_GOOD,
     Kind.CONTRACT_UPGRADES,
     Kind.IMPLEMENTATION_UPGRADE,
+    Kind.GENESIS,
 )
 _ON_KMS = (
     Kind.OS_IMAGE,
@@ -36,8 +37,11 @@ _ON_KMS = (
     Kind.APP_IMPLEMENTATION,
     Kind.APP,
     Kind.FREEZE_RENEWAL,
+    Kind.KEY_EPOCH,
 )
+_BY_OPTIONS = {Kind.VERSION: "--app and --compose", Kind.KMS_INFO: "--kms-info"}
 _DELAY = re.compile(r"(policy|roles|upgrades),([1-9][0-9]{0,9})")
+_EPOCH = re.compile(r"([1-9][0-9]{0,18}),([1-9][0-9]{0,9})")
 _SUNSET = re.compile(r"([1-9][0-9]{0,18}),(.+)")
 
 
@@ -46,7 +50,8 @@ def parse_action(text: str, deployment: Deployment) -> Action:
 
     The kind is written as in the contract, in any case. TARGET is the contract: given for what belongs to an app,
     KmsAuth or UpgradeOperator otherwise. VALUE is a hash of 64 digits, an address, a time with its time zone (for
-    OutdatedTcb), NUMBER,TIME (Sunset; `never` for no end) or CLASS,SECONDS (Delay).
+    OutdatedTcb), NUMBER,TIME (Sunset; `never` for no end), CLASS,SECONDS (Delay), NUMBER,SECONDS (KeyEpoch) or
+    FINGERPRINT,EVIDENCE (Genesis).
 
     Raises:
         InputError: *text* is not of this form; the sentence says where.
@@ -54,8 +59,10 @@ def parse_action(text: str, deployment: Deployment) -> Action:
     head, equals, value = text.partition("=")
     name, colon, target_text = head.partition(":")
     kind = _KINDS.get(name.replace("-", "").lower())
-    if kind is None or kind is Kind.VERSION:
+    if kind is None:
         raise InputError(f"action: want a kind of {', '.join(sorted(_KINDS))}, got {name[:40]!r}")
+    if kind in _BY_OPTIONS:
+        raise InputError(f"action: {name} is too long to type; want {_BY_OPTIONS[kind]}")
     target = _target(kind, target_text if colon else None, deployment)
     return Action(kind, target, _VALUES.get(kind, _hash)(value if equals else None, kind.name))
 
@@ -130,6 +137,20 @@ def _delay(value: str | None, what: str) -> bytes:
     return DelayChange(DelayClass[match[1].upper()], int(match[2])).encode()
 
 
+def _epoch(value: str | None, what: str) -> bytes:
+    match = _EPOCH.fullmatch(_required(value, what))
+    if match is None:
+        raise InputError(f"{what}: want the epoch's number, a comma and seconds")
+    return EpochChange(int(match[1]), int(match[2])).encode()
+
+
+def _genesis(value: str | None, what: str) -> bytes:
+    fingerprint, _, evidence = _required(value, what).partition(",")
+    return Genesis(
+        parse_hash(fingerprint, what=f"{what}: fingerprint"), parse_hash(evidence, what=f"{what}: evidence")
+    ).encode()
+
+
 def _required(value: str | None, what: str) -> str:
     if not value:
         raise InputError(f"{what}: want a value, as in {what}=...")
@@ -140,6 +161,7 @@ _VALUES: dict[Kind, Callable[[str | None, str], bytes]] = {
     Kind.GATEWAY_APP_ID: _address,
     Kind.APP_IMPLEMENTATION: _address,
     Kind.GUARDIAN: _address,
+    Kind.FORCED_GUARDIAN: _address,
     Kind.OWNER: _address,
     Kind.APP: _address,
     Kind.FREEZE_RENEWAL: _address,
@@ -150,4 +172,6 @@ _VALUES: dict[Kind, Callable[[str | None, str], bytes]] = {
     Kind.OUTDATED_TCB: _tolerance,
     Kind.SUNSET: _sunset,
     Kind.DELAY: _delay,
+    Kind.KEY_EPOCH: _epoch,
+    Kind.GENESIS: _genesis,
 }

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from dstack.chain.action_data import AppVersion, DelayChange, Meaning, SunsetChange, Switch, parse_action_data
+from dstack.chain.action_data import (
+    AppVersion,
+    DelayChange,
+    EpochChange,
+    Genesis,
+    KmsInfo,
+    Meaning,
+    SunsetChange,
+    Switch,
+    parse_action_data,
+)
 from dstack.chain.operator import Action, Kind
 from dstack.values import Digest32
 
@@ -20,6 +30,7 @@ _GRANTS = {
     Kind.GATEWAY_APP_ID: "apps trust gateway {value}",
     Kind.APP_IMPLEMENTATION: "new apps run the code at {value}",
     Kind.GUARDIAN: "{value} may become guardian, if it accepts within 14 days",
+    Kind.FORCED_GUARDIAN: "{value} may become guardian, if it accepts within 14 days; the guardian cannot cancel this",
     Kind.OWNER: "{value} may become owner, if it accepts within 14 days",
     Kind.APP: "the freeze of app {value} ends",
     Kind.FREEZE_RENEWAL: "app {value} gets no keys for 7 days",
@@ -53,6 +64,16 @@ def grant_sentence(action: Action) -> str:
     if isinstance(meaning, DelayChange):
         wait = timedelta(seconds=meaning.seconds)
         return f"proposals of class {meaning.delay_class.name.lower()} wait {show_duration(wait)}"
+    if isinstance(meaning, KmsInfo):
+        return f"KmsAuth {action.target} publishes KMS {meaning.k256_pubkey.hex()}, CA {meaning.ca_pubkey.hex()}"
+    if isinstance(meaning, EpochChange):
+        rest = show_duration(timedelta(seconds=meaning.window))
+        return f"the KMS gives keys of epoch {meaning.epoch}, and those of epoch {meaning.epoch - 1} for {rest} more"
+    if isinstance(meaning, Genesis):
+        return (
+            f"the secure file of app {action.target} begins with secret {meaning.fingerprint.hex()}, for good "
+            f"(evidence {meaning.evidence.hex()})"
+        )
     return _filled(_GRANTS, action, meaning)
 
 

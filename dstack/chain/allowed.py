@@ -10,7 +10,7 @@ from typing import Any
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
 
-from dstack.chain.action_data import AppVersion, RegisterSet
+from dstack.chain.action_data import AppVersion, KmsInfo, RegisterSet
 from dstack.chain.history import PastEvent
 from dstack.policy.timelock import has_ended
 from dstack.values import ComposeHash, DeviceId, Digest32, OsImageHash, Register
@@ -80,6 +80,9 @@ class Allowed:
     gateway_app_id: str = ""
     app_implementation: ChecksumAddress | None = None
     upgrades_disabled: bool = False
+    key_epoch: int = 0
+    previous_epoch_until: datetime | None = None
+    kms_info: KmsInfo | None = None
     apps: dict[ChecksumAddress, AllowedApp] = field(default_factory=dict)
 
 
@@ -120,6 +123,12 @@ def _on_kms(allowed: Allowed, event: PastEvent) -> None:
         allowed.app_implementation = to_checksum_address(arguments["implementation"])
     elif event.name == "UpgradesDisabled":
         allowed.upgrades_disabled = True
+    elif event.name == "KmsInfoPublished":
+        info = arguments["info"]
+        allowed.kms_info = KmsInfo(*(bytes(info[name]) for name in ("k256Pubkey", "caPubkey", "quote", "eventlog")))
+    elif event.name == "KeyEpochBegan":
+        allowed.key_epoch = arguments["current"]
+        allowed.previous_epoch_until = _time(arguments["previousServedUntil"])
     elif event.name in ("AppFrozen", "AppUnfrozen"):
         app = allowed.apps.get(to_checksum_address(arguments["appId"]))
         if app is not None:

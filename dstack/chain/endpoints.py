@@ -31,6 +31,7 @@ from dstack.chain.gathering import REQUESTS_AT_ONCE, Endpoint, Results, gather, 
 from dstack.chain.reading import Answer, Newer, Question, Reading
 from dstack.chain.rpc_answers import answer_of, question_at
 from dstack.chain.single_flight import SingleFlight
+from dstack.chain.standing import METRICS
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy.decision import BlockRef
 
@@ -41,8 +42,11 @@ FAILURE_SECONDS = 0.25
 CLOCK_SKEW = timedelta(seconds=60)
 KEPT_ANSWERS = 4096
 
-READINGS = Counter("dstack_chain_readings", "Questions to the chain, by what became of them", ["outcome"])
-AGREED_BLOCK = Gauge("dstack_chain_agreed_block", "Number of the block that answers rest on")
+READINGS = Counter(
+    "dstack_chain_readings", "Questions to the chain, by what became of them.", ["outcome"], registry=METRICS
+)
+AGREED_BLOCK = Gauge("dstack_chain_agreed_block", "Number of the block that answers rest on.", registry=METRICS)
+AGREED_BLOCK_TIME = Gauge("dstack_chain_agreed_block_time", "Its time, in Unix seconds.", registry=METRICS)
 
 _Questions = tuple[Question, ...]
 _Answers = tuple[Answer, ...]
@@ -173,6 +177,7 @@ class Endpoints:
                 self._answers = {}
             self._view = view
         AGREED_BLOCK.set(view.head.block.number)
+        AGREED_BLOCK_TIME.set(view.head.block.timestamp)
         return view
 
     def _require_age(self, block: BlockRef) -> None:

@@ -10,6 +10,7 @@ from eth_typing import ChecksumAddress
 from web3 import Web3
 from web3.contract.contract import ContractFunction
 
+from dstack.chain.action_data import Genesis
 from dstack.chain.allowed import Allowed, allowed_after, registered_apps
 from dstack.chain.bindings import contract_at
 from dstack.chain.deploy import Deployment
@@ -59,6 +60,7 @@ class Governed:
         at: The block's time.
         delays: Seconds by class: policy, roles, upgrades.
         apps: All that KmsAuth registered; `allowed.apps` are those that this operator owns.
+        genesis: Where the custody of an app's secure file begins, by app.
         events: Of all governed contracts, oldest first.
     """
 
@@ -71,6 +73,7 @@ class Governed:
     proposals: tuple[KnownProposal, ...]
     apps: tuple[ChecksumAddress, ...]
     allowed: Allowed
+    genesis: Mapping[ChecksumAddress, Genesis]
     events: tuple[PastEvent, ...]
 
     def find(self, wanted: Digest32, deployment: Deployment) -> KnownProposal:
@@ -140,6 +143,7 @@ def read_governed(w3: Web3, deployment: Deployment, *, first_block: int) -> Gove
         proposals=proposals,
         apps=apps,
         allowed=allowed,
+        genesis=dict(map(_genesis, (event for event in operator_events if event.name == "GenesisRecorded"))),
         events=tuple(events),
     )
 
@@ -170,6 +174,11 @@ def known_proposals(events: Iterable[PastEvent], deployment: Deployment) -> tupl
     return tuple(found.values())
 
 
+def _genesis(event: PastEvent) -> tuple[ChecksumAddress, Genesis]:
+    arguments = event.arguments
+    return arguments["app"], Genesis(Digest32(arguments["fingerprint"]), Digest32(arguments["evidence"]))
+
+
 def _owner(w3: Web3, app: ChecksumAddress, block: int) -> ChecksumAddress | None:
     """Who owns *app*; None for a contract that does not say."""
     try:
@@ -187,6 +196,9 @@ def _compare(w3: Web3, deployment: Deployment, allowed: Allowed, block: int) -> 
     claims += [(kms.allowedOsImages(image), True) for image in allowed.os_images]
     claims += [(kms.kmsAllowedAggregatedMrs(one), True) for one in allowed.kms_measurements]
     claims += [(kms.kmsAllowedDeviceIds(one), True) for one in allowed.kms_devices]
+    served_until = allowed.previous_epoch_until
+    epoch = [allowed.key_epoch, max(allowed.key_epoch - 1, 0), int(served_until.timestamp()) if served_until else 0]
+    claims.append((kms.keyEpoch(), epoch))
     for address, app in allowed.apps.items():
         contract = contract_at(w3, "AppAuth", address).functions
         claims += [(contract.allowedComposeHashes(one), True) for one in app.compose_hashes]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from eth_abi.abi import decode, encode
@@ -15,10 +17,13 @@ from dstack.chain.reading import Answer, Call, ChainReader, CodeAt, Reading, Rev
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy.boot_info import BootInfo
 from dstack.policy.decision import BlockRef, Decision, Denied, Rule, decide
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 
 BOOT_INFO_TYPE = "(address,bytes32,address,bytes32,bytes32,bytes32,bytes32,string,string[])"
 # ERC-165 id of IAppAuth: the selector of isAppAllowed.
 APP_AUTH_ID = bytes.fromhex("1e079198")
+# The last second of the year 9999, which is for ever.
+_LAST_SECOND = 253402300799
 
 
 class KmsAuthReader:
@@ -36,6 +41,7 @@ class KmsAuthReader:
             Call(self.address, _call("gatewayAppId()", [], [])),
             Call(self.address, _call("appImplementation()", [], [])),
         )
+        self._epochs = Call(self.address, _call("keyEpoch()", [], []))
         self._facts = KeptFacts(self._read_facts)
 
     @property
@@ -118,13 +124,19 @@ class KmsAuthReader:
 
     def _authorize(self, function: str, boot: BootInfo) -> Decision:
         question = _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])
-        reading = self._reader.read((Call(self.address, question),))
+        reading = self._reader.read((Call(self.address, question), self._epochs))
         decision = _decision(function, reading.answers[0], reading.block, boot)
         if decision is None:
             raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
         # A denial is good from any endpoint of the chain, as soon as it has it.
         newer = (_decision(function, one.answers[0], one.block, boot) for one in reading.newer)
-        return next((later for later in newer if isinstance(later, Denied)), decision)
+        denied = next((later for later in newer if isinstance(later, Denied)), None)
+        if denied is not None or isinstance(decision, Denied):
+            return denied or decision
+        epochs = _key_epochs(reading.answers[1])
+        if epochs is None:
+            raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
+        return replace(decision, epochs=epochs)
 
     def _no_answer(self, reading: Reading) -> str:
         (code,) = self._reader.read((CodeAt(self.address),)).answers
@@ -156,6 +168,17 @@ def _decision(function: str, answer: Answer, block: BlockRef, boot: BootInfo) ->
         return None
     is_allowed, reason = decoded
     return decide(is_allowed, printable(reason.decode("utf-8", "replace")), block, _seen(boot))
+
+
+def _key_epochs(answer: Answer) -> KeyEpochs | None:
+    """The contract's key epochs; the first one of a contract that knows of none, None where it is not of that form."""
+    if isinstance(answer, Reverted):
+        return FIRST_EPOCH
+    decoded = _decoded(["uint64", "uint64", "uint64"], answer)
+    if decoded is None or decoded[1] != max(decoded[0] - 1, 0):
+        return None
+    current, _, until = decoded
+    return KeyEpochs(current, datetime.fromtimestamp(min(until, _LAST_SECOND), UTC)) if current else FIRST_EPOCH
 
 
 def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:

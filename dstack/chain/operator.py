@@ -48,6 +48,10 @@ class Kind(IntEnum):
     DELAY = 16
     IMPLEMENTATION_UPGRADE = 17
     FREEZE_FOR_GOOD = 18
+    KMS_INFO = 19
+    KEY_EPOCH = 20
+    FORCED_GUARDIAN = 21
+    GENESIS = 22
 
 
 class State(IntEnum):
@@ -183,6 +187,11 @@ def roll_back_call(proposal: Proposal) -> Call:
 def cancel_call(proposal: Proposal) -> Call:
     """Owner or guardian: stop a proposal that is Waiting or Ready."""
     return Call(proposal.operator, encode_call("UpgradeOperator", "cancel", proposal.id))
+
+
+def anchor_call(operator: ChecksumAddress, app: ChecksumAddress, digest: Digest32) -> Call:
+    """Anybody: put the digest of a handover's receipt on record."""
+    return Call(operator, encode_call("UpgradeOperator", "anchorReceipt", app, bytes(digest)))
 
 
 def deny_call(operator: ChecksumAddress, actions: Sequence[Action]) -> Call:

@@ -13,7 +13,7 @@ from dstack.chain.action_words import grant_sentence, show_duration, show_time
 from dstack.chain.allowed import AllowedApp
 from dstack.chain.governed import Governed, KnownProposal
 from dstack.chain.operator import Action, Kind
-from dstack.policy.timelock import Entry, Stage, next_freeze_at
+from dstack.policy.timelock import FORCED_DELAY, Entry, Stage, next_freeze_at
 
 
 def upcoming(governed: Governed) -> Iterator[Entry]:
@@ -26,6 +26,9 @@ def upcoming(governed: Governed) -> Iterator[Entry]:
             yield Entry(closes_at, f"proposal 0x{known.id.hex()}: its rollback can no longer be run")
     for app in governed.allowed.apps.values():
         yield from _of_app(app, governed.at)
+    epoch, served_until = governed.allowed.key_epoch, governed.allowed.previous_epoch_until
+    if served_until is not None:
+        yield Entry(served_until, f"keys of epoch {epoch - 1} are no longer given, only those of epoch {epoch}")
     for one in governed.nominations:
         yield Entry(one.expires_at, f"{one.account} can no longer accept to be {one.role.lower()}")
 
@@ -68,24 +71,32 @@ def powers(governed: Governed) -> tuple[Power, ...]:
     listed = [
         Power(
             owner,
-            "propose hashes, devices, versions, OS images, KMS, longer sunsets, the end of a freeze",
+            "propose hashes, devices, versions, OS images, KMS, longer sunsets, the end of a freeze, a genesis",
             wait["policy"],
         ),
         Power(owner, "propose another owner or guardian, who must accept within 14 days", wait["roles"]),
-        Power(owner, "propose new contract code, code for new apps, or to freeze an app for good", wait["upgrades"]),
+        Power(owner, "propose another guardian so that the guardian cannot cancel it", _forced(governed)),
+        Power(
+            owner,
+            "propose new contract code, code for new apps, the next key epoch, or to freeze an app for good",
+            wait["upgrades"],
+        ),
         Power(owner, "propose another delay, 48 hours or longer", "the delay that it changes"),
         Power(owner, "give up changes of a contract's code, for good", "at once"),
-        Power(either, "cancel a proposal that is not executed", "at once"),
+        Power(
+            either, "cancel a proposal that is not executed; one that forces another guardian the owner only", "at once"
+        ),
         Power(
             either, "take back a hash, device, OS image or KMS; require an up-to-date TCB; shorten a sunset", "at once"
         ),
         Power(either, "freeze one app for 7 days, again 7 days after its end", "at once"),
         Power("owner and guardian together", "run a rollback staged with a proposal, for 14 days after it", "at once"),
         Power("anybody", "execute a Ready proposal", "from its earliest time on, for 14 days"),
+        Power("anybody", "put the digest of a handover's receipt on record", "at once"),
         Power("anybody", "make and register a new app; it has keys of its own and no power over others", "at once"),
         Power("nobody", "renounce, shorten a waiting proposal, edit one, call anything else, move money", "never"),
     ]
-    listed.insert(5, Power(guardian, "nothing but what is listed for owner or guardian", "at once"))
+    listed.insert(6, Power(guardian, "nothing but what is listed for owner or guardian", "at once"))
     listed += [
         Power("anybody", f"execute 0x{known.id.hex()[:8]}...: {grant_sentence(action)}", _from(known, governed.at))
         for known in governed.pending()
@@ -103,6 +114,10 @@ def powers(governed: Governed) -> tuple[Power, ...]:
         for app in ungoverned
     ]
     return tuple(listed)
+
+
+def _forced(governed: Governed) -> str:
+    return show_duration(max(FORCED_DELAY, timedelta(seconds=governed.delays["roles"])))
 
 
 def _of_pending(known: KnownProposal) -> Iterator[Entry]:

@@ -6,9 +6,12 @@ import logging
 import threading
 import time
 
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
-FAULTS = Counter("dstack_chain_endpoint_faults", "What was wrong with a chain endpoint", ["endpoint", "fault"])
+METRICS = CollectorRegistry()
+FAULTS = Counter(
+    "dstack_chain_endpoint_faults", "What was wrong with a chain endpoint.", ["endpoint", "fault"], registry=METRICS
+)
 
 # How long an endpoint that is dead or silent is left alone.
 PROBE_SECONDS = 1.0

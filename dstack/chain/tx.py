@@ -27,6 +27,9 @@ from dstack.values import bytes_from_hex
 RECEIPT_SECONDS = 120.0
 POLL_SECONDS = 0.05
 SAY_SECONDS = 5.0
+# What a call costs is estimated as of the newest block. Where a contract writes the time, writing the same second again
+# is cheaper than writing the next: a second denial would run out of gas. What is not used is not paid.
+GAS_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def _priced(w3: Web3, sender: ChecksumAddress, call: Call) -> TxParams:
     transaction["maxPriorityFeePerGas"] = tip
     transaction["chainId"] = w3.eth.chain_id
     transaction["nonce"] = w3.eth.get_transaction_count(sender, "pending")
-    transaction["gas"] = w3.eth.estimate_gas(transaction)
+    transaction["gas"] = int(w3.eth.estimate_gas(transaction) * GAS_MARGIN)
     return transaction
 
 

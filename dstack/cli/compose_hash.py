@@ -11,6 +11,7 @@ from dstack.cli.files import read_input
 from dstack.errors import ComposeMalformedError
 from dstack.measurement.compose import MAX_APP_COMPOSE, AppCompose, default_app_id, parse_app_compose
 from dstack.measurement.docker_compose import DockerCompose, parse_docker_compose
+from dstack.measurement.sdk_form import sdk_compose_hash
 
 _EXAMPLES = """\b
 Examples:
@@ -24,7 +25,8 @@ Examples:
 def command(*, file: str, as_json: bool) -> None:
     """Hash the app-compose.json FILE (- for standard input), byte for byte as it is.
 
-    The default app id is the first 20 bytes of the compose hash; a deployer may have pinned another.
+    The default app id is the first 20 bytes of the compose hash; a deployer may have pinned another. With --json,
+    `sdk_hash` is what dstack's SDKs hash: the object written anew, and so the compose hash only of a file in that form.
     """
     app = parse_app_compose(read_input(file, limit=MAX_APP_COMPOSE))
     services = _services(app)
@@ -35,6 +37,7 @@ def command(*, file: str, as_json: bool) -> None:
         "key_provider": app.key_provider,
     }
     if as_json:
+        facts["sdk_hash"] = sdk_compose_hash(json.loads(app.raw)).hex()
         click.echo(json.dumps({**facts, "unpinned_services": [service.name for service in services.unpinned]}))
         return
     warn_of_unpinned(services)

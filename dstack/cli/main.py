@@ -18,14 +18,19 @@ INTERRUPTED = 130
 
 # Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
+    "collateral": ("dstack.cli.collateral", "fetch, show and check what a platform's maker says of it"),
     "compose": ("dstack.cli.compose", "docker-compose file to app-compose.json"),
     "compose-hash": ("dstack.cli.compose_hash", "compose hash and default app id of an app-compose.json"),
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
+    "explain": ("dstack.cli.explain", "where two measurements, logs or quotes part, in words"),
     "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
     "handover": ("dstack.cli.handover", "a secure file from an old node to a new one, or whether it would be allowed"),
+    "kms": ("dstack.cli.kms", "look after a KMS: its surroundings, its decisions"),
+    "measure": ("dstack.cli.measure", "image, shape and app to registers; compared with a quote"),
+    "quote": ("dstack.cli.quote", "every field of a quote by its name"),
     "replay": ("dstack.cli.replay", "event log to registers, compared with a quote"),
     "rtmr3": ("dstack.cli.rtmr3", "the RTMR3 that a machine with an app-compose.json must show"),
-    "verify-quote": ("dstack.cli.verify_quote", "who signed a quote, and on what platform"),
+    "verify": ("dstack.cli.verify", "who signed evidence, and does it measure what it should"),
 }
 
 

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 
 import click
 
-from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, parse_quote
-from dstack.cli.files import read_input
-from dstack.errors import EventLogMalformedError, QuoteMalformedError
-from dstack.measurement.event_log import Event, parse_event_log, replay_event_log
-from dstack.measurement.strict_json import Members, parse_json
-from dstack.values import Register, bytes_from_hex
+from dstack.cli.subjects import Subject, read_quote, read_subject, with_quote
+from dstack.errors import InputError
+from dstack.measurement.event_log import Event, replay_event_log
+from dstack.values import Register
 
-_ANSWER_LIMIT = 4 * 1024 * 1024
 _EXAMPLES = """\b
 Examples:
   dstack replay event-log.json
@@ -28,15 +25,18 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @click.pass_context
 def command(context: click.Context, *, file: str, quote: str | None, as_json: bool) -> None:
-    """Replay FILE (- for standard input): an event log, or a GetQuote answer with `event_log` and `quote`.
+    """Replay FILE (- for standard input): an event log, an answer of GetQuote or Info, or an attestation blob.
 
-    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify-quote`.
+    With a quote, exit 1 if a register differs. The quote's signature is not verified: that is `dstack verify`.
     """
-    events, enclosed = _log_and_quote(read_input(file, limit=_ANSWER_LIMIT))
+    subject = read_subject(file)
+    events = subject.events
+    if events is None:
+        raise InputError(f"{file}: it has no event log")
     if quote is not None:
-        enclosed = _quote_bytes(read_input(quote, limit=2 * (MAX_QUOTE + MAX_PADDING)))
+        subject = with_quote(subject, read_quote(quote))
     replayed = replay_event_log(events)
-    quoted = None if enclosed is None else _registers(enclosed)
+    quoted = _quoted(subject)
     if as_json:
         click.echo(json.dumps(_facts(events, replayed, quoted)))
     else:
@@ -45,25 +45,14 @@ def command(context: click.Context, *, file: str, quote: str | None, as_json: bo
         context.exit(1)
 
 
-def _log_and_quote(raw: bytes) -> tuple[tuple[Event, ...], bytes | None]:
-    if raw.lstrip().startswith(b"["):
-        return parse_event_log(raw), None
-    value = parse_json(raw, what="GetQuote answer", limit=_ANSWER_LIMIT, error=EventLogMalformedError)
-    answer = Members.of(value, what="GetQuote answer", error=EventLogMalformedError)
-    quote = answer.hexadecimal("quote") if answer.has("quote") else None
-    return parse_event_log(answer.text("event_log")), quote
-
-
-def _quote_bytes(content: bytes) -> bytes:
-    text = content.strip()
-    return bytes_from_hex(text.decode(), what="quote") if text.isalnum() and text.isascii() else content
-
-
-def _registers(quote: bytes) -> dict[int, Register]:
-    body = parse_quote(quote).body
-    if not isinstance(body, TdReport):
-        raise QuoteMalformedError("quote: want a TDX quote, got one of SGX")
-    return {0: body.rtmr0, 1: body.rtmr1, 2: body.rtmr2, 3: body.rtmr3}
+def _quoted(subject: Subject) -> dict[int, Register] | None:
+    """RTMR0 to RTMR3 as the quote, or the guest's own info, states them."""
+    if subject.registers is None:
+        return None
+    stated = {imr: subject.registers[f"rtmr{imr}"] for imr in range(4) if f"rtmr{imr}" in subject.registers}
+    if len(stated) != 4:
+        raise InputError(f"{subject.name}: want all of RTMR0 to RTMR3 beside the log, got {len(stated)} of them")
+    return stated
 
 
 def _disagreeing(events: Sequence[Event]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, parse_quote
+from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, looks_like_quote, parse_quote
 from dstack.cli.files import read_input
 from dstack.errors import EventLogMalformedError, InputError, QuoteMalformedError
 from dstack.measurement.ccel import is_ccel, parse_ccel
@@ -51,8 +51,8 @@ class Subject:
 def read_subject(path: str) -> Subject:
     """Read a file, or standard input for `-`.
 
-    It may be a log (JSON or CCEL), a quote (bytes or hexadecimal), an answer of GetQuote or Info, an attestation blob,
-    or what `dstack measure --json` wrote.
+    It may be a log (JSON or CCEL), a quote (bytes or hexadecimal), an answer of GetQuote, Attest or Info, an
+    attestation blob, an RA-TLS certificate, or what `dstack measure --json` wrote.
 
     Raises:
         InputError: It is none of them.
@@ -63,16 +63,18 @@ def read_subject(path: str) -> Subject:
 def parse_subject(raw: bytes, name: str) -> Subject:
     """Tell by its first bytes what *raw* is, and read that; see `read_subject`."""
     text = raw.lstrip()
+    if not text:
+        raise InputError(f"{name}: want an event log, a quote or an answer that holds them, got nothing")
     if text.startswith(b"["):
         return Subject(name, events=parse_event_log(raw))
     if text.startswith(b"{"):
         return _parse_object(raw, name)
     if is_ccel(raw):
         return Subject(name, events=parse_ccel(raw).events)
-    if raw[:1] == b"\0":
-        return _parse_blob(raw, name)
     quote = quote_bytes(raw)
-    return with_quote(Subject(name), quote)
+    if looks_like_quote(quote):
+        return with_quote(Subject(name), quote)
+    return _parse_envelope(raw, name)
 
 
 def quote_bytes(content: bytes) -> bytes:
@@ -109,6 +111,8 @@ def _parse_object(raw: bytes, name: str) -> Subject:
         return _parse_tcb_info(members.text("tcb_info"), name)
     if members.has("mrtd"):
         return _parse_tcb_info(raw, name)
+    if members.has("attestation"):
+        return _parse_envelope(raw, name)
     if not members.has("event_log") and not members.has("quote"):
         raise InputError(f"{name}: want an event log, a quote, an answer of GetQuote or Info, or a measurement")
     events = parse_event_log(members.text("event_log")) if members.has("event_log") else None
@@ -129,10 +133,11 @@ def _parse_tcb_info(raw: str | bytes, name: str) -> Subject:
     return Subject(name, events=events, registers=registers)
 
 
-def _parse_blob(raw: bytes, name: str) -> Subject:
-    # Its reader needs libraries that a log does not.
-    from dstack.attestation.evidence import parse_evidence
+def _parse_envelope(raw: bytes, name: str) -> Subject:
+    # What reads certificates and blobs is slow to load.
+    from dstack.attestation.envelope import open_envelope
 
-    evidence = parse_evidence(raw)
-    subject = Subject(name, events=evidence.event_log, vm_config=evidence.config or None)
+    envelope = open_envelope(raw)
+    evidence = envelope.evidence
+    subject = Subject(name, events=evidence.event_log if envelope.has_log else None, vm_config=evidence.config or None)
     return with_quote(subject, evidence.quote)

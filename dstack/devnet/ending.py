@@ -37,7 +37,7 @@ def _commands(folder: Path) -> tuple[str, ...]:
     return (
         f"dstack compose-hash {folder}/app-compose.json",
         f"dstack replay {folder}/app/get-quote.json",
-        f"dstack verify-quote {folder}/app/quote.bin --collateral {folder}/platform/collateral.json"
+        f"dstack verify {folder}/app/quote.bin --collateral {folder}/platform/collateral.json"
         f" --root {folder}/platform/root.der",
     )
 

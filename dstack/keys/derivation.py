@@ -3,6 +3,10 @@
 There is one scheme and it is frozen: every derived value protects data that exists. The information of HKDF is the
 plain concatenation of a context's pieces, so the fixed lengths of `AppId` and `InstanceId` are what keeps two
 contexts apart.
+
+Keys rotate by epochs. Those of epoch 0 are upstream's; each later epoch ends every context with its number, in pieces
+of a fixed length, so that no context of one epoch is one of another. The root keys stay, and with them the name of
+the KMS.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ from dstack.keys.signature_chain import sign_app_key
 from dstack.values import AppId, InstanceId
 
 SALT = b"RATLS"
+
+# What a context ends with from epoch 1 on: this, and the number in 8 bytes, big-endian.
+_EPOCH_TAG = b"-epoch-"
+_EPOCH_SIZE = 8
 
 # RFC 5869, 2.3: at most 255 blocks of the hash.
 _LONGEST_OUTPUT = 255 * 32
@@ -135,33 +143,39 @@ def derive_dh_secret(parent_scalar: bytes, context: Context) -> bytes:
     return hashlib.sha256(p256_pkcs8(derive_p256(parent_scalar, context))).digest()
 
 
-def disk_context(app_id: AppId, instance_id: InstanceId | None) -> Context:
+def disk_context(app_id: AppId, instance_id: InstanceId | None, epoch: int = 0) -> Context:
     """Context of the disk key; without an instance id all instances of the app share one disk key."""
-    return (app_id, instance_id or b"", b"app-disk-crypt-key")
+    return _in_epoch((app_id, instance_id or b"", b"app-disk-crypt-key"), epoch)
 
 
-def env_context(app_id: AppId) -> Context:
+def env_context(app_id: AppId, epoch: int = 0) -> Context:
     """Context of the key that environments are encrypted to."""
-    return (app_id, b"env-encrypt-key")
+    return _in_epoch((app_id, b"env-encrypt-key"), epoch)
 
 
-def app_ca_context(app_id: AppId) -> Context:
+def app_ca_context(app_id: AppId, epoch: int = 0) -> Context:
     """Context of the app's certificate authority."""
-    return (app_id, b"app-ca")
+    return _in_epoch((app_id, b"app-ca"), epoch)
 
 
-def app_key_context(app_id: AppId) -> Context:
+def app_key_context(app_id: AppId, epoch: int = 0) -> Context:
     """Context of the app's secp256k1 key."""
-    return (app_id, b"app-key")
+    return _in_epoch((app_id, b"app-key"), epoch)
 
 
-def derive_env_key(root: RootKeys, app_id: AppId) -> bytes:
+def _in_epoch(context: Context, epoch: int) -> Context:
+    if not 0 <= epoch < 1 << 8 * _EPOCH_SIZE:
+        raise KeyMalformedError(f"key epoch: want an unsigned 64-bit number, got {epoch}")
+    return context if epoch == 0 else (*context, _EPOCH_TAG, epoch.to_bytes(_EPOCH_SIZE, "big"))
+
+
+def derive_env_key(root: RootKeys, app_id: AppId, epoch: int = 0) -> bytes:
     """The app's X25519 private key, 32 bytes, not clamped.
 
     Raises:
-        KeyMalformedError: A derived key is out of range.
+        KeyMalformedError: A derived key is out of range, or *epoch* is.
     """
-    return derive_dh_secret(root.ca, env_context(app_id))
+    return derive_dh_secret(root.ca, env_context(app_id, epoch))
 
 
 def env_public_key(env_key: bytes) -> bytes:
@@ -174,27 +188,27 @@ def env_public_key(env_key: bytes) -> bytes:
     return private.public_key().public_bytes_raw()
 
 
-def derive_app_ca(root: RootKeys, app_id: AppId) -> bytes:
+def derive_app_ca(root: RootKeys, app_id: AppId, epoch: int = 0) -> bytes:
     """The P-256 scalar of the app's certificate authority.
 
     Raises:
-        KeyMalformedError: The derived key is out of range.
+        KeyMalformedError: The derived key is out of range, or *epoch* is.
     """
-    return derive_p256(root.ca, app_ca_context(app_id))
+    return derive_p256(root.ca, app_ca_context(app_id, epoch))
 
 
-def derive_app_keys(root: RootKeys, app_id: AppId, instance_id: InstanceId | None) -> AppKeys:
-    """The keys that a KMS gives to an instance of an app.
+def derive_app_keys(root: RootKeys, app_id: AppId, instance_id: InstanceId | None, epoch: int = 0) -> AppKeys:
+    """The keys that a KMS gives to an instance of an app, in one epoch.
 
     Says nothing of whether it may have them: that is `kms.release`.
 
     Raises:
-        KeyMalformedError: A derived key is out of range.
+        KeyMalformedError: A derived key is out of range, or *epoch* is.
     """
-    k256_key = kdf(root.k256, app_key_context(app_id))
+    k256_key = kdf(root.k256, app_key_context(app_id, epoch))
     return AppKeys(
-        disk_crypt_key=derive_dh_secret(root.ca, disk_context(app_id, instance_id)),
-        env_crypt_key=derive_env_key(root, app_id),
+        disk_crypt_key=derive_dh_secret(root.ca, disk_context(app_id, instance_id, epoch)),
+        env_crypt_key=derive_env_key(root, app_id, epoch),
         k256_key=k256_key,
         k256_signature=sign_app_key(root.k256, app_id, k256_public_key(k256_key)),
     )

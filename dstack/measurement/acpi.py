@@ -142,6 +142,11 @@ def acpi_digests(events: Sequence[Event]) -> dict[str, Register]:
     return {event.name: Register(event.digest) for event in found}
 
 
+def is_acpi_event(event: Event) -> bool:
+    """Whether an event is about one of the three blobs, named or not."""
+    return event.imr == 0 and event.event_type == ACPI_EVENT_TYPE and event.payload == ACPI_PAYLOAD
+
+
 def _walk(tables: bytes) -> tuple[_Table, ...]:
     if len(tables) > MAX_TABLES_BLOB:
         raise _malformed(f"want at most {MAX_TABLES_BLOB} bytes, got {len(tables)}")

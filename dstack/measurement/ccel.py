@@ -6,9 +6,10 @@ one here).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstack.errors import EventLogMalformedError
+from dstack.measurement.acpi import ACPI_NAMES, is_acpi_event
 from dstack.measurement.event_log import MAX_EVENTS, RUNTIME_EVENT_TYPE, RUNTIME_IMR, Event
 
 MAX_CCEL = 4 * 1024 * 1024
@@ -25,7 +26,8 @@ class CcelLog:
     """A parsed CCEL.
 
     Attributes:
-        events: Of all registers, in order; the header and events that extend no register are left out.
+        events: Of all registers, in order; the header and events that extend no register are left out. The three of
+            ACPI blobs carry their names, if there are exactly three.
         size: Bytes up to its end mark; what lies behind is unused space.
         header_imr: Register of the header, counted from zero as everywhere here; it extends nothing.
         header_type: TCG event type of the header.
@@ -72,7 +74,16 @@ def parse_ccel(raw: bytes) -> CcelLog:
         if event is not None:
             events.append(event)
         size = reader.at
-    return CcelLog(tuple(events), size, max(pcr - 1, 0), kind, len(spec))
+    return CcelLog(_named(events), size, max(pcr - 1, 0), kind, len(spec))
+
+
+def _named(events: list[Event]) -> tuple[Event, ...]:
+    """Name the ACPI blobs as newer guests do: firmware measures loader, pointer and tables in this order."""
+    at = [number for number, event in enumerate(events) if is_acpi_event(event)]
+    if len(at) == len(ACPI_NAMES):
+        for number, name in zip(at, ACPI_NAMES, strict=True):
+            events[number] = replace(events[number], name=name)
+    return tuple(events)
 
 
 def _event(reader: _Reader, imr: int, number: int) -> Event | None:

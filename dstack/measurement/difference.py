@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dstack.measurement.acpi import ACPI_EVENT_TYPE
@@ -13,7 +13,8 @@ from dstack.measurement.registers import replay
 from dstack.measurement.result import MRTD_INPUTS, REGISTERS
 from dstack.values import Register
 
-_SHOWN = 200
+# Bytes of what was measured that are shown.
+_SHOWN = 160
 
 
 class Outcome(StrEnum):
@@ -102,7 +103,7 @@ def _compared(name: str, left: Side, right: Side) -> Finding:
     if ours is None or theirs is None:
         return Finding(name, Outcome.UNKNOWN, f"{(left if ours is None else right).name} does not say it")
     if ours == theirs:
-        return Finding(name, Outcome.EQUAL, "equal", ours.hex(), theirs.hex())
+        return _logs_of_equal(name, left, right) or Finding(name, Outcome.EQUAL, "equal", ours.hex(), theirs.hex())
     if not name.startswith("rtmr"):
         inputs = _ALONE_INPUTS.get(name, ())
         return Finding(name, Outcome.DIFFERENT, _ALONE[name], ours.hex(), theirs.hex(), inputs, _look_at(inputs))
@@ -116,14 +117,25 @@ def _compared(name: str, left: Side, right: Side) -> Finding:
     )
 
 
+def _logs_of_equal(name: str, left: Side, right: Side) -> Finding | None:
+    """Where two logs part although the registers they come with are equal: one of them was changed."""
+    lines = [side.events(int(name[4:])) if name.startswith("rtmr") else None for side in (left, right)]
+    found = None if lines[0] is None or lines[1] is None else _first_difference(name, lines[0], lines[1])
+    return found and replace(found, what=f"the registers are equal, and the logs part at {found.what}")
+
+
 def _first_difference(name: str, left: Sequence[Line], right: Sequence[Line]) -> Finding | None:
     for place, (ours, theirs) in enumerate(zip(left, right, strict=False), 1):
         if ours.event.extended == theirs.event.extended:
             continue
         inputs = ours.depends_on or theirs.depends_on
-        same = ours.label == theirs.label
-        what = f"event {place}, {ours.label}" if same else f"event {place}: {ours.label} against {theirs.label}"
-        return Finding(name, Outcome.DIFFERENT, what, _shown(ours), _shown(theirs), inputs, _look_at(inputs))
+        what = f"event {place}, {ours.label}"
+        if ours.label != theirs.label:
+            what = f"event {place}: {ours.label} against {theirs.label}"
+        at = _first_byte(_content(ours), _content(theirs))
+        if at is not None:
+            what += f"; what was measured parts at byte {at}"
+        return Finding(name, Outcome.DIFFERENT, what, _shown(ours, at), _shown(theirs, at), inputs, _look_at(inputs))
     place = min(len(left), len(right))
     if len(left) == len(right):
         return None
@@ -134,15 +146,41 @@ def _first_difference(name: str, left: Sequence[Line], right: Sequence[Line]) ->
     return Finding(name, Outcome.DIFFERENT, what, *shown, more.depends_on, _look_at(more.depends_on))
 
 
-def _shown(line: Line) -> str:
-    """A digest, and what was measured where that can be read."""
-    digest = line.event.extended.hex()
-    content = line.event.payload if line.event.runtime is not None else line.preimage or b""
+def _content(line: Line) -> bytes:
+    """What was measured, as far as it is known; of a runtime event that is its payload."""
+    return line.event.payload if line.event.runtime is not None else line.preimage or b""
+
+
+def _first_byte(left: bytes, right: bytes) -> int | None:
+    if not left or not right or left == right:
+        return None
+    differing = (at for at, (one, other) in enumerate(zip(left, right, strict=False)) if one != other)
+    return next(differing, min(len(left), len(right)))
+
+
+def _shown(line: Line, at: int | None = None) -> str:
+    """A digest, and what was measured where that is known: whole if short, else around byte *at*."""
+    digest, content = line.event.extended.hex(), _content(line)
     if not content:
         return digest
-    text = content.decode("ascii", "replace")
-    readable = repr(text) if text.isprintable() else content.hex()
-    return f"{digest} of {readable if len(readable) <= _SHOWN else readable[:_SHOWN] + '...'}"
+    if len(content) > _SHOWN:
+        start = max((at or 0) - _SHOWN // 4, 0) & ~1
+        return f"{digest} of ...{_text(content[start : start + _SHOWN])}... ({len(content)} bytes)"
+    return f"{digest} of {_text(content)}"
+
+
+def _text(content: bytes) -> str:
+    """Text in quotes, if it is text in ASCII or UTF-16; else hexadecimal."""
+    for encoding in ("ascii", "utf-16-le"):
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        # A measured command line ends in a terminator.
+        text = text.removesuffix("\0") if encoding != "ascii" else text
+        if text and text.isascii() and text.isprintable():
+            return repr(text)
+    return content.hex()
 
 
 def _look_at(inputs: Sequence[Input]) -> str:

@@ -7,7 +7,7 @@ os image hash that the chain allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256, sha384
 from hmac import compare_digest
@@ -133,7 +133,9 @@ def serialise_measurement_document(document: MeasurementDocument) -> bytes:
     )
 
 
-def reference_values(config: VmConfig, events: Sequence[Event]) -> ReferenceValues:
+def reference_values(
+    config: VmConfig, events: Sequence[Event], *, image: Callable[[VmConfig], BootDigests] | None = None
+) -> ReferenceValues:
     """Predict MRTD and RTMR0 to RTMR2 of a machine that runs the image which *config* names.
 
     Says nothing of whether that image is allowed, nor of the content of its ACPI tables.
@@ -141,16 +143,20 @@ def reference_values(config: VmConfig, events: Sequence[Event]) -> ReferenceValu
     Args:
         config: As its host states it; in lite mode it carries the image's checksum file and measurement document.
         events: Its event log, full or stripped; only the three ACPI events are used.
+        image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
 
     Raises:
-        MeasurementMalformedError: Not lite mode, or one of the numbered steps failed.
+        MeasurementMalformedError: Legacy mode without *image*, or one of the numbered steps failed.
         EventLogMalformedError: The log has not exactly the three ACPI events.
     """
-    document = accepted_document(config)
+    if image is not None and config.tdx_attestation_variant == "legacy":
+        digests = image(config)
+    else:
+        digests = document_digests(accepted_document(config), config)
 
     # (3), (4) The shape is one that the document describes; the registers.
     acpi = AcpiDigests(MappingProxyType(acpi_digests(events)), AcpiSource.FROM_LOG, "the machine's own event log")
-    registers = predict_boot(document_digests(document, config), config, acpi).registers
+    registers = predict_boot(digests, config, acpi).registers
     return ReferenceValues(
         mrtd=registers["mrtd"],
         rtmr0=registers["rtmr0"],

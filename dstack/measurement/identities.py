@@ -9,6 +9,7 @@ from dstack.errors import MeasurementMalformedError
 from dstack.values import AppId, DeviceId, Digest32, InstanceId, Register
 
 INSTANCE_ID_SEED_SIZE = 20
+MIN_LAUNCH_TOKEN = 32
 NO_KEY_PROVIDER = Digest32(bytes(32))
 # The name that is measured for each kind an app-compose.json can ask for (guest.md 1.3).
 KEY_PROVIDER_NAMES = {"none": "none", "local": "local-sgx", "kms": "kms", "tpm": "tpm"}
@@ -86,3 +87,15 @@ def mr_aggregated(
     configuration = mr_config_id + mr_owner + mr_owner_config
     tail = configuration if any(configuration) else b""
     return Digest32(sha256(mrtd + rtmr0 + rtmr1 + rtmr2 + rtmr3 + tail).digest())
+
+
+def launch_token_hash(token: str) -> Digest32:
+    """Digest a launch token, as `requirements.launch_token_hash` of an app-compose.json names it (guest.md 1.2).
+
+    Raises:
+        MeasurementMalformedError: *token* has fewer than 32 bytes; the error does not repeat it.
+    """
+    raw = token.encode()
+    if len(raw) < MIN_LAUNCH_TOKEN:
+        raise MeasurementMalformedError(f"launch token: want at least {MIN_LAUNCH_TOKEN} bytes, got {len(raw)}")
+    return Digest32(sha256(b"dstack-launch-token/v1:" + raw).digest())

@@ -10,7 +10,7 @@ from dstack.measurement.acpi import ACPI_NAMES
 from dstack.measurement.event_log import Event
 from dstack.measurement.firmware import rtmr0_events
 from dstack.measurement.linux_boot import rtmr1_events, rtmr2_events
-from dstack.measurement.prediction import RUNTIME_INPUTS, Input, PredictedEvent
+from dstack.measurement.prediction import RUNTIME_INPUTS, Input, PredictedEvent, readable
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.td_hob import PAGE, HobWitness, MemoryRange
 
@@ -52,11 +52,11 @@ def labelled(events: Sequence[Event]) -> tuple[Line, ...]:
 
 def _line(event: Event, place: int) -> Line:
     if event.runtime is not None:
-        return Line(event, event.name, RUNTIME_INPUTS.get(event.name, (Input.APP,)))
+        return Line(event, readable(event.name), RUNTIME_INPUTS.get(event.name, (Input.APP,)))
     known = _known()[event.imr]
     if place < len(known) and known[place].event.event_type == event.event_type:
         return Line(event, known[place].label, known[place].depends_on)
-    name = f" {event.name!r:.40}" if event.name else ""
+    name = f" {readable(event.name)}" if event.name else ""
     return Line(event, f"unexpected event of type {event.event_type:#x}{name}", ())
 
 

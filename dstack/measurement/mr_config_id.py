@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import rfc8785
-from Crypto.Hash import keccak
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.identities import KEY_PROVIDER_NAMES
@@ -70,6 +69,9 @@ def mr_config_id_v2(compose_hash: ComposeHash, app_id: AppId, key_provider: str,
     Raises:
         MeasurementMalformedError: Another provider.
     """
+    # Only here: it is slow to load.
+    from Crypto.Hash import keccak
+
     preimage = compose_hash + app_id + _kind_byte(key_provider) + key_provider_id
     return _padded(_V2 + keccak.new(digest_bits=256, data=preimage).digest())
 

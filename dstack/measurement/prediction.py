@@ -90,7 +90,12 @@ def digested(
 def runtime(event: RuntimeEvent) -> PredictedEvent:
     """Predict a runtime event; its name is its label."""
     depends_on = RUNTIME_INPUTS.get(event.name, (Input.APP,))
-    return PredictedEvent(logged(event), event.name, depends_on, preimage=runtime_event_preimage(event))
+    return PredictedEvent(logged(event), readable(event.name), depends_on, preimage=runtime_event_preimage(event))
+
+
+def readable(name: str) -> str:
+    """Give a name that somebody else chose in a form that cannot steer a terminal."""
+    return name[:80] if name.isprintable() else repr(name)[:80]
 
 
 def plain(events: Iterable[PredictedEvent]) -> tuple[Event, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 from dstack.values import Digest32
 
 
@@ -49,9 +50,10 @@ NO_BLOCK = BlockRef(0, Digest32(bytes(Digest32.SIZE)), 0)
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The chain permits it, in the state of `block`."""
+    """The chain permits it, in the state of `block`, in which keys were those of `epochs`."""
 
     block: BlockRef
+    epochs: KeyEpochs = FIRST_EPOCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """NOT PRODUCTION. An OS image of stand-in files, with the measurement document a real image carries.
 
-Its firmware, kernel and initrd are a line of text each; nothing boots from them. Their digests are in the document, so
-that verifying, appraising and allowing the image work as with a real one.
+Nothing boots from its firmware, kernel and initrd, but they have the forms of real ones, and the document is measured
+from them: measuring, verifying, appraising and allowing the image work as with a real one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from dstack.measurement.acpi import ACPI_NAMES
 from dstack.measurement.document import (
     DOCUMENT_NAME,
     MeasurementDocument,
+    make_document,
     parse_measurement_document,
     reference_boot_events,
     serialise_measurement_document,
 )
 from dstack.measurement.event_log import Event
 from dstack.measurement.image import CHECKSUM_FILE_NAME, os_image_hash, parse_checksum_file
-from dstack.measurement.linux_boot import cmdline_digest, initrd_digest
-from dstack.measurement.td_hob import parse_hob_witness
+from dstack.measurement.machine import ImageFiles
 from dstack.measurement.vm_config import VmConfig
+from dstack.simulator.image_parts import make_firmware, make_kernel
 from dstack.values import OsImageHash, Register
 
 GIB: Final = 1024**3
@@ -36,8 +37,6 @@ _FIRMWARE, _KERNEL, _INITRD, _METADATA = "ovmf.fd", "bzImage", "initramfs.cpio.g
 _LISTED = (_FIRMWARE, _KERNEL, _INITRD, _METADATA, DOCUMENT_NAME)
 _DIGEST_FILE = "digest.txt"
 _QEMU_VERSION = "9.1.0"
-# The memory that dstack's own firmware accepts (measurement.md 3.2).
-_HOB_WITNESS = parse_hob_witness(bytes.fromhex("80100904000609020b021010"))
 _MAX_FILE = 1024 * 1024
 
 
@@ -102,24 +101,20 @@ class SimulatedImage:
 
 def make_image(name: str = DEFAULT_NAME) -> SimulatedImage:
     """Make an image whose every byte follows from *name*."""
-    firmware, kernel, initrd = (f"stand-in for {part} of {name}\n".encode() for part in (_FIRMWARE, _KERNEL, _INITRD))
     rootfs_hash = sha256(f"stand-in for the root file system of {name}\n".encode()).hexdigest()
-    cmdline = f"console=ttyS0 dstack.rootfs_hash={rootfs_hash}"
-    document = MeasurementDocument(
-        cmdline=cmdline_digest(cmdline),
-        kernel_authenticode=Register(sha384(kernel).digest()),
-        initrd=initrd_digest(initrd),
-        mrtd_single_pass=Register(sha384(b"single pass:" + firmware).digest()),
-        mrtd_two_pass=Register(sha384(b"two pass:" + firmware).digest()),
-        hob=_HOB_WITNESS,
+    parts = ImageFiles(
+        firmware=make_firmware(name.encode()),
+        kernel=make_kernel(name.encode()),
+        initrd=f"stand-in for {_INITRD} of {name}\n".encode(),
+        cmdline=f"console=ttyS0 dstack.rootfs_hash={rootfs_hash}",
     )
-    metadata = {"bios": _FIRMWARE, "kernel": _KERNEL, "initrd": _INITRD, "cmdline": cmdline, "version": name}
+    metadata = {"bios": _FIRMWARE, "kernel": _KERNEL, "initrd": _INITRD, "cmdline": parts.cmdline, "version": name}
     files = {
-        _FIRMWARE: firmware,
-        _KERNEL: kernel,
-        _INITRD: initrd,
+        _FIRMWARE: parts.firmware,
+        _KERNEL: parts.kernel,
+        _INITRD: parts.initrd,
         _METADATA: json.dumps(metadata, indent=4).encode(),
-        DOCUMENT_NAME: serialise_measurement_document(document),
+        DOCUMENT_NAME: serialise_measurement_document(make_document(parts)),
     }
     checksums = "".join(f"{sha256(files[part]).hexdigest()}  {part}\n" for part in _LISTED).encode()
     digest = os_image_hash(checksums).hex().encode()

@@ -114,6 +114,7 @@ class SimulatedPki:
         revoked: tuple[int, ...] = (),
         evaluation_number: int = statements.EVALUATION_NUMBER,
         crl_number: int = 1,
+        sgx: bool = False,
     ) -> Collateral:
         """What the maker says at *at* (by default, at its birth), good for 30 days.
 
@@ -122,10 +123,11 @@ class SimulatedPki:
             revoked: Serial numbers that both CRLs list.
             evaluation_number: The TCB evaluation data number of both documents.
             crl_number: The number of both CRLs.
+            sgx: Speak of SGX enclaves instead of TDs.
         """
         at = self.born_at if at is None else at.astimezone(UTC).replace(microsecond=0)
-        tcb_info = statements.tcb_info(self.platform, at=at, evaluation_number=evaluation_number)
-        qe_identity = statements.qe_identity(at=at, evaluation_number=evaluation_number)
+        tcb_info = statements.tcb_info(self.platform, at=at, evaluation_number=evaluation_number, sgx=sgx)
+        qe_identity = statements.qe_identity(at=at, evaluation_number=evaluation_number, sgx=sgx)
         issuer_chain = _pem(self.tcb_signer, self.root).decode()
         root_issuer = Issuer(self.root.subject, self.keys.root)
         pck_issuer = Issuer(self.pck_authority.subject, self.keys.pck_authority)

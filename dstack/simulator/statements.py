@@ -29,6 +29,7 @@ STATUS_SVN: Final = {status: 9 - worse for worse, status in enumerate(LEVEL_STAT
 
 QE_MR_SIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5")
 QE_PROD_ID = 2
+SGX_QE_PROD_ID = 1
 QE_SVN = 4
 _TCB_DATE = "2024-03-13T00:00:00Z"
 _MODULE = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
@@ -36,18 +37,18 @@ _MODULE = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF"
 _Json = dict[str, object]
 
 
-def tcb_info(platform: PckExtension, *, at: datetime, evaluation_number: int = EVALUATION_NUMBER) -> str:
-    """The TCB info text for *platform*: one level per status."""
+def tcb_info(
+    platform: PckExtension, *, at: datetime, evaluation_number: int = EVALUATION_NUMBER, sgx: bool = False
+) -> str:
+    """The TCB info text for *platform*: for TDX one level per status, for SGX the one that it has."""
+    if sgx:
+        level = _platform_level(platform, TcbStatus.UP_TO_DATE, tdx=False)
+        return _compact({"id": "SGX", **_about(platform, at, evaluation_number), "tcbLevels": [level]})
     module = {"tcb": {"isvsvn": 4}, "tcbDate": _TCB_DATE, "tcbStatus": TcbStatus.UP_TO_DATE.value}
     return _compact(
         {
             "id": "TDX",
-            "version": 3,
-            **_period(at),
-            "fmspc": platform.fmspc.hex().upper(),
-            "pceId": platform.pce_id.hex().upper(),
-            "tcbType": 0,
-            "tcbEvaluationDataNumber": evaluation_number,
+            **_about(platform, at, evaluation_number),
             "tdxModule": _MODULE,
             "tdxModuleIdentities": [{"id": "TDX_01", **_MODULE, "tcbLevels": [module]}],
             "tcbLevels": [_platform_level(platform, status) for status in LEVEL_STATUSES],
@@ -55,11 +56,11 @@ def tcb_info(platform: PckExtension, *, at: datetime, evaluation_number: int = E
     )
 
 
-def qe_identity(*, at: datetime, evaluation_number: int = EVALUATION_NUMBER) -> str:
-    """The identity text of the simulated quoting enclave."""
+def qe_identity(*, at: datetime, evaluation_number: int = EVALUATION_NUMBER, sgx: bool = False) -> str:
+    """The identity text of the simulated quoting enclave for TDs, or for SGX enclaves."""
     return _compact(
         {
-            "id": "TD_QE",
+            "id": "QE" if sgx else "TD_QE",
             "version": 2,
             **_period(at),
             "tcbEvaluationDataNumber": evaluation_number,
@@ -68,7 +69,7 @@ def qe_identity(*, at: datetime, evaluation_number: int = EVALUATION_NUMBER) -> 
             "attributes": "11" + "00" * 15,
             "attributesMask": "FB" + "FF" * 7 + "00" * 8,
             "mrsigner": QE_MR_SIGNER.hex().upper(),
-            "isvprodid": QE_PROD_ID,
+            "isvprodid": SGX_QE_PROD_ID if sgx else QE_PROD_ID,
             "tcbLevels": [
                 {"tcb": {"isvsvn": QE_SVN}, "tcbDate": _TCB_DATE, "tcbStatus": TcbStatus.UP_TO_DATE.value},
             ],
@@ -91,14 +92,27 @@ def revocation_list(
     return builder.sign(issuer.key, hashes.SHA256(), ecdsa_deterministic=True)
 
 
-def _platform_level(platform: PckExtension, status: TcbStatus) -> _Json:
+def _about(platform: PckExtension, at: datetime, evaluation_number: int) -> _Json:
+    return {
+        "version": 3,
+        **_period(at),
+        "fmspc": platform.fmspc.hex().upper(),
+        "pceId": platform.pce_id.hex().upper(),
+        "tcbType": 0,
+        "tcbEvaluationDataNumber": evaluation_number,
+    }
+
+
+def _platform_level(platform: PckExtension, status: TcbStatus, *, tdx: bool = True) -> _Json:
     svn = STATUS_SVN[status]
+    tcb: _Json = {
+        "sgxtcbcomponents": [{"svn": component} for component in platform.cpu_svn],
+        "pcesvn": platform.pce_svn,
+    }
+    if tdx:
+        tcb["tdxtcbcomponents"] = [{"svn": svn if component == 2 else 0} for component in range(16)]
     level: _Json = {
-        "tcb": {
-            "sgxtcbcomponents": [{"svn": component} for component in platform.cpu_svn],
-            "pcesvn": platform.pce_svn,
-            "tdxtcbcomponents": [{"svn": svn if component == 2 else 0} for component in range(16)],
-        },
+        "tcb": tcb,
         "tcbDate": _TCB_DATE,
         "tcbStatus": status.value,
     }

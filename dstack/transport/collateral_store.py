@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from dstack.attestation.certificates import common_name, parse_chain, require_issued
+from dstack.attestation.certificates import parse_chain, require_issued
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.quote import Quote
 from dstack.attestation.roots import TrustedRoots
-from dstack.attestation.verify_collateral import VerifiedCollateral, verify_collateral
+from dstack.attestation.verify_collateral import VerifiedCollateral
 from dstack.errors import (
     CollateralFatalError,
     CollateralTransientError,
@@ -30,9 +30,10 @@ from dstack.errors import (
     QuoteMalformedError,
     QuoteUntrustedError,
 )
-from dstack.transport.collateral import CollateralSource, DirectoryCollateral, PlatformModel, authority_of
+from dstack.transport.collateral import CollateralSource, DirectoryCollateral, PlatformModel
 from dstack.transport.collateral_archive import MOST_MODELS, CollateralArchive
 from dstack.transport.collateral_fetch import TOTAL_SECONDS, PcsClient
+from dstack.transport.collateral_versions import growing_numbers, is_newer, verify_version
 
 REFRESH_AFTER = timedelta(days=1)
 _FIRST_RETRY, _LAST_RETRY = timedelta(seconds=10), timedelta(hours=1)
@@ -145,7 +146,7 @@ class CollateralStore:
         now = self._clock()
         with self._lock:
             current = self._slot(model).current
-        if current is None or now >= current.expires_at:
+        if current is None or now not in current.period:
             current = self._load(model, now)
         if current is None:
             return None
@@ -169,12 +170,12 @@ class CollateralStore:
         best: VerifiedCollateral | None = None
         for version in self._archive.newest(model):
             try:
-                verified = self._verify(model, version.collateral, at=version.arrived_at or now)
+                verified = verify_version(model, version.collateral, roots=self._roots, at=version.arrived_at or now)
             except (QuoteUntrustedError, InputError) as exc:
                 _log.warning("collateral: %s is skipped: %s", version.path, exc)
                 continue
             self._learn(model, verified)
-            if now < verified.expires_at and (best is None or _newer(verified, best)):
+            if now in verified.period and (best is None or is_newer(verified, best)):
                 best = verified
         with self._lock:
             self._slot(model).current = best
@@ -253,27 +254,18 @@ class CollateralStore:
     def _accept(self, model: PlatformModel, collateral: Collateral) -> VerifiedCollateral:
         """Verify what arrived, and keep it unless what is there is newer."""
         now = self._clock()
-        verified = self._verify(model, collateral, at=now)
+        verified = verify_version(model, collateral, roots=self._roots, at=now)
         self._refuse_rollback(model, verified)
         with self._lock:
             current = self._slot(model).current
-        if current is not None and now < current.expires_at and not _newer(verified, current):
+        if current is not None and now in current.period and not is_newer(verified, current):
             return current
         self._archive.keep(model, collateral, at=now)
         self._learn(model, verified)
         return verified
 
-    def _verify(self, model: PlatformModel, collateral: Collateral, *, at: datetime) -> VerifiedCollateral:
-        verified = verify_collateral(collateral, roots=self._roots, at=at)
-        info, identity = verified.parts.tcb_info, verified.parts.qe_identity
-        authority = authority_of(common_name(verified.parts.authority.subject))
-        about = (info.id.lower(), authority, info.fmspc)
-        if about != (model.tee, model.authority, model.fmspc) or identity.id != _QE_OF[model.tee]:
-            raise InputError(f"collateral: want {model}, got {about[0]}-{authority}-{info.fmspc.hex()}, {identity.id}")
-        return verified
-
     def _refuse_rollback(self, model: PlatformModel, verified: VerifiedCollateral) -> None:
-        for what, number in _numbers(model, verified).items():
+        for what, number in growing_numbers(model, verified).items():
             with self._lock:
                 seen = self._seen.get(what, 0)
             if number < seen:
@@ -281,7 +273,7 @@ class CollateralStore:
 
     def _learn(self, model: PlatformModel, verified: VerifiedCollateral) -> None:
         with self._lock:
-            for what, number in _numbers(model, verified).items():
+            for what, number in growing_numbers(model, verified).items():
                 self._seen[what] = max(number, self._seen.get(what, 0))
 
     def _slot(self, model: PlatformModel) -> _Slot:
@@ -307,35 +299,6 @@ def collateral_source(
         return DirectoryCollateral(folder)
     endpoints = [PcsClient(url, roots) for url in urls]
     return CollateralStore(folder, roots=roots, endpoints=endpoints, clock=clock)
-
-
-_QE_OF = {"tdx": "TD_QE", "sgx": "QE"}
-
-
-def _numbers(model: PlatformModel, verified: VerifiedCollateral) -> dict[tuple[str, str], int]:
-    """The numbers that may only grow, each by its name and by what it is a number of."""
-    root = verified.parts.root.fingerprint
-    return {
-        ("TCB info", f"{root} {model}"): verified.parts.tcb_info.evaluation_number,
-        ("QE identity", f"{root} {model.tee}"): verified.parts.qe_identity.evaluation_number,
-        ("root CRL", root): verified.root_crl_number,
-        ("PCK CRL", f"{root} {model.authority}"): verified.pck_crl_number,
-    }
-
-
-def _newer(one: VerifiedCollateral, other: VerifiedCollateral) -> bool:
-    """By numbers, then by date of issue, then by the end."""
-    return _age(one) > _age(other)
-
-
-def _age(verified: VerifiedCollateral) -> tuple[int, int, int, datetime, datetime]:
-    return (
-        verified.evaluation_number,
-        verified.root_crl_number,
-        verified.pck_crl_number,
-        verified.parts.tcb_info.issue_date,
-        verified.expires_at,
-    )
 
 
 def _any_transient(failures: Iterable[CollateralUnavailableError]) -> bool:

@@ -61,7 +61,9 @@ def capture(config: VmConfig, blobs: AcpiBlobs, folder: Path, *, note: str) -> P
     return folder / name
 
 
-def helper_digests(config: VmConfig, program: str, *, firmware: str, kernel: str) -> AcpiDigests:
+def helper_digests(
+    config: VmConfig, program: str, *, firmware: str, kernel: str, seconds: float = HELPER_SECONDS
+) -> AcpiDigests:
     """Have a program print the tables, called as dstack's own is; never through a shell.
 
     Args:
@@ -69,18 +71,19 @@ def helper_digests(config: VmConfig, program: str, *, firmware: str, kernel: str
         program: Path, or a name to look for.
         firmware: Path of the image's firmware.
         kernel: Path of its kernel.
+        seconds: How long it may run.
 
     Raises:
         MeasurementMalformedError: What it printed are no tables.
-        ToolUnavailableError: It cannot be started, failed, or ran longer than a minute.
+        ToolUnavailableError: It cannot be started, failed, or ran too long.
     """
     argv = [program, *helper_arguments(config, firmware=firmware, kernel=kernel)]
     environment = {"PATH": os.environ.get("PATH", os.defpath), **helper_environment(config)}
-    tables = _bounded_output(argv, environment, limit=MAX_TABLES_BLOB)
+    tables = _bounded_output(argv, environment, limit=MAX_TABLES_BLOB, seconds=seconds)
     return AcpiDigests(derive_acpi_blobs(tables).digests, AcpiSource.HELPER, program)
 
 
-def _bounded_output(argv: list[str], environment: dict[str, str], *, limit: int) -> bytes:
+def _bounded_output(argv: list[str], environment: dict[str, str], *, limit: int, seconds: float) -> bytes:
     try:
         process = subprocess.Popen(
             argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -88,7 +91,7 @@ def _bounded_output(argv: list[str], environment: dict[str, str], *, limit: int)
     except OSError as exc:
         raise ToolUnavailableError(f"{argv[0]}: cannot be started: {exc.strerror or exc}") from exc
     assert process.stdout is not None
-    killer = threading.Timer(HELPER_SECONDS, process.kill)
+    killer = threading.Timer(seconds, process.kill)
     killer.start()
     try:
         output = process.stdout.read(limit + 1)

@@ -25,6 +25,7 @@ SECONDS = 20.0
 _HARNESS = ("-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-qtest", "stdio", "-qtest-log", "/dev/null")
 _MAX_LINE = 2 * MAX_TABLES_BLOB + 64
 _MAX_FILES = 256
+_MAX_COMPLAINTS = 50
 # Where the DMA descriptor and what is read lie in the guest's memory.
 _DESCRIPTOR_AT, _DATA_AT = 0x1000, 0x100000
 _SELECT, _READ = 8, 2
@@ -54,7 +55,22 @@ def own_qemu_digests(config: VmConfig, *, qemu: str = DEFAULT_QEMU) -> AcpiDiges
 
 def own_qemu_blobs(config: VmConfig, *, qemu: str = DEFAULT_QEMU) -> AcpiBlobs:
     """Get the ACPI blobs; see `own_qemu_digests`."""
-    with _PausedQemu([qemu, *_HARNESS, *own_qemu_arguments(config)]) as machine:
+    return paused_qemu_blobs(own_qemu_arguments(config), qemu=qemu)
+
+
+def paused_qemu_blobs(arguments: Sequence[str], *, qemu: str = DEFAULT_QEMU, seconds: float = SECONDS) -> AcpiBlobs:
+    """Start QEMU paused with these arguments, and read its ACPI blobs.
+
+    Args:
+        arguments: Machine and devices; what drives the test protocol is added.
+        qemu: Program.
+        seconds: How long it may take.
+
+    Raises:
+        MeasurementMalformedError: The blobs do not belong together.
+        ToolUnavailableError: It did not start, refused its arguments, or did not answer.
+    """
+    with _PausedQemu([qemu, *_HARNESS, *arguments], seconds) as machine:
         for register, value in _PROGRAMMED:
             machine.command(f"outl 0xcf8 {register:#x}")
             machine.command(f"outl 0xcfc {value:#x}")
@@ -79,10 +95,10 @@ def qemu_version(qemu: str = DEFAULT_QEMU) -> str:
 
 
 class _PausedQemu:
-    """One QEMU, spoken to over its standard input and output; killed at the end, or after `SECONDS`."""
+    """One QEMU, spoken to over its standard input and output; killed at the end, or after some seconds."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = argv
+    def __init__(self, argv: Sequence[str], seconds: float) -> None:
+        self._argv, self._seconds = argv, seconds
 
     def __enter__(self) -> Self:
         pipe = subprocess.PIPE
@@ -90,7 +106,7 @@ class _PausedQemu:
             self._process = subprocess.Popen(self._argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
         except OSError as exc:
             raise ToolUnavailableError(f"{self._argv[0]}: cannot be started: {exc.strerror or exc}") from exc
-        self._killer = threading.Timer(SECONDS, self._process.kill)
+        self._killer = threading.Timer(self._seconds, self._process.kill)
         self._killer.start()
         return self
 
@@ -105,17 +121,21 @@ class _PausedQemu:
         """Send one command, and give what follows `OK`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        said = ""
+        said: list[str] = []
         try:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
             while answer := self._process.stdout.readline(_MAX_LINE):
-                said = answer.decode(errors="replace").strip()
-                if said == "OK" or said.startswith("OK "):
-                    return said[3:]
+                text = answer.decode(errors="replace").strip()
+                if text == "OK" or text.startswith("OK "):
+                    return text[3:]
+                said.append(text[:300])
+                if len(said) > _MAX_COMPLAINTS:
+                    break
         except OSError:
             pass
-        raise ToolUnavailableError(f"{self._argv[0]}: it ended or was silent for {SECONDS:.0f} s: {said[:300]!r}")
+        reason = f"it ended, or was silent for {self._seconds:g} s"
+        raise ToolUnavailableError(f"{self._argv[0]}: {reason}: {' '.join(said)[:600]!r}")
 
     def read(self, select: int, size: int) -> bytes:
         """Read the start of a fw_cfg file."""

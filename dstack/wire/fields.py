@@ -42,6 +42,7 @@ class FieldSpec:
         optional: It may be None, which is not the same as the default.
         message: The class of a sub-message.
         alias: A second JSON name, written as well and read in place of the first.
+        ours: Not upstream's: left out of JSON at its default, so that answers without it are upstream's to the byte.
     """
 
     name: str
@@ -51,6 +52,7 @@ class FieldSpec:
     optional: bool = False
     message: type[Any] | None = None
     alias: str | None = None
+    ours: bool = False
 
 
 def uint32(number: int) -> Any:
@@ -58,9 +60,9 @@ def uint32(number: int) -> Any:
     return _declare(0, number=number, kind=Kind.UINT32)
 
 
-def uint64(number: int, *, optional: bool = False) -> Any:
+def uint64(number: int, *, optional: bool = False, ours: bool = False) -> Any:
     """An unsigned number of 64 bits."""
-    return _declare(None if optional else 0, number=number, kind=Kind.UINT64, optional=optional)
+    return _declare(None if optional else 0, number=number, kind=Kind.UINT64, optional=optional, ours=ours)
 
 
 def boolean(number: int) -> Any:
@@ -88,9 +90,9 @@ def many_octets(number: int) -> Any:
     return _declare((), number=number, kind=Kind.BYTES, repeated=True)
 
 
-def one(message: type[Any], number: int) -> Any:
+def one(message: type[Any], number: int, *, ours: bool = False) -> Any:
     """A sub-message, or None."""
-    return _declare(None, number=number, kind=Kind.MESSAGE, optional=True, message=message)
+    return _declare(None, number=number, kind=Kind.MESSAGE, optional=True, message=message, ours=ours)
 
 
 def many(message: type[Any], number: int) -> Any:

@@ -23,7 +23,7 @@ _HEX = re.compile(r"(?:0x)*((?:[0-9A-Fa-f]{2})*)")
 
 
 def to_json(message: object) -> str:
-    """The compact JSON of a message: every field, in the order of its declaration."""
+    """The compact JSON of a message: upstream's fields all, in the order of their declaration; ours if set."""
     return json.dumps(_tree(message), separators=(",", ":"), ensure_ascii=False)
 
 
@@ -105,7 +105,10 @@ def _octets(value: str, name: str) -> bytes:
 def _tree(message: object) -> dict[str, object]:
     tree: dict[str, object] = {}
     for spec in specs(type(message)):
-        tree[spec.name] = _plain(getattr(message, spec.name))
+        value = getattr(message, spec.name)
+        if spec.ours and value == (None if spec.optional else 0):
+            continue
+        tree[spec.name] = _plain(value)
         if spec.alias is not None:
             tree[spec.alias] = tree[spec.name]
     return tree

@@ -16,8 +16,23 @@ class GetAppKeyRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochKeys:
+    """The keys of an app in another epoch than the current one. Not upstream's."""
+
+    key_epoch: int = uint64(1)
+    disk_crypt_key: bytes = octets(2)
+    env_crypt_key: bytes = octets(3)
+    k256_key: bytes = octets(4)
+    k256_signature: bytes = octets(5)
+    served_until: int = uint64(6)
+
+
+@dataclass(frozen=True, slots=True)
 class AppKeyResponse:
-    """The keys of an app. `tproxy_app_id` repeats `gateway_app_id` for old clients."""
+    """The keys of an app. `tproxy_app_id` repeats `gateway_app_id` for old clients.
+
+    The last two are not upstream's: the epoch of these keys, and those of the one before, as long as it is served.
+    """
 
     ca_cert: str = string(1)
     disk_crypt_key: bytes = octets(2)
@@ -27,6 +42,8 @@ class AppKeyResponse:
     tproxy_app_id: str = string(6)
     gateway_app_id: str = string(7)
     os_image_hash: bytes = octets(8)
+    key_epoch: int = uint64(100, ours=True)
+    previous: EpochKeys | None = one(EpochKeys, 101, ours=True)  # noqa: RUF009
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +71,10 @@ class KmsKeyResponse:
 
 @dataclass(frozen=True, slots=True)
 class AppIdRequest:
-    """The app whose env key is wanted; upstream calls the message `AppId`."""
+    """The app whose env key is wanted; upstream calls the message `AppId`. The epoch is not upstream's."""
 
     app_id: bytes = octets(1)
+    key_epoch: int | None = uint64(100, optional=True, ours=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,7 @@ class PublicKeyResponse:
     signature: bytes = octets(2)
     timestamp: int = uint64(3)
     signature_v1: bytes = octets(4)
+    key_epoch: int = uint64(100, ours=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +172,15 @@ class AttestationInfoResponse:
     eth_rpc_url: str = string(6)
     kms_contract_address: str = string(7)
     ppid: bytes = octets(8)
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyClearImageCacheRequest:
+    """The same up to 0.5.11, when it was a method of the KMS service and carried its token."""
+
+    token: str = string(1)
+    image_hash: str = string(2)
+    config_hash: str = string(3)
 
 
 @dataclass(frozen=True, slots=True)

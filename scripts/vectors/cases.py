@@ -70,7 +70,7 @@ class Case:
 
 
 def read_file(path: Path) -> Tree:
-    """The JSON object in a file.
+    """The JSON object in a file; a list is taken as its `cases`.
 
     Raises:
         ShapeError: There is something else in it.
@@ -79,8 +79,10 @@ def read_file(path: Path) -> Tree:
         tree = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:
         raise ShapeError(f"not JSON: {exc}") from exc
+    if isinstance(tree, list) and tree:
+        return {"cases": tree}
     if not isinstance(tree, dict):
-        raise ShapeError(f"want an object, got {type(tree).__name__}")
+        raise ShapeError(f"want an object or a list, got {type(tree).__name__}")
     return tree
 
 

@@ -19,6 +19,10 @@ ANNOTATIONS = frozenset({"checked_against_real_quote", "data_sig_scheme", "kdf",
 _REFUSAL = "a refusal"
 
 
+class UnsupportedError(Exception):
+    """A case asks for something that this project or this computer does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A part of an expected member that cannot be computed and is therefore given."""
@@ -76,11 +80,15 @@ class Failure:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of one kind; `not_compared` names members that nothing uses."""
+    """What came of one kind; `not_compared` names members that nothing uses.
+
+    `cases` are those that were run; the `unsupported` ones are not among them.
+    """
 
     kind: str
     cases: int = 0
     failed: int = 0
+    unsupported: int = 0
     failures: list[Failure] = field(default_factory=list)
     not_compared: set[str] = field(default_factory=set)
 
@@ -119,7 +127,11 @@ def run_kind(kind: str, path: Path, sections: Sections) -> Tally:
 def _run_case(tally: Tally, case: Case, computations: tuple[Computation, ...]) -> set[str]:
     """Count one case; returns the members that were given or compared."""
     applied = [each for each in computations if each.applies_to(case)]
-    results = [result for each in applied for result in _results(case, each)]
+    try:
+        results = [result for each in applied for result in _results(case, each)]
+    except UnsupportedError:
+        tally.unsupported += 1
+        return {name for each in computations for name in each.names()}
     touched = {name for each in computations for name in each.names()} | {member for member, _ in results}
     if results:
         tally.add(failure for _, failure in results if failure is not None)
@@ -141,6 +153,8 @@ def _results(case: Case, computation: Computation) -> Iterator[tuple[str, Failur
     """The members that were compared, each with what is wrong about it."""
     try:
         computed = computation.run(case)
+    except UnsupportedError:
+        raise
     except (InputError, RefusedError) as exc:
         yield "", None if computation.refuses else _crash(case, exc)
     # Whatever goes wrong is a failure of this case, and the next one is run.

@@ -243,9 +243,5 @@ KINDS: Mapping[str, Sections] = {
             Computation(("msgpack_9_fields_head",), _app_info_read),
         ),
     },
-}
-
-# TODO(kms): one case carries evidence in the V1 form; join KINDS as soon as that is read.
-REQUEST_KINDS: Mapping[str, Sections] = {
     "kms/csr": {"cases": (Computation(("api_version", "csr", "signature"), _request),)},
 }

@@ -27,6 +27,8 @@ def table(tallies: Sequence[Tally], unsupported: Sequence[str]) -> Iterator[str]
     for tally in tallies:
         if tally.not_compared:
             yield f"not compared in {tally.kind}: {', '.join(sorted(tally.not_compared))}"
+        if tally.unsupported:
+            yield f"cases of {tally.kind} that cannot be run here, not counted: {tally.unsupported}"
     if unsupported:
         yield f"kinds not supported yet, none of their cases counted: {', '.join(unsupported)}"
 
@@ -39,6 +41,7 @@ def as_json(tallies: Sequence[Tally], unsupported: Sequence[str]) -> str:
             "cases": tally.cases,
             "passed": tally.passed,
             "failed": tally.failed,
+            "unsupported": tally.unsupported,
             "failures": [asdict(each) for each in tally.failures],
             "not_compared": sorted(tally.not_compared),
         }

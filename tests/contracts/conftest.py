@@ -11,6 +11,7 @@ import pytest
 
 from dstack.devnet.anvil import Anvil
 from tests.chain_world import ChainWorld, chain_world, restored
+from tests.governed_world import GovernedWorld, governed_chain
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,20 @@ def world(deployed: ChainWorld) -> Iterator[ChainWorld]:
     """The same, and whatever a test does to it is undone."""
     with restored(deployed.chain):
         yield deployed
+
+
+@pytest.fixture(scope="session")
+def governed_deployed() -> Iterator[GovernedWorld]:
+    """UpgradeOperator, KmsAuth and one app, as an opponent sees them."""
+    with governed_chain() as world:
+        yield world
+
+
+@pytest.fixture
+def governed(governed_deployed: GovernedWorld) -> Iterator[GovernedWorld]:
+    """The same, and whatever a test does to it is undone."""
+    with restored(governed_deployed.chain):
+        yield governed_deployed
 
 
 @pytest.fixture(scope="session")

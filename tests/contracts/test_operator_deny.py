@@ -197,7 +197,7 @@ def test_contract_upgrades_are_given_up_for_good(world: ChainWorld, name: str) -
 
 def test_the_guardian_denies_nothing_for_good(world: ChainWorld) -> None:
     """What could never be granted again is the owner's to give up."""
-    with pytest.raises(RefusedError, match="ContractUpgrades can be denied by the owner only"):
+    with pytest.raises(RefusedError, match="ContractUpgrades: want the owner"):
         deny(world, world.on_app(Kind.CONTRACT_UPGRADES, ON))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from web3 import Web3
 
+from dstack.chain.action_data import Genesis, KmsInfo
 from dstack.chain.bindings import encode_call
 from dstack.chain.client import ChainClient
 from dstack.chain.deploy import deploy_contract, deploy_system
@@ -183,6 +184,18 @@ def now(world: ChainWorld) -> int:
 
 
 @dataclass(frozen=True)
+class First:
+    """Asks for several values, and leaves away those behind the first few."""
+
+    getter: Any
+    count: int
+
+    def call(self) -> list[Any]:
+        """Those."""
+        return list(self.getter.call()[: self.count])
+
+
+@dataclass(frozen=True)
 class NominatedTo:
     """Asks who was named."""
 
@@ -200,6 +213,9 @@ def effects(world: ChainWorld) -> list[tuple[Action, Any, Any, Any]]:
     implementation = bytes.fromhex(world.own_app_auth.address[2:])
     heir, nobody = bytes.fromhex(world.stranger.address[2:]), "0x" + "00" * 20
     until = now(world) + 30 * 86400
+    info = KmsInfo(b"\x02" * 33, b"\x04" * 65, b"a quote", b"its event log")
+    genesis = Genesis(Digest32(b"\xf1" * 32), Digest32(b"\xe1" * 32))
+    genesis_of = world.operator.functions.genesisOf(world.app_auth.address)
     return [
         (world.on_app(Kind.COMPOSE_HASH, COMPOSE), app.allowedComposeHashes(COMPOSE), False, True),
         (world.on_app(Kind.DEVICE, DEVICE), app.allowedDeviceIds(DEVICE), False, True),
@@ -234,11 +250,31 @@ def effects(world: ChainWorld) -> list[tuple[Action, Any, Any, Any]]:
             [259200, 172800, 604800],
         ),
         (world.on_app(Kind.FREEZE_FOR_GOOD, ON), app.frozenForGood(), False, True),
+        (
+            Action(Kind.KMS_INFO, world.kms_auth.address, info.encode()),
+            kms.kmsInfo(),
+            [b"", b"", b"", b""],
+            [info.k256_pubkey, info.ca_pubkey, info.quote, info.eventlog],
+        ),
+        (
+            Action(Kind.GENESIS, world.app_auth.address, genesis.encode()),
+            First(genesis_of, 2),
+            [bytes(32), bytes(32)],
+            [genesis.fingerprint, genesis.evidence],
+        ),
     ]
 
 
-# Versions, freezes and code have files of their own.
-ELSEWHERE = {Kind.VERSION, Kind.SUNSET, Kind.APP, Kind.FREEZE_RENEWAL, Kind.IMPLEMENTATION_UPGRADE}
+# Versions, freezes, code, epochs and the guardian's office have files of their own.
+ELSEWHERE = {
+    Kind.VERSION,
+    Kind.SUNSET,
+    Kind.APP,
+    Kind.FREEZE_RENEWAL,
+    Kind.IMPLEMENTATION_UPGRADE,
+    Kind.KEY_EPOCH,
+    Kind.FORCED_GUARDIAN,
+}
 GRANTABLE = [kind for kind in Kind if kind is not Kind.CONTRACT_UPGRADES and kind not in ELSEWHERE]
 
 

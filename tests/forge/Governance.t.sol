@@ -14,7 +14,7 @@ contract GovernanceInvariants is ForgeTest {
 
     function setUp() public {
         _handler = new Handler(48 hours, 72 hours, 6 days);
-        bytes4[] memory steps = new bytes4[](15);
+        bytes4[] memory steps = new bytes4[](16);
         steps[0] = steps[1] = steps[2] = Handler.propose.selector;
         steps[3] = steps[4] = steps[5] = Handler.execute.selector;
         steps[6] = steps[7] = steps[8] = Handler.pass.selector;
@@ -22,8 +22,8 @@ contract GovernanceInvariants is ForgeTest {
         steps[10] = Handler.cancel.selector;
         steps[11] = Handler.agreeToRollback.selector;
         steps[12] = Handler.rollBack.selector;
-        steps[13] = Handler.accept.selector;
-        steps[14] = Handler.trespass.selector;
+        steps[13] = steps[14] = Handler.accept.selector;
+        steps[15] = Handler.trespass.selector;
         _aimAt(address(_handler), steps);
     }
 
@@ -44,6 +44,8 @@ contract GovernanceInvariants is ForgeTest {
         require(_handler.violations(17) == 0, "P17: a value changed on a third path");
         require(_handler.pagesAgree(), "P20: the page of all ids is not every proposal in order");
         require(_handler.violations(27) == 0, "P27: a rollback twice, too late or by one alone");
+        require(_handler.violations(_handler.GENESIS()) == 0, "a genesis was replaced");
+        require(_handler.violations(_handler.EPOCH()) == 0, "an epoch was left out, or gone back to");
         Replay replay = _handler.replay();
         require(replay.operatorAgrees(), "P18: events do not say what the operator holds");
         require(replay.listsAgree(), "P18: events do not say what the lists hold");
@@ -73,14 +75,14 @@ contract GovernanceInvariants is ForgeTest {
     function _step(bytes32 seed) private {
         uint256 what = uint8(seed[0]);
         (uint256 a, uint256 b) = (uint64(uint256(seed) >> 64), uint64(uint256(seed)));
-        if (what % 15 < 3) _handler.propose(a, b, a ^ b, uint256(seed));
-        else if (what % 15 < 6) _handler.execute(a, b);
-        else if (what % 15 < 9) _handler.pass(a, b);
-        else if (what % 15 == 9) _handler.deny(a, b);
-        else if (what % 15 == 10) _handler.cancel(a, b);
-        else if (what % 15 == 11) _handler.agreeToRollback(a, b);
-        else if (what % 15 == 12) _handler.rollBack(a, b);
-        else if (what % 15 == 13) _handler.accept(a % 2 == 0, b);
+        if (what % 16 < 3) _handler.propose(a, b, a ^ b, uint256(seed));
+        else if (what % 16 < 6) _handler.execute(a, b);
+        else if (what % 16 < 9) _handler.pass(a, b);
+        else if (what % 16 == 9) _handler.deny(a, b);
+        else if (what % 16 == 10) _handler.cancel(a, b);
+        else if (what % 16 == 11) _handler.agreeToRollback(a, b);
+        else if (what % 16 == 12) _handler.rollBack(a, b);
+        else if (what % 16 < 15) _handler.accept(a % 2 == 0, b);
         else _handler.trespass(a, b, a ^ b);
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from base64 import b64encode
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from dstack.attestation.app_info import AppInfo, serialise_app_info
 from dstack.attestation.collateral import Collateral, parse_collateral, serialise_collateral
 from dstack.attestation.evidence import Evidence, serialise_evidence
+from dstack.attestation.evidence_v1 import serialise_evidence_v1
 from dstack.attestation.pck import SGX_EXTENSION
 from dstack.attestation.signing_request import serialise_signing_request
 from dstack.keys.app_certs import CertificateWishes
@@ -23,20 +25,23 @@ from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE
 from dstack.keys.der import octet_string
 from dstack.keys.environment import Variable, serialise_environment
 from dstack.keys.pem import spki_der
+from dstack.measurement.acpi_store import AcpiShape, StoredTables, serialise_store_index
 from dstack.measurement.compose import app_compose_from_docker_compose
 from dstack.measurement.document import DOCUMENT_NAME
-from dstack.measurement.event_log import RuntimeEvent, logged, serialise_event_log
+from dstack.measurement.event_log import RUNTIME_EVENT_TYPE, RuntimeEvent, logged, serialise_event_log
 from dstack.measurement.image import CHECKSUM_FILE_NAME
 from dstack.measurement.mr_config_id import ConfigDocument, serialise_config_document
+from dstack.measurement.prediction import Input
 from dstack.measurement.registers import ZERO_REGISTER
 from dstack.measurement.td_hob import serialise_hob_witness
 from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.quoting import TdRegisters, make_quote
-from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, ReportData
+from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash, ReportData
 from dstack.wire.message import to_json, to_protobuf
-from replicator import documents
+from replicator import custody, documents
+from replicator.answers import Answer, serialise_answer
 from tests import image_parts
 from tests.fuzz.targets import MESSAGES, certificate_with
 
@@ -150,18 +155,62 @@ def _crl_wrappers() -> list[bytes]:
     return [der, der.hex().encode(), b"-----BEGIN X509 CRL-----\n" + b64encode(der) + b"\n-----END X509 CRL-----\n"]
 
 
-def _handover() -> tuple[documents.QuotedRequest, documents.Answer]:
-    party = documents.Party(ComposeHash(b"\1" * 32), InstanceId(b"\2" * 20), OsImageHash(b"\3" * 32))
-    law = documents.Law(1, documents.Address(b"\4" * 20))
-    request = documents.Request(Digest32(bytes(32)), Digest32(bytes(32)), AppId(bytes(20)), law, 1)
-    terms = documents.Terms(Digest32(bytes(32)), AppId(bytes(20)), law, 1, Digest32(bytes(32)), 1, party, party, True)
-    receipt = documents.Receipt(terms, Digest32(bytes(32)))
-    return documents.QuotedRequest(request, b"evidence"), documents.Answer(b"sealed", receipt, b"evidence")
+def _measurement_results() -> list[bytes]:
+    event = {"imr": 0, "event_type": 1, "digest": "00" * 48, "event": "", "event_payload": "", "label": "CFV"}
+    runtime = {**event, "imr": 3, "event_type": RUNTIME_EVENT_TYPE, "event": "app-id", "version": 2}
+    events = [{**each, "origin": "image", "depends_on": [Input.FIRMWARE.value]} for each in (event, runtime)]
+    return [json.dumps({"registers": {"mrtd": "00" * 48}, "events": events}).encode()]
+
+
+def _request() -> documents.QuotedRequest:
+    law = documents.Law(1, documents.Address(b"\4" * 20), documents.Address(b"\5" * 20))
+    request = documents.Request(Digest32(bytes(32)), Digest32(bytes(32)), AppId(bytes(20)), law, 2)
+    return documents.QuotedRequest(request, b"evidence")
+
+
+def _answer() -> Answer:
+    quoted = _request()
+    request, zero = quoted.request, Digest32(bytes(32))
+    node = documents.Party(
+        ComposeHash(b"\1" * 32), InstanceId(b"\2" * 20), OsImageHash(b"\3" * 32), DeviceId(bytes(32)), "UpToDate"
+    )
+    genesis = custody.Genesis(request.app_id, request.law, zero, 7, zero, 1, node)
+    terms = custody.Terms(
+        request=request,
+        transcript=quoted.transcript(),
+        block_number=42,
+        block_hash=zero,
+        at=1,
+        sender=node,
+        receiver=node,
+        simulated_root=True,
+        fingerprint=genesis.fingerprint,
+        size=7,
+        genesis=genesis.hash(),
+        custody=genesis.hash(),
+        depth=0,
+    )
+    return Answer(b"k" * 80, custody.Receipt(terms, zero), custody.Custody(genesis), b"evidence")
+
+
+def _envelopes() -> list[bytes]:
+    answer = {"quote": _quote().hex(), "event_log": _event_logs()[1].decode(), "report_data": "", "vm_config": ""}
+    return [
+        _quote(),
+        _quote().hex().encode(),
+        serialise_evidence(_evidence()),
+        serialise_evidence_v1(_evidence()),
+        json.dumps(answer).encode(),
+        json.dumps({"attestation": serialise_evidence(_evidence()).hex()}).encode(),
+        *_ratls_certificates()[:2],
+    ]
 
 
 SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "quote": _quotes,
     "evidence": lambda: [serialise_evidence(_evidence()), _quote()],
+    "evidence_v1": lambda: [serialise_evidence_v1(_evidence())],
+    "envelope": _envelopes,
     "event_log": _event_logs,
     "pck_extension": _pck_extensions,
     "ratls_certificate": _ratls_certificates,
@@ -179,6 +228,10 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "pe": lambda: [image_parts.Pe().build(), image_parts.Pe(magic=0x10B, sections=((0x600, 0x2A00),)).build()],
     "acpi_tables": lambda: [image_parts.acpi_tables()],
     "ccel": _ccels,
+    "acpi_store_index": lambda: [
+        serialise_store_index({AcpiShape.of(make_image().vm_config()): StoredTables("a.bin", "reviewed")})
+    ],
+    "measurement_result": _measurement_results,
     "image_metadata": lambda: [make_image().files["metadata.json"]],
     "config_document": lambda: [_config_document()],
     "signing_request": _signing_requests,
@@ -192,8 +245,8 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "prpc_protobuf": lambda: _messages(to_protobuf),
     "prpc_query": lambda: [b"\0api_version=1&vm_config=%7b%7d", b"\6subject=a&alt_names[0]=b&alt_names[1]=c"],
     "environment": lambda: [serialise_environment([Variable("A", "1"), Variable("B", "ü")])],
-    "handover_request": lambda: [documents.serialise_request(_handover()[0]).encode()],
-    "handover_answer": lambda: [documents.serialise_answer(_handover()[1]).encode()],
+    "handover_request": lambda: [documents.serialise_request(_request()).encode()],
+    "handover_answer": lambda: [serialise_answer(_answer()).encode()],
 }
 
 

@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dstack.attestation.app_info import parse_app_info, serialise_app_info
 from dstack.attestation.certificates import parse_chain, parse_crl
 from dstack.attestation.collateral import parse_collateral, serialise_collateral
+from dstack.attestation.envelope import open_envelope
 from dstack.attestation.evidence import parse_evidence, serialise_evidence
+from dstack.attestation.evidence_v1 import parse_evidence_v1, serialise_evidence_v1
 from dstack.attestation.pck import SGX_EXTENSION, parse_pck_extension
 from dstack.attestation.pcs_answers import TCB_INFO, parse_crl_answer, parse_issuer_chain, parse_signed_document
 from dstack.attestation.quote import parse_quote
@@ -30,6 +32,7 @@ from dstack.attestation.tcb import parse_qe_identity, parse_tcb_info
 from dstack.errors import DstackError, EvidenceMalformedError, SignatureUntrustedError
 from dstack.keys.environment import parse_environment, serialise_environment
 from dstack.measurement.acpi import derive_acpi_blobs
+from dstack.measurement.acpi_store import parse_store_index, serialise_store_index
 from dstack.measurement.authenticode import authenticode_sha384
 from dstack.measurement.ccel import parse_ccel
 from dstack.measurement.compose import parse_app_compose
@@ -40,13 +43,15 @@ from dstack.measurement.image import parse_checksum_file, parse_image_metadata
 from dstack.measurement.kernel import kernel_digest
 from dstack.measurement.mr_config_id import parse_config_document, serialise_config_document
 from dstack.measurement.mrtd import mrtd
+from dstack.measurement.result_json import parse_measurement
 from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness, td_hob
 from dstack.measurement.tdvf import parse_firmware
 from dstack.measurement.vm_config import parse_vm_config, serialise_vm_config
 from dstack.wire import guest, kms
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import read_error_json, read_error_protobuf
-from replicator.documents import parse_answer, parse_request, serialise_answer, serialise_request
+from replicator.answers import parse_answer, serialise_answer
+from replicator.documents import parse_request, serialise_request
 
 Target = Callable[[bytes], object]
 
@@ -175,6 +180,8 @@ def _prpc_query(data: bytes) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "quote": parse_quote,
     "evidence": _evidence,
+    "evidence_v1": _again(parse_evidence_v1, serialise_evidence_v1),
+    "envelope": open_envelope,
     "event_log": _event_log,
     "pck_extension": _pck_extension,
     "ratls_certificate": evidence_from_certificate,
@@ -195,6 +202,8 @@ TARGETS: Final[dict[str, Target]] = {
     "image_metadata": parse_image_metadata,
     "config_document": _again(parse_config_document, serialise_config_document),
     "signing_request": _signing_request,
+    "acpi_store_index": _again(parse_store_index, serialise_store_index),
+    "measurement_result": parse_measurement,
     "app_info": _again(parse_app_info, serialise_app_info),
     "pcs_answer": _pcs_answer,
     "crl_wrapper": parse_crl_answer,

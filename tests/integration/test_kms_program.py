@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +30,8 @@ from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects
 from dstack.transport.listener import Listener
 from dstack.values import AppId
+from kms.decision_log.store import open_store
+from kms.decision_log.verification import verify_log
 from tests.chain_world import ChainWorld, chain_world
 from tests.worlds import CountingRandom, Site, app_compose
 
@@ -153,7 +156,15 @@ def test_from_the_first_start_to_the_first_keys(around: Around) -> None:
         program.stop()
 
         lines = [program.next_answer(SECONDS) for _ in range(6)]
+        with closing(open_store(f"sqlite:///{around.folder}/certs/decisions.sqlite3", read_only=True)) as store:
+            verified = verify_log(store.entries(), store.vouchers(), store.head())
+            kept = [(entry.members()["subject"], entry.members()["decision"]) for entry in store.entries()]
+            bound_to = {(entry.members()["chain_id"], entry.members()["kms_contract"]) for entry in store.entries()}
     assert first.provided.keys.k256_signature != b""
+    assert kept == [(line["subject"], line["decision"]) for line in lines]
+    assert bound_to == {(around.chain.deployment.chain_id, around.chain.own_kms_auth.address)}
+    info = json.loads((around.folder / "certs" / "bootstrap-info.json").read_text())
+    assert verified.root.hex() == info["k256_pubkey"]
     assert [(line["subject"], line["decision"], line.get("rule")) for line in lines] == [
         ("bootstrap", "granted", None),
         ("self", "granted", None),

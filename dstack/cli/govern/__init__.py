@@ -9,6 +9,7 @@ from dstack.cli.lazy import LazyGroup
 _SUMMARIES = {
     "accept": "become owner or guardian, as an executed proposal said",
     "adopt": "take over a contract that was offered to the operator",
+    "anchor": "put the digest of a handover's receipt on record",
     "app": "have KmsAuth make and register an app",
     "approve": "agree, as owner of a Safe that owns the Safe",
     "calendar": "what becomes possible or ends by itself, soonest first",
@@ -17,6 +18,7 @@ _SUMMARIES = {
     "deploy": "put the contracts on a chain",
     "execute": "put a proposal in force, 48 hours or more after it",
     "freeze": "give an app no keys for 7 days",
+    "genesis": "where the custody of an app's secure file begins",
     "history": "every event of the governed contracts",
     "powers": "who can do what, and how soon",
     "propose": "announce what may get keys",

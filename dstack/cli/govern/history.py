@@ -22,26 +22,29 @@ Examples:
 
 @click.command(name="history", epilog=_EXAMPLES)
 @click.option("--contract", metavar="ADDRESS", help="Only events of this contract.")
+@click.option("--event", metavar="NAME", help="Only events of this name.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many, the newest.")
 @connection_options
-def command(*, contract: str | None, limit: int | None, deployment: str, rpc_url: str, as_json: bool) -> None:
+def command(
+    *, contract: str | None, event: str | None, limit: int | None, deployment: str, rpc_url: str, as_json: bool
+) -> None:
     """List every event of the governed contracts, oldest first, with its block and transaction."""
     only = None if contract is None else checked_address(contract, what="--contract")
     governed = connect(rpc_url, deployment).governed()
-    events = [event for event in governed.events if only in (None, event.contract)]
+    events = [one for one in governed.events if only in (None, one.contract) and event in (None, one.name)]
     shown = events if limit is None else events[-limit:]
     facts = [
         {
-            "time": event.at.isoformat(),
-            "block": event.block,
-            "transaction": "0x" + event.transaction.hex(),
-            "contract": event.contract,
-            "event": event.name,
-            "arguments": _plain(event.arguments),
+            "time": one.at.isoformat(),
+            "block": one.block,
+            "transaction": "0x" + one.transaction.hex(),
+            "contract": one.contract,
+            "event": one.name,
+            "arguments": _plain(one.arguments),
         }
-        for event in shown
+        for one in shown
     ]
-    answer(as_json, {"events": facts}, [_line(event, governed) for event in shown])
+    answer(as_json, {"events": facts}, [_line(one, governed) for one in shown])
 
 
 def _line(event: PastEvent, governed: Governed) -> str:

@@ -16,6 +16,8 @@ from dstack.chain.deploy import Deployment
 from dstack.chain.drafting import VersionDraft, delay_of, draft_content, draft_rollback, draft_version
 from dstack.chain.effects import effects_of_grants
 from dstack.chain.governed import Governed
+from dstack.chain.kms_info_file import MAX_FILE as MAX_KMS_INFO_FILE
+from dstack.chain.kms_info_file import parse_kms_info_file
 from dstack.chain.operator import Action, Kind, proposal_id, propose_call
 from dstack.chain.register_file import MAX_FILE, parse_register_file
 from dstack.cli.files import read_input
@@ -34,8 +36,9 @@ Examples:
   dstack govern propose Guardian=0x9a7d... Delay=policy,259200 --key-file owner.json
 \b
 Actions: KIND[:TARGET][=VALUE]. Of an app (TARGET needed): ComposeHash, Device, AnyDevice, OutdatedTcb=TIME,
-Sunset=NUMBER,TIME, FreezeForGood, ImplementationUpgrade. Of KmsAuth: OsImage, KmsAggregatedMr, KmsDevice,
-GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal. Of UpgradeOperator: Owner, Guardian, Delay."""
+Sunset=NUMBER,TIME, FreezeForGood, ImplementationUpgrade, Genesis=FINGERPRINT,EVIDENCE. Of KmsAuth: OsImage,
+KmsAggregatedMr, KmsDevice, GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal,
+KeyEpoch=NUMBER,SECONDS. Of UpgradeOperator: Owner, Guardian, ForcedGuardian, Delay=CLASS,SECONDS."""
 
 
 @click.command(name="propose", epilog=_EXAMPLES)
@@ -52,6 +55,7 @@ GatewayAppId, AppImplementation, App (ends its freeze), FreezeRenewal. Of Upgrad
 @click.option("--previous", metavar="FILE", help="The app-compose.json that is allowed now: show what changes.")
 @click.option("--rollback", multiple=True, metavar="ACTION", help="Stage an action to undo it with. Repeatable.")
 @click.option("--stage-rollback", is_flag=True, help="Stage the replaced version's content as a rollback.")
+@click.option("--kms-info", metavar="FILE", help="What KmsAuth shall publish of the KMS, JSON: keys, quote, event log.")
 @click.option("--uri", default="", help="Where everybody finds what the hashes stand for.")
 @connection_options
 @acting_options
@@ -70,6 +74,7 @@ def command(
     previous: str | None,
     rollback: tuple[str, ...],
     stage_rollback: bool,
+    kms_info: str | None,
     uri: str,
     deployment: str,
     rpc_url: str,
@@ -85,6 +90,8 @@ def command(
     governed = connection.governed()
     wanted = [parse_action(text, connection.deployment) for text in actions]
     undo = [parse_action(text, connection.deployment) for text in rollback]
+    if kms_info is not None:
+        wanted.append(_kms_info(kms_info, connection.deployment))
     compose_diff: list[str] = []
     if app is not None and compose is not None:
         known = _app(governed, app, connection.deployment)
@@ -104,7 +111,7 @@ def command(
     elif app is not None or compose is not None:
         raise InputError("want --app and --compose together")
     if not wanted:
-        raise InputError("want actions, or --app and --compose")
+        raise InputError("want actions, or --app and --compose, or --kms-info")
     content = draft_content(connection.w3, connection.deployment, wanted, undo, uri)
     ready_at = governed.at + delay_of(connection.w3, connection.deployment, wanted + undo)
     effects = effects_of_grants(wanted, governed.allowed, at=ready_at)
@@ -121,6 +128,11 @@ def command(
     lines = [f"{facts['sentence']}", *shown_effects(effects), *staged, *compose_diff, f"expected id 0x{made.hex()}"]
     call = propose_call(connection.deployment.operator, content)
     act(connection, call, governed.owner, role="owner", as_json=as_json, facts=facts, lines=lines, **how)
+
+
+def _kms_info(path: str, deployment: Deployment) -> Action:
+    info = parse_kms_info_file(read_input(path, limit=MAX_KMS_INFO_FILE))
+    return Action(Kind.KMS_INFO, deployment.kms_auth, info.encode())
 
 
 def _app(governed: Governed, text: str, deployment: Deployment) -> AllowedApp:

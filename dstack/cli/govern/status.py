@@ -44,6 +44,9 @@ def command(*, deployment: str, rpc_url: str, as_json: bool) -> None:
         "kms_devices": sorted(one.hex() for one in governed.allowed.kms_devices),
         "gateway_app_id": governed.allowed.gateway_app_id,
         "app_implementation": governed.allowed.app_implementation,
+        "key_epoch": governed.allowed.key_epoch,
+        "previous_epoch_until": iso(governed.allowed.previous_epoch_until),
+        "genesis": {app: one.fingerprint.hex() for app, one in governed.genesis.items()},
         "apps": {address: app_facts(app, governed.at) for address, app in governed.allowed.apps.items()},
         "apps_not_governed": [app for app in governed.apps if app not in governed.allowed.apps],
         "pending": [proposal_facts(known, governed.at) for known in governed.pending()],
@@ -70,14 +73,14 @@ def app_facts(app: AllowedApp, at: datetime) -> dict[str, object]:
                 "number": known.version.number,
                 "compose_hash": known.version.compose_hash.hex(),
                 "os_image_hashes": [image.hex() for image in known.version.os_image_hashes],
-                "ends_at": None if known.ends_at is None else known.ends_at.isoformat(),
+                "ends_at": iso(known.ends_at),
                 "is_rollback": known.version.is_rollback,
             }
             for known in app.live_versions(at)
         ],
         "devices": "any" if app.any_device else sorted(device.hex() for device in app.devices),
         "require_tcb_up_to_date": app.require_tcb_up_to_date,
-        "frozen_until": app.frozen_until.isoformat() if frozen and app.frozen_until is not None else None,
+        "frozen_until": iso(app.frozen_until) if frozen else None,
         "frozen_for_good": app.frozen_for_good,
         "upgrades_disabled": app.upgrades_disabled,
     }
@@ -113,13 +116,27 @@ def _lines(facts: dict[str, object], governed: Governed) -> list[str]:
     lines += [f"OS image       {image.hex()}" for image in sorted(governed.allowed.os_images)]
     lines += [f"KMS            measurement {one.hex()}" for one in sorted(governed.allowed.kms_measurements)]
     lines += [f"KMS            device {one.hex()}" for one in sorted(governed.allowed.kms_devices)]
+    lines.append(f"key epoch      {_epoch(governed)}")
     for app in governed.allowed.apps.values():
         lines += _app_lines(app, governed.at)
+        genesis = governed.genesis.get(app.address)
+        lines += [] if genesis is None else [f"  secure file  begins with secret {genesis.fingerprint.hex()}"]
     for known in governed.pending():
         stage = known.timetable.stage(governed.at).value
         sentence = proposal_sentence(known.actions, ready_at=known.proposal.ready_at)
         lines.append(f"{stage:14} 0x{known.id.hex()}: {sentence}")
     return lines
+
+
+def iso(at: datetime | None) -> str | None:
+    """A time for programs; None where there is none."""
+    return None if at is None else at.isoformat()
+
+
+def _epoch(governed: Governed) -> str:
+    epoch, until = governed.allowed.key_epoch, governed.allowed.previous_epoch_until
+    both = until is not None and governed.at < until
+    return f"{epoch}, and {epoch - 1} until {show_time(until)}" if both and until is not None else str(epoch)
 
 
 def _app_lines(app: AllowedApp, at: datetime) -> list[str]:

@@ -5,7 +5,7 @@ Every wrong length: test_p15_nothing_is_padded.py.
 
 from __future__ import annotations
 
-from tests.governed_world import COMPOSE, Action, Content, GovernedWorld, Kind, version_data, words
+from tests.governed_world import COMPOSE, OWN, Action, Content, GovernedWorld, Kind, version_data, words
 
 
 def test_a09_bytes_cannot_be_moved_between_fields(governed: GovernedWorld) -> None:
@@ -47,8 +47,7 @@ def test_a09_a_version_is_not_a_hash_nor_a_hash_a_version(governed: GovernedWorl
     for kind in Kind:
         if kind in (Kind.VERSION, Kind.CONTRACT_UPGRADES):
             continue
-        own = kind in (Kind.GUARDIAN, Kind.OWNER, Kind.DELAY)
-        action = (governed.on_self if own else governed.on_app)(kind, version)
+        action = (governed.on_self if kind in OWN else governed.on_app)(kind, version)
         content = ([action], [], [bytes(32)] * 2, "")
         refusal = governed.refused(governed.owner, governed.operator, "propose", content)
         assert refusal == ("DataMalformed", kind, version)

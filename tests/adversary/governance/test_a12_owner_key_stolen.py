@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tests.governed_world import (
+    DAY,
     DEVICE,
+    FORCED_DELAY,
     GRANTED,
     MIN_DELAY,
     ON,
+    DelayClass,
     GovernedWorld,
     Kind,
     State,
@@ -49,6 +52,42 @@ def test_a12_the_thief_cannot_get_rid_of_the_guardian_unseen(governed: GovernedW
 
     assert governed.execution_refused(replacement, at=replacement.ready_at)[0] == "UnexpectedState"
     assert governed.operator.functions.guardian().call() == governed.guardian
+
+
+def test_a12_forcing_out_the_guardian_takes_a_week_in_public_and_grants_nothing(governed: GovernedWorld) -> None:
+    """What the thief then wants to allow waits its own 48 hours; until the guardian is gone it is cancelled."""
+    forced = governed.propose(governed.force_guardian(governed.owner))
+    evil = governed.propose(governed.compose(EVIL))
+    governed.send(governed.guardian, governed.operator, "cancel", evil.id)
+
+    early = governed.execution_refused(forced, at=forced.proposed_at + FORCED_DELAY - 1)
+    governed.execute(forced, at=forced.ready_at)
+    last = governed.propose(governed.compose(EVIL))
+    governed.send(governed.owner, governed.operator, "acceptGuardian")
+    too_soon = governed.execution_refused(last, at=forced.ready_at + MIN_DELAY)
+
+    assert early == ("UnexpectedState", forced.id, State.WAITING, State.READY)
+    assert last.ready_at - forced.proposed_at >= FORCED_DELAY + MIN_DELAY
+    assert too_soon == ("UnexpectedState", last.id, State.WAITING, State.READY)
+
+
+def test_a12_the_rightful_owner_with_the_same_key_cancels_it(governed: GovernedWorld) -> None:
+    """A key that was copied is still the owner's, too: the guardian stays in office."""
+    forced = governed.propose(governed.force_guardian(governed.stranger))
+
+    governed.send(governed.owner, governed.operator, "cancel", forced.id, at=forced.ready_at)
+
+    assert governed.execution_refused(forced)[:1] == ("UnexpectedState",)
+    assert governed.operator.functions.guardian().call() == governed.guardian
+
+
+def test_a12_a_longer_role_delay_is_a_longer_warning(governed: GovernedWorld) -> None:
+    """Owners who fear a stolen owner more than a stolen guardian wait longer than a week."""
+    governed.grant(governed.delay(DelayClass.UPGRADES, 30 * DAY), governed.delay(DelayClass.ROLES, 30 * DAY))
+
+    forced = governed.propose(governed.force_guardian(governed.stranger))
+
+    assert forced.ready_at - forced.proposed_at == 30 * DAY
 
 
 def test_a12_the_thief_cannot_give_the_contracts_away(governed: GovernedWorld) -> None:

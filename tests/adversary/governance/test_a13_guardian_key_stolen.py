@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from tests.governed_world import (
+    COMPOSE,
     COOL_DOWN,
     DAY,
     DEVICE,
+    FORCED_DELAY,
     FREEZE,
     GRANTED,
     ON,
@@ -74,8 +76,24 @@ def test_a13_freezes_leave_the_app_free_half_of_the_time(governed: GovernedWorld
     assert seen == [False, True, True] * 2
 
 
-def test_a13_it_can_block_its_replacement_and_says_so(governed: GovernedWorld) -> None:
-    """The stated limit: cancelling every proposal, it stops all grants for good, and causes none."""
+def test_a13_it_stops_everything_for_a_week_and_no_longer(governed: GovernedWorld) -> None:
+    """It cancels each grant and each replacement, but not the forced one; after that all grants go through again."""
+    forced = governed.propose(governed.force_guardian(governed.stranger))
+    for grant in (governed.compose(), governed.on_self(Kind.GUARDIAN, word(governed.stranger))):
+        stopped = governed.propose(grant)
+        governed.send(governed.guardian, governed.operator, "cancel", stopped.id, at=stopped.ready_at - 1)
+    refusal = governed.refused(governed.guardian, governed.operator, "cancel", forced.id)
+
+    governed.execute(forced, at=forced.proposed_at + FORCED_DELAY)
+    governed.send(governed.stranger, governed.operator, "acceptGuardian")
+    governed.grant(governed.compose())
+
+    assert refusal == ("NotForGuardian", Kind.FORCED_GUARDIAN)
+    assert governed.app.functions.allowedComposeHashes(COMPOSE).call()
+
+
+def test_a13_it_can_block_its_replacement_by_the_short_way(governed: GovernedWorld) -> None:
+    """Cancelling every proposal of the usual kind, it stays in office, and causes no grant."""
     for _ in range(3):
         heir = governed.propose(governed.on_self(Kind.GUARDIAN, word(governed.stranger)))
         governed.send(governed.guardian, governed.operator, "cancel", heir.id)

@@ -30,8 +30,8 @@ def test_p07_nothing_but_its_end_ever_changes(governed: GovernedWorld) -> None:
     records = [tuple(governed.operator.functions.proposal(each.id).call()) for each in (first, second)]
 
     assert records == [
-        (0, first.proposed_at, first.ready_at, 0, True, False),
-        (1, second.proposed_at, second.proposed_at + 172_800, 0, False, False),
+        (0, first.proposed_at, first.ready_at, 0, True, False, False),
+        (1, second.proposed_at, second.proposed_at + 172_800, 0, False, False, False),
     ]
     assert governed.execution_refused(first, at=second.ready_at) == (
         "UnexpectedState",

@@ -13,6 +13,7 @@ from tests.governed_world import (
     GRANTED,
     KMS_MR,
     ON,
+    OWN,
     Action,
     GovernedWorld,
     Kind,
@@ -31,6 +32,10 @@ NOT_DENIABLE = [
     Kind.DELAY,
     Kind.IMPLEMENTATION_UPGRADE,
     Kind.FREEZE_FOR_GOOD,
+    Kind.KMS_INFO,
+    Kind.KEY_EPOCH,
+    Kind.FORCED_GUARDIAN,
+    Kind.GENESIS,
 ]
 
 
@@ -43,6 +48,7 @@ def test_p09_the_powers_of_the_guardian_are_a_closed_list(governed: GovernedWorl
         *("propose", "adopt"),  # the owner
         *("cancel", "deny", "agreeToRollback", "rollBack"),  # owner and guardian
         *("execute", "acceptOwnership", "acceptGuardian"),  # anybody, under conditions
+        "anchorReceipt",  # anybody; it only emits an event
     }
     content = governed.content([governed.compose()])
     for function, argument in (("propose", content), ("adopt", governed.app.address)):
@@ -53,8 +59,7 @@ def test_p09_the_powers_of_the_guardian_are_a_closed_list(governed: GovernedWorl
 @pytest.mark.parametrize("kind", NOT_DENIABLE, ids=lambda kind: kind.name)
 def test_p09_only_kinds_of_the_closed_list_are_denied(governed: GovernedWorld, kind: Kind) -> None:
     """Neither guardian nor owner gets anything else through the deny path."""
-    own = kind in (Kind.GUARDIAN, Kind.OWNER, Kind.DELAY)
-    action = Action(kind, (governed.operator if own else governed.app).address, words(1))
+    action = Action(kind, (governed.operator if kind in OWN else governed.app).address, words(1))
 
     for account in (governed.guardian, governed.owner):
         assert governed.refused(account, governed.operator, "deny", [action]) == ("NotDeniable", kind)
@@ -122,8 +127,8 @@ def test_p09_a_freeze_by_the_guardian_ends_by_itself(governed: GovernedWorld) ->
     assert (frozen, governed.asked()) == ((False, "App is frozen"), GRANTED)
 
 
-def test_p09_the_guardian_can_cancel_every_grant_and_cause_none(governed: GovernedWorld) -> None:
-    """Also its own replacement: the interface says so. It cannot execute early."""
+def test_p09_the_guardian_can_cancel_every_grant_but_one_and_cause_none(governed: GovernedWorld) -> None:
+    """Also its replacement by the short way. It cannot execute early."""
     heir = governed.propose(governed.on_self(Kind.GUARDIAN, word(governed.stranger)))
     other = governed.propose(governed.compose())
 
@@ -133,3 +138,42 @@ def test_p09_the_guardian_can_cancel_every_grant_and_cause_none(governed: Govern
     assert early == ("UnexpectedState", other.id, State.WAITING, State.READY)
     assert (governed.state(heir), governed.operator.functions.guardian().call()) == (State.CANCELLED, governed.guardian)
     assert not governed.app.functions.allowedComposeHashes(COMPOSE).call()
+
+
+def test_p09_denying_its_own_replacement_is_bounded(governed: GovernedWorld) -> None:
+    """The long way it cannot cancel, neither while that waits nor when it is Ready; the owner can."""
+    forced, taken_back = (governed.propose(governed.force_guardian(governed.stranger)) for _ in range(2))
+
+    refusals = [
+        governed.refused(governed.guardian, governed.operator, "cancel", forced.id, at=at)
+        for at in (forced.ready_at - 1, forced.ready_at)
+    ]
+    governed.send(governed.owner, governed.operator, "cancel", taken_back.id)
+    governed.execute(forced)
+    governed.send(governed.stranger, governed.operator, "acceptGuardian")
+
+    assert refusals == [("NotForGuardian", Kind.FORCED_GUARDIAN)] * 2
+    assert governed.state(taken_back) is State.CANCELLED
+    assert governed.operator.functions.guardian().call() == governed.stranger
+    assert governed.refused(governed.guardian, governed.operator, "deny", [governed.compose()]) == (
+        "NeitherOwnerNorGuardian",
+        governed.guardian,
+    )
+
+
+@pytest.mark.parametrize("place", ["beside a grant", "before a grant", "twice", "with a rollback", "as a rollback"])
+def test_p09_what_the_guardian_cannot_cancel_brings_nothing_along(governed: GovernedWorld, place: str) -> None:
+    """A forced replacement is alone in its proposal, so nothing else escapes the guardian."""
+    forced, grant = governed.force_guardian(governed.stranger), governed.compose()
+    actions, rollback = {
+        "beside a grant": ([grant, forced], []),
+        "before a grant": ([forced, grant], []),
+        "twice": ([forced, forced], []),
+        "with a rollback": ([forced], [grant]),
+        "as a rollback": ([grant], [forced]),
+    }[place]
+    content = governed.content(actions, rollback)
+
+    refusal = governed.refused(governed.owner, governed.operator, "propose", content)
+
+    assert refusal == ("NotAlone", Kind.FORCED_GUARDIAN)

@@ -20,7 +20,7 @@ def test_p11_anybody_executes(governed: GovernedWorld, who: str) -> None:
         ("ProposalExecuted", {"id": proposal.id, "by": getattr(governed, who)})
     ]
     record = governed.operator.functions.proposal(proposal.id).call()
-    assert record == (0, proposal.proposed_at, proposal.ready_at, proposal.ready_at, False, False)
+    assert record == (0, proposal.proposed_at, proposal.ready_at, proposal.ready_at, False, False, False)
 
 
 def test_p11_exactly_once(governed: GovernedWorld) -> None:

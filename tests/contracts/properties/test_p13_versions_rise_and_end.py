@@ -26,7 +26,7 @@ def test_p13_a_version_is_announced_whole_and_allowed(governed: GovernedWorld) -
 
     name, event = events_of(governed.app, receipt)[0]
     read = dict(event["version"])
-    assert (name, event["number"]) == ("VersionAdded", 5)
+    assert name == "VersionAdded"
     assert [tuple(each.values()) for each in read.pop("registers")] == list(sets)
     assert tuple(read.values()) == (5, COMPOSE, [IMAGE], 0, 0, False)
     functions = governed.app.functions

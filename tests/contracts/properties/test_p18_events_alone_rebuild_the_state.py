@@ -37,6 +37,7 @@ class Replay:
             "app.upgradesDisabled": False,
             "gatewayAppId": "",
             "kmsInfo": [b""] * 4,
+            "keyEpoch": [0, 0, 0],
             "nominatedOwner": [ZERO_ADDRESS, 0],
             "nominatedGuardian": [ZERO_ADDRESS, 0],
         }
@@ -48,6 +49,8 @@ class Replay:
         self.agreed: dict[bytes, str] = {}
         self.denied: dict[tuple[int, str, bytes], int] = {}
         self.frozen: dict[str, int] = {}
+        self.genesis: dict[str, list[Any]] = {}
+        self.block = 0
         self.versions: dict[int, list[Any]] = {}
         self.pairs: dict[tuple[bytes, bytes], int] = {}
         self.register_sets: dict[tuple[bytes, Any], int] = {}
@@ -61,7 +64,7 @@ class Replay:
         by_topic = {event().topic: event for event in contract.events}
         for log in logs:
             event = by_topic["0x" + log["topics"][0].hex().removeprefix("0x")]().process_log(log)
-            number = log["blockNumber"]
+            self.block = number = log["blockNumber"]
             if number not in self.times:
                 self.times[number] = int(self.world.w3.eth.get_block(number)["timestamp"])
             time = self.times[number]
@@ -72,7 +75,8 @@ class Replay:
     # The operator.
 
     def on_ProposalQueued(self, e: Any, time: int, _: str) -> None:  # noqa: N802
-        self.proposals[e["id"]] = [e["nonce"], time, e["readyAt"], 0, False, False]
+        forced = any(each["kind"] == Kind.FORCED_GUARDIAN for each in e["content"]["actions"])
+        self.proposals[e["id"]] = [e["nonce"], time, e["readyAt"], 0, False, False, forced]
         self.contents[e["id"]] = e["content"]
 
     def on_ProposalExecuted(self, e: Any, time: int, _: str) -> None:  # noqa: N802
@@ -99,6 +103,9 @@ class Replay:
     def on_GuardianChanged(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         assert e["previous"] == self.single.get("guardian", ZERO_ADDRESS)
         self.single["guardian"], self.single["nominatedGuardian"] = e["current"], [ZERO_ADDRESS, 0]
+
+    def on_GenesisRecorded(self, e: Any, time: int, _: str) -> None:  # noqa: N802
+        self.genesis[e["app"]] = [e["fingerprint"], e["evidence"], self.block, time]
 
     def on_DelayChanged(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         assert e["previous"] == self.delays[e["class"]]
@@ -152,6 +159,10 @@ class Replay:
     def on_KmsInfoPublished(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         self.single["kmsInfo"] = list(e["info"].values())
 
+    def on_KeyEpochBegan(self, e: Any, time: int, _: str) -> None:  # noqa: N802
+        assert e["previous"] == self.single["keyEpoch"][0]
+        self.single["keyEpoch"] = [e["current"], e["previous"], e["previousServedUntil"]]
+
     def on_AppFrozen(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         assert e["previous"] == self.frozen.get(e["appId"], 0)
         self.frozen[e["appId"]] = e["until"]
@@ -191,12 +202,13 @@ class Replay:
 
     def on_VersionAdded(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         version = e["version"]
-        self.versions[e["number"]] = [time, 0, self.single["newestVersion"], version["isRollback"]]
-        self.single["newestVersion"] = e["number"]
+        number = version["number"]
+        self.versions[number] = [time, 0, self.single["newestVersion"], version["isRollback"]]
+        self.single["newestVersion"] = number
         for image in version["osImageHashes"]:
-            self.pairs[version["composeHash"], image] = e["number"]
+            self.pairs[version["composeHash"], image] = number
         for each in version["registers"]:
-            self.register_sets[version["composeHash"], tuple(each.values())] = e["number"]
+            self.register_sets[version["composeHash"], tuple(each.values())] = number
 
     def on_VersionEndSet(self, e: Any, time: int, _: str) -> None:  # noqa: N802
         assert e["previous"] == self.versions[e["number"]][1]
@@ -219,7 +231,7 @@ LISTS = {
 }
 SINGLE = {
     "operator": ["guardian", "nominatedOwner", "nominatedGuardian", "operator.owner"],
-    "kms": ["gatewayAppId", "appImplementation", "kmsInfo", "kms.upgradesDisabled", "kms.owner"],
+    "kms": ["gatewayAppId", "appImplementation", "kmsInfo", "keyEpoch", "kms.upgradesDisabled", "kms.owner"],
     "app": [
         *("allowAnyDevice", "requireTcbUpToDate", "outdatedTcbToleratedUntil", "newestVersion", "frozenForGood"),
         *("app.upgradesDisabled", "app.owner"),
@@ -264,6 +276,7 @@ def compare(world: GovernedWorld, block: int) -> None:
         assert ask("operator", "deniedAt", Action(kind, target, data)) == time
     for app in addresses:
         assert ask("kms", "frozenUntil", app) == replay.frozen.get(app, 0)
+        assert ask("operator", "genesisOf", app) == replay.genesis.get(app, [bytes(32), bytes(32), 0, 0])
     for number, version in replay.versions.items():
         assert list(ask("app", "versionRecord", number)) == version
         assert ask("app", "endSetAt", number) == replay.end_set_at.get(number, 0)
@@ -309,8 +322,14 @@ def live(world: GovernedWorld) -> None:
         world.delay(DelayClass.ROLES, 5 * DAY),
         world.on_self(Kind.OWNER, word(heirs[0])),
         world.on_self(Kind.GUARDIAN, word(heirs[1])),
+        world.kms_info(),
+        world.key_epoch(1),
+        world.genesis(),
     )
     world.send(heirs[0], world.operator, "acceptOwnership")
+    forced = world.propose(world.force_guardian(world.stranger), by=heirs[0])
+    world.execute(forced, at=forced.ready_at)
+    world.send(world.stranger, world.operator, "acceptGuardian")
     late = world.propose(world.freeze(Kind.FREEZE_RENEWAL), world.on_app(Kind.FREEZE_FOR_GOOD, ON), by=heirs[0])
     world.execute(late, at=late.ready_at)
     world.deny(world.compose(b"\x07" * 32), world.on_kms(Kind.CONTRACT_UPGRADES, ON), by=heirs[0])

@@ -7,8 +7,6 @@ import pytest
 from tests.governed_world import DEVICE, GRANTED, GovernedWorld, Kind
 
 
-# Not met yet: to execute a first version costs 127,531 gas, one that supersedes 136,105 (gas.json holds all costs).
-@pytest.mark.xfail(strict=True, reason="executing one version costs more than 120,000 gas")
 @pytest.mark.parametrize("first", [True, False], ids=["first version", "next version"])
 def test_p26_one_version_stays_below_its_goals(governed: GovernedWorld, first: bool) -> None:
     """To propose it, to execute it, and to ask for it; with its address, on one OS image."""

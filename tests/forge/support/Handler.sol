@@ -4,6 +4,7 @@ pragma solidity 0.8.30;
 import {AppAuth} from "../../../contracts/AppAuth.sol";
 import {KmsAuth} from "../../../contracts/KmsAuth.sol";
 import {IAppAuthPolicy} from "../../../contracts/interfaces/IAppAuth.sol";
+import {IKmsAuth} from "../../../contracts/interfaces/IKmsAuth.sol";
 import {IUpgradeOperator} from "../../../contracts/interfaces/IUpgradeOperator.sol";
 import {Replay} from "./Replay.sol";
 import {World} from "./World.sol";
@@ -19,6 +20,7 @@ contract Handler is World {
         uint256 executedAt;
         bool cancelled;
         bool rolledBack;
+        bool forced;
         address agreedBy;
         bytes content;
     }
@@ -29,14 +31,21 @@ contract Handler is World {
     uint256 private constant UNFROZEN = 17;
 
     /// @dev The single values, and which steps may change them.
-    uint256 private constant SETTINGS = 8;
+    uint256 private constant SETTINGS = 11;
     uint256 private constant NONE = 0;
     uint256 private constant ROLES = 1;
     uint256 private constant CONTENT = 2;
     uint256 private constant TIME = 4;
     uint256 private constant DENIAL = 8;
 
+    /// @dev How many kinds of actions there are.
+    uint256 private constant KINDS = uint256(type(IUpgradeOperator.Kind).max) + 1;
+
     bytes32 private constant IMPLEMENTATION_SLOT = 0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc;
+
+    /// @dev What is counted besides the properties with a number: a genesis replaced, an epoch left out or gone back.
+    uint256 public constant GENESIS = 101;
+    uint256 public constant EPOCH = 102;
 
     Replay public immutable replay;
     mapping(uint256 property => uint256) public violations;
@@ -74,6 +83,7 @@ contract Handler is World {
         try operator.propose(content) returns (bytes32 id) {
             _expect(9, by == operator.owner());
             _expect(6, !_known[id]);
+            _expect(9, !_anyForced(content) || content.actions.length + content.rollback.length == 1);
             _remember(id, content);
             _succeed("propose");
         } catch {}
@@ -86,14 +96,15 @@ contract Handler is World {
         Ghost storage ghost = _pick(which);
         address by = _actor(who);
         bool pending = _isPending(ghost);
+        bool may = ghost.forced ? by == operator.owner() : _isOwnerOrGuardian(by);
         vm.prank(by);
         try operator.cancel(ghost.id) {
-            _expect(9, _isOwnerOrGuardian(by));
+            _expect(9, may);
             _expect(5, pending);
             ghost.cancelled = true;
             _succeed("cancel");
         } catch {
-            _expect(9, !(pending && _isOwnerOrGuardian(by)));
+            _expect(9, !(pending && may));
         }
         _end(facts, settings, NONE, "");
     }
@@ -270,6 +281,8 @@ contract Handler is World {
         for (uint256 i = 0; i < SETTINGS; i++) {
             if (settings[i] != now_[i]) _expect(i < 2 ? 8 : 17, _isSettingFor(i, step));
         }
+        _expect(GENESIS, settings[8] == 0 || settings[8] == now_[8]);
+        _expect(EPOCH, now_[9] == settings[9] || uint256(now_[9]) == uint256(settings[9]) + 1);
         uint64 newest = app.newestVersion();
         _expect(13, newest >= _newestVersion);
         _newestVersion = newest;
@@ -303,6 +316,7 @@ contract Handler is World {
                 executedAt: 0,
                 cancelled: false,
                 rolledBack: false,
+                forced: _anyForced(content),
                 agreedBy: address(0),
                 content: abi.encode(content)
             })
@@ -315,7 +329,7 @@ contract Handler is World {
             IUpgradeOperator.Kind kind = actions[i].kind;
             uint256 denied = _deniedAt[_subject(actions[i])];
             _expect(14, denied == 0 || denied < proposedAt);
-            if (kind == IUpgradeOperator.Kind.Owner || kind == IUpgradeOperator.Kind.Guardian) {
+            if (_isRole(kind)) {
                 uint256 role = kind == IUpgradeOperator.Kind.Owner ? 0 : 1;
                 _nominee[role] = address(uint160(_word(actions[i].data)));
                 _nomineeUntil[role] = block.timestamp + 14 days;
@@ -346,10 +360,27 @@ contract Handler is World {
     function _delayOf(IUpgradeOperator.Action memory action) private view returns (uint256) {
         IUpgradeOperator.Kind kind = action.kind;
         if (kind == IUpgradeOperator.Kind.Delay) return _delays[_word(action.data)];
-        if (kind == IUpgradeOperator.Kind.Owner || kind == IUpgradeOperator.Kind.Guardian) return _delays[1];
+        if (kind == IUpgradeOperator.Kind.ForcedGuardian && _delays[1] < 7 days) return 7 days;
+        if (_isRole(kind)) return _delays[1];
         bool isUpgrade = kind == IUpgradeOperator.Kind.ImplementationUpgrade
-            || kind == IUpgradeOperator.Kind.AppImplementation || kind == IUpgradeOperator.Kind.FreezeForGood;
+            || kind == IUpgradeOperator.Kind.AppImplementation || kind == IUpgradeOperator.Kind.FreezeForGood
+            || kind == IUpgradeOperator.Kind.KeyEpoch;
         return _delays[isUpgrade ? 2 : 0];
+    }
+
+    function _isRole(IUpgradeOperator.Kind kind) private pure returns (bool) {
+        return kind == IUpgradeOperator.Kind.Owner || kind == IUpgradeOperator.Kind.Guardian
+            || kind == IUpgradeOperator.Kind.ForcedGuardian;
+    }
+
+    function _anyForced(IUpgradeOperator.Content memory content) private pure returns (bool) {
+        for (uint256 i = 0; i < content.actions.length; i++) {
+            if (content.actions[i].kind == IUpgradeOperator.Kind.ForcedGuardian) return true;
+        }
+        for (uint256 i = 0; i < content.rollback.length; i++) {
+            if (content.rollback[i].kind == IUpgradeOperator.Kind.ForcedGuardian) return true;
+        }
+        return false;
     }
 
     function _stateOf(Ghost storage ghost) private view returns (IUpgradeOperator.State) {
@@ -445,6 +476,11 @@ contract Handler is World {
         settings[5] = vm.load(address(app), IMPLEMENTATION_SLOT) ^ vm.load(address(kms), IMPLEMENTATION_SLOT) << 1;
         settings[6] = keccak256(abi.encode(app.frozenForGood()));
         settings[7] = keccak256(abi.encode(app.upgradesDisabled(), kms.upgradesDisabled()));
+        (settings[8],,,) = operator.genesisOf(address(app));
+        (uint64 epoch,,) = kms.keyEpoch();
+        settings[9] = bytes32(uint256(epoch));
+        (bytes memory k256Pubkey,,,) = kms.kmsInfo();
+        settings[10] = keccak256(k256Pubkey);
     }
 
     function _isSettingFor(uint256 setting, uint256 step) private pure returns (bool) {
@@ -491,18 +527,17 @@ contract Handler is World {
     }
 
     function _anyAction(uint256 seed) private view returns (IUpgradeOperator.Action memory) {
-        IUpgradeOperator.Kind kind = IUpgradeOperator.Kind(seed % 19);
-        uint256 value = seed / 19;
+        IUpgradeOperator.Kind kind = IUpgradeOperator.Kind(seed % KINDS);
+        uint256 value = seed / KINDS;
         bool rare = kind == IUpgradeOperator.Kind.FreezeForGood || kind == IUpgradeOperator.Kind.ContractUpgrades;
         if (rare && value % 16 != 0) kind = IUpgradeOperator.Kind.Version;
+        // Once recorded it is refused for ever.
+        if (kind == IUpgradeOperator.Kind.Genesis && value % 4 != 0) kind = IUpgradeOperator.Kind.Owner;
         return IUpgradeOperator.Action(kind, _target(kind, value), _data(kind, value));
     }
 
     function _target(IUpgradeOperator.Kind kind, uint256 value) private view returns (address) {
-        if (
-            kind == IUpgradeOperator.Kind.Guardian || kind == IUpgradeOperator.Kind.Owner
-                || kind == IUpgradeOperator.Kind.Delay
-        ) return address(operator);
+        if (_isRole(kind) || kind == IUpgradeOperator.Kind.Delay) return address(operator);
         if (kind == IUpgradeOperator.Kind.ContractUpgrades || kind == IUpgradeOperator.Kind.ImplementationUpgrade) {
             return value % 2 == 0 ? address(app) : address(kms);
         }
@@ -510,7 +545,8 @@ contract Handler is World {
             kind == IUpgradeOperator.Kind.OsImage || kind == IUpgradeOperator.Kind.KmsAggregatedMr
                 || kind == IUpgradeOperator.Kind.KmsDevice || kind == IUpgradeOperator.Kind.GatewayAppId
                 || kind == IUpgradeOperator.Kind.AppImplementation || kind == IUpgradeOperator.Kind.App
-                || kind == IUpgradeOperator.Kind.FreezeRenewal
+                || kind == IUpgradeOperator.Kind.FreezeRenewal || kind == IUpgradeOperator.Kind.KmsInfo
+                || kind == IUpgradeOperator.Kind.KeyEpoch
         ) return address(kms);
         return address(app);
     }
@@ -523,8 +559,12 @@ contract Handler is World {
         if (kind == IUpgradeOperator.Kind.KmsAggregatedMr) return abi.encode(_device(2));
         if (kind == IUpgradeOperator.Kind.KmsDevice) return abi.encode(_device(3));
         if (kind == IUpgradeOperator.Kind.GatewayAppId) return abi.encode(_person(value));
-        if (kind == IUpgradeOperator.Kind.Guardian || kind == IUpgradeOperator.Kind.Owner) {
-            return abi.encode(_person(value));
+        if (_isRole(kind)) return abi.encode(_person(value));
+        if (kind == IUpgradeOperator.Kind.KmsInfo) return abi.encode(IKmsAuth.KmsInfo(abi.encode(value % 3), "", "", ""));
+        if (kind == IUpgradeOperator.Kind.Genesis) return abi.encode(_device(4 + value % 2), _device(6));
+        if (kind == IUpgradeOperator.Kind.KeyEpoch) {
+            (uint64 epoch,,) = kms.keyEpoch();
+            return abi.encode(epoch + value % 3, value % 5 days);
         }
         if (kind == IUpgradeOperator.Kind.App || kind == IUpgradeOperator.Kind.FreezeRenewal) {
             return abi.encode(address(app));

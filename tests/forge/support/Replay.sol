@@ -55,6 +55,9 @@ contract Replay {
     uint64 private _frozenUntil;
     string private _gateway;
     address private _appImplementation;
+    bytes32 private _kmsInfo = keccak256(abi.encode("", "", "", ""));
+    uint64[3] private _keyEpoch;
+    bytes32[2] private _genesis;
 
     constructor(UpgradeOperator operator, KmsAuth kms, AppAuth app) {
         (_operator, _kms, _app) = (operator, kms, app);
@@ -80,6 +83,8 @@ contract Replay {
         (uint48 policy, uint48 roles, uint48 upgrades) = _operator.delays();
         if (policy != _delays[0] || roles != _delays[1] || upgrades != _delays[2]) return false;
         if (_operator.guardian() != _guardian || _operator.owner() != _ownerOf[address(_operator)]) return false;
+        (bytes32 fingerprint, bytes32 evidence,,) = _operator.genesisOf(address(_app));
+        if (fingerprint != _genesis[0] || evidence != _genesis[1]) return false;
         if (_operator.proposalCount() != _seen.length) return false;
         for (uint256 i = 0; i < _seen.length; i++) {
             if (_operator.stateOf(_seen[i].id) != _stateOf(_seen[i]) || _seen[i].nonce != i) return false;
@@ -109,7 +114,14 @@ contract Replay {
             && _kms.frozenUntil(address(_app)) == _frozenUntil
             && keccak256(bytes(_kms.gatewayAppId())) == keccak256(bytes(_gateway))
             && _kms.appImplementation() == _appImplementation && _app.owner() == _ownerOf[address(_app)]
-            && _kms.owner() == _ownerOf[address(_kms)] && _runs(address(_app)) && _runs(address(_kms));
+            && _kms.owner() == _ownerOf[address(_kms)] && _runs(address(_app)) && _runs(address(_kms)) && _kmsAgrees();
+    }
+
+    function _kmsAgrees() private view returns (bool) {
+        (bytes memory k256, bytes memory ca, bytes memory quote, bytes memory eventlog) = _kms.kmsInfo();
+        (uint64 current, uint64 previous, uint64 until) = _kms.keyEpoch();
+        return keccak256(abi.encode(k256, ca, quote, eventlog)) == _kmsInfo
+            && current == _keyEpoch[0] && previous == _keyEpoch[1] && until == _keyEpoch[2];
     }
 
     function versionsAgree() public view returns (bool) {
@@ -141,6 +153,9 @@ contract Replay {
         if (topic == IUpgradeOperator.ProposalExecuted.selector) _proposal(log.topics[1]).executed = true;
         if (topic == IUpgradeOperator.ProposalCancelled.selector) _proposal(log.topics[1]).cancelled = true;
         if (topic == IUpgradeOperator.ProposalRolledBack.selector) _proposal(log.topics[1]).rolledBack = true;
+        if (topic == IUpgradeOperator.GenesisRecorded.selector && _address(log.topics[1]) == address(_app)) {
+            _genesis = abi.decode(log.data, (bytes32[2]));
+        }
         if (topic == IUpgradeOperator.GuardianChanged.selector) _guardian = _address(log.topics[2]);
         if (topic == IUpgradeOperator.DelayChanged.selector) {
             (uint256 class,, uint256 current) = abi.decode(log.data, (uint256, uint256, uint256));
@@ -166,6 +181,13 @@ contract Replay {
         if (topic == IKmsAuth.GatewayAppIdSet.selector) _gateway = abi.decode(log.data, (string));
         if (topic == IKmsAuth.AppImplementationSet.selector) _appImplementation = abi.decode(log.data, (address));
         if (topic == IKmsAuth.AppFrozen.selector) (,, _frozenUntil) = abi.decode(log.data, (address, uint64, uint64));
+        if (topic == IKmsAuth.KmsInfoPublished.selector) {
+            IKmsAuth.KmsInfo memory info = abi.decode(log.data, (IKmsAuth.KmsInfo));
+            _kmsInfo = keccak256(abi.encode(info.k256Pubkey, info.caPubkey, info.quote, info.eventlog));
+        }
+        if (topic == IKmsAuth.KeyEpochBegan.selector) {
+            (_keyEpoch[1], _keyEpoch[0], _keyEpoch[2]) = abi.decode(log.data, (uint64, uint64, uint64));
+        }
         if (topic == IKmsAuth.AppUnfrozen.selector && block.timestamp < _frozenUntil) {
             _frozenUntil = uint64(block.timestamp);
         }
@@ -195,12 +217,12 @@ contract Replay {
     }
 
     function _foldVersion(bytes calldata data) private {
-        (uint64 number, IAppAuthPolicy.Version memory version) = abi.decode(data, (uint64, IAppAuthPolicy.Version));
-        _numbers.push(number);
+        IAppAuthPolicy.Version memory version = abi.decode(data, (IAppAuthPolicy.Version));
+        _numbers.push(version.number);
         for (uint256 i = 0; i < version.osImageHashes.length; i++) {
             bytes32[2] memory pair = [version.composeHash, version.osImageHashes[i]];
             _pairs.push(pair);
-            _versionOf[keccak256(abi.encode(pair))] = number;
+            _versionOf[keccak256(abi.encode(pair))] = version.number;
         }
     }
 

@@ -79,6 +79,7 @@ def test_golden_requests(golden_csr: Any) -> None:
         "v1": "app.example.com",
         "v2": "app.example.com",
         "v2-minimal": "app.example.com",
+        "v2-msgpack-attestation": "app.example.com",
         "bad confirm word": "signing request: want the confirm word 'please sign cert:', got 'please sign cert!'",
         "signature by another key": "signing request: its signature is not by the key in it",
         # Decodes; that its evidence is bound to another key is found when it is appraised.

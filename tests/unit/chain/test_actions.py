@@ -12,6 +12,9 @@ from dstack.chain.action_data import (
     AppVersion,
     DelayChange,
     DelayClass,
+    EpochChange,
+    Genesis,
+    KmsInfo,
     Meaning,
     RegisterSet,
     SunsetChange,
@@ -63,6 +66,15 @@ def test_a_version_has_one_encoding(version: AppVersion, data: st.DataObject) ->
             parse_action_data(Kind.VERSION, wrong)
 
 
+@given(st.builds(KmsInfo, *[st.binary(max_size=70)] * 4), st.binary(min_size=1, max_size=64))
+def test_kms_info_has_one_encoding(info: KmsInfo, more: bytes) -> None:
+    """Reading after writing is the identity; bytes that are left over, or missing, are refused."""
+    assert parse_action_data(Kind.KMS_INFO, info.encode()) == info
+    for wrong in (info.encode() + more, info.encode()[:-1]):
+        with pytest.raises(InputError, match="not of the form of its kind"):
+            parse_action_data(Kind.KMS_INFO, wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "target", "meaning"),
     [
@@ -75,6 +87,14 @@ def test_a_version_has_one_encoding(version: AppVersion, data: st.DataObject) ->
         (f"Sunset:{APP}=7,never", Kind.SUNSET, APP, SunsetChange(7, None)),
         ("Delay=roles,259200", Kind.DELAY, OPERATOR, DelayChange(DelayClass.ROLES, 259200)),
         (f"Guardian={APP}", Kind.GUARDIAN, OPERATOR, APP),
+        (f"ForcedGuardian={APP}", Kind.FORCED_GUARDIAN, OPERATOR, APP),
+        ("KeyEpoch=1,86400", Kind.KEY_EPOCH, KMS, EpochChange(1, 86400)),
+        (
+            f"Genesis:{APP}=" + "5a" * 32 + "," + "6b" * 32,
+            Kind.GENESIS,
+            APP,
+            Genesis(Digest32(b"\x5a" * 32), Digest32(b"\x6b" * 32)),
+        ),
         (f"App={APP}", Kind.APP, KMS, APP),
     ],
 )
@@ -90,7 +110,13 @@ def test_what_is_typed_is_what_is_meant(text: str, kind: Kind, target: str, mean
     ("text", "sentence"),
     [
         ("Everything=1", "want a kind of"),
-        ("Version=1", "want a kind of"),
+        ("Version=1", "want --app and --compose"),
+        ("KmsInfo=1", "want --kms-info"),
+        ("KeyEpoch=1", "want the epoch's number, a comma and seconds"),
+        ("KeyEpoch=0,86400", "want the epoch's number, a comma and seconds"),
+        ("Genesis=" + "5a" * 32, "want the contract it belongs to"),
+        (f"Genesis:{APP}=" + "5a" * 32, "GENESIS: evidence"),
+        (f"Genesis:{APP}=" + "5a" * 31 + "," + "5a" * 32, "GENESIS: fingerprint"),
         ("Device=" + "5a" * 32, "want the contract it belongs to"),
         ("OsImage", "want a value"),
         (f"AnyDevice:{APP}=1", "want no value"),

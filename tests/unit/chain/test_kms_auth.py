@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 from eth_abi.abi import encode
@@ -15,6 +16,7 @@ from dstack.chain.endpoints import Endpoints
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy import BootInfo, Denied, Granted, Rule
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
 from tests.rpc_nodes import TARGET, Node, block_at, running
 
@@ -31,7 +33,9 @@ BOOT = BootInfo(
 IMPLEMENTATION = "0x" + "22" * 20
 
 
-def kms_auth(*, denies_from: int | None = None) -> Callable[[bytes, int], bytes]:
+def kms_auth(
+    *, denies_from: int | None = None, epochs: tuple[int, int, int] = (0, 0, 0)
+) -> Callable[[bytes, int], bytes]:
     """A contract that allows everything, until it denies."""
 
     def say(data: bytes, number: int) -> bytes:
@@ -39,6 +43,8 @@ def kms_auth(*, denies_from: int | None = None) -> Callable[[bytes, int], bytes]
             return encode(["string"], [f"gateway {number}"])
         if data[:4] == keccak(text="appImplementation()")[:4]:
             return encode(["address"], [IMPLEMENTATION])
+        if data[:4] == keccak(text="keyEpoch()")[:4]:
+            return encode(["uint64"] * 3, epochs)
         if data[:4] == keccak(text="supportsInterface(bytes4)")[:4]:
             return encode(["bool"], [True])
         if denies_from is not None and number >= denies_from:
@@ -63,6 +69,29 @@ def test_what_enough_endpoints_allow_is_granted() -> None:
     """The grant names the block they agree on."""
     with asking(*(Node(say=kms_auth()) for _ in range(3))) as reader:
         assert (reader.authorize_app(BOOT), reader.authorize_kms(BOOT)) == (Granted(block_at(100)),) * 2
+
+
+@pytest.mark.parametrize(
+    ("told", "epochs"),
+    [
+        ((0, 0, 0), FIRST_EPOCH),
+        ((3, 2, 1_800_000_000), KeyEpochs(3, datetime(2027, 1, 15, 8, tzinfo=UTC))),
+        ((1, 0, 2**64 - 1), KeyEpochs(1, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))),
+    ],
+)
+def test_a_grant_names_the_key_epochs(told: tuple[int, int, int], epochs: KeyEpochs) -> None:
+    """Those of the same block."""
+    with asking(*(Node(say=kms_auth(epochs=told)) for _ in range(3))) as reader:
+        assert reader.authorize_app(BOOT) == Granted(block_at(100), epochs)
+
+
+def test_epochs_out_of_order_are_no_answer() -> None:
+    """The epoch before is the one before; anything else is neither yes nor no."""
+    with (
+        asking(*(Node(say=kms_auth(epochs=(3, 1, 0))) for _ in range(3))) as reader,
+        pytest.raises(ChainUnavailableError, match="does not answer as one"),
+    ):
+        reader.authorize_app(BOOT)
 
 
 def test_one_endpoint_that_lies_denies_nothing() -> None:

@@ -57,7 +57,7 @@ def test_an_event_of_another_chain_is_refused() -> None:
         replace(queued(), data=b""),
         replace(queued(), data=queued().data[:-32]),
         replace(queued(), topics=queued().topics[:2]),
-        queued(kind=19),
+        queued(kind=len(Kind)),
         queued(ready_at=2**200),
     ],
 )

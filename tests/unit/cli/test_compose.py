@@ -15,6 +15,7 @@ from dstack.cli.compose_hash import command as compose_hash
 from dstack.errors import ComposeMalformedError, InputError
 from dstack.measurement.compose import app_compose_from_docker_compose, default_app_id, parse_app_compose
 from dstack.measurement.compose import compose_hash as hash_of
+from dstack.measurement.sdk_form import sdk_compose_hash
 
 DIGEST = "sha256:" + "ab" * 32
 PINNED = f"services:\n  web:\n    image: nginx@{DIGEST}\n".encode()
@@ -116,7 +117,7 @@ def test_the_hash_of_an_app_compose(tmp_path: Path) -> None:
 
 
 def test_the_hash_as_json(tmp_path: Path) -> None:
-    """The same facts, and the services that can change."""
+    """The same facts, what an SDK would hash, and the services that can change."""
     raw = app_compose_from_docker_compose(TAGGED, name="app", key_provider="none")
 
     result = CliRunner(mix_stderr=False).invoke(compose_hash, ["-", "--json"], input=raw)
@@ -125,6 +126,7 @@ def test_the_hash_as_json(tmp_path: Path) -> None:
         "compose_hash": hash_of(raw).hex(),
         "default_app_id": default_app_id(hash_of(raw)).hex(),
         "name": "app",
+        "sdk_hash": sdk_compose_hash(json.loads(raw)).hex(),
         "key_provider": "none",
         "unpinned_services": ["web"],
     }

@@ -104,12 +104,12 @@ def test_a_lying_digest_changes_nothing(answer: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("{}", EventLogMalformedError, "GetQuote answer: member 'event_log' is missing"),
+        ("{}", InputError, "want an event log, a quote, an answer of GetQuote or Info, or a measurement"),
         ('{"event_log":"[]","event_log":"[]"}', EventLogMalformedError, "member 'event_log' appears twice"),
         ('{"event_log":"{}"}', EventLogMalformedError, "event log: want a JSON array of events"),
         ('{"event_log":"[]","quote":"xy"}', EventLogMalformedError, "quote: want hexadecimal"),
         ('{"event_log":"[]","quote":"00"}', QuoteMalformedError, "quote"),
-        ("", EventLogMalformedError, "GetQuote answer: not JSON"),
+        ("", InputError, "want an event log, a quote or an answer that holds them, got nothing"),
         ("[0]", EventLogMalformedError, "event 0: want a JSON object"),
     ],
 )

@@ -156,3 +156,44 @@ def test_root_keys_are_scalars(ca: bytes, k256: bytes, named: str) -> None:
     """Root keys that cannot be keys do not exist."""
     with pytest.raises(KeyMalformedError, match=named):
         RootKeys(ca, k256)
+
+
+def test_epoch_zero_is_upstreams(roots: RootKeys, app_id: AppId) -> None:
+    """Keys that were derived before there were epochs are those of epoch 0."""
+    instance = InstanceId(bytes(20))
+
+    assert derivation.derive_app_keys(roots, app_id, instance, 0) == derivation.derive_app_keys(roots, app_id, instance)
+    assert derivation.env_context(app_id, 0) == (app_id, b"env-encrypt-key")
+
+
+def test_each_epoch_has_keys_of_its_own(roots: RootKeys, app_id: AppId) -> None:
+    """No key of an app is the same in two epochs, and none equals one of another kind."""
+    keys = [derivation.derive_app_keys(roots, app_id, None, epoch) for epoch in (0, 1, 2, 2**64 - 1)]
+    seen = [
+        *(key for each in keys for key in (each.disk_crypt_key, each.env_crypt_key, each.k256_key)),
+        *(derivation.derive_app_ca(roots, app_id, epoch) for epoch in (0, 1, 2)),
+    ]
+
+    assert len(set(seen)) == len(seen) == 15
+
+
+def test_no_context_of_one_epoch_is_one_of_another(app_id: AppId) -> None:
+    """What HKDF is told has a length of its own for each kind of key, before and after epoch 0."""
+    instance = InstanceId(bytes(20))
+    kinds = [
+        lambda epoch: derivation.disk_context(app_id, None, epoch),
+        lambda epoch: derivation.disk_context(app_id, instance, epoch),
+        lambda epoch: derivation.env_context(app_id, epoch),
+        lambda epoch: derivation.app_ca_context(app_id, epoch),
+        lambda epoch: derivation.app_key_context(app_id, epoch),
+    ]
+    lengths = [sum(map(len, kind(epoch))) for kind in kinds for epoch in (0, 7)]
+
+    assert len(set(lengths)) == len(lengths)
+
+
+@pytest.mark.parametrize("epoch", [-1, 2**64])
+def test_epoch_that_is_none_is_refused(roots: RootKeys, app_id: AppId, epoch: int) -> None:
+    """An epoch is an unsigned number of 64 bits, as in the contract."""
+    with pytest.raises(KeyMalformedError, match="key epoch: want an unsigned 64-bit number"):
+        derivation.derive_app_keys(roots, app_id, None, epoch)

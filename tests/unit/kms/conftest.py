@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -29,9 +29,11 @@ from dstack.keys.pem import (
     private_key_pem,
     spki_der,
 )
+from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events
 from dstack.measurement.vm_config import serialise_vm_config
-from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide
+from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
+from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
 from dstack.simulator.os_image import SimulatedImage, make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
@@ -54,7 +56,7 @@ KMS_COMPOSE_HASH = ComposeHash(sha256(b"kms compose").digest())
 
 
 class Machine:
-    """A booted machine; implements `QuoteProvider`."""
+    """A booted machine; implements `QuoteProvider`. *changed* are payloads of its boot's events, by name."""
 
     def __init__(
         self,
@@ -65,12 +67,13 @@ class Machine:
         pki: SimulatedPki = PKI,
         image: SimulatedImage = IMAGE,
         defects: Defects | None = None,
+        changed: Mapping[str, bytes] | None = None,
     ) -> None:
         config = serialise_vm_config(image.vm_config())
         self.platform = SimulatedPlatform(pki, image, config, compose_hash, defects)
         inputs = BootInputs(app_id=app_id, compose_hash=compose_hash, instance_id=instance_id, storage_fs="zfs")
         for event in boot_events(OUR_SEQUENCE, inputs):
-            self.platform.extend(event)
+            self.platform.extend(RuntimeEvent(event.name, (changed or {}).get(event.name, event.payload)))
         self.asked: list[ReportData] = []
 
     def evidence(self, report_data: ReportData) -> Evidence:
@@ -99,10 +102,13 @@ class ChainInMemory:
     reachable: bool = True
     asked: list[BootInfo] = field(default_factory=list)
     chain_id: int = 31337
+    gateway: str = "0xgateway"
+    epochs: KeyEpochs = FIRST_EPOCH
+    block: BlockRef = BLOCK
 
     def gateway_app_id(self) -> str:
         """One that was set."""
-        return "0xgateway"
+        return self.gateway
 
     def recent_facts(self) -> Facts | None:
         """What was read a moment ago."""
@@ -122,7 +128,8 @@ class ChainInMemory:
         if not self.reachable:
             raise ChainUnavailableError("chain: no endpoint answered")
         self.asked.append(boot)
-        return decide(allowed, "" if allowed else rule.value, BLOCK, {rule: "what was seen"})
+        decision = decide(allowed, "" if allowed else rule.value, self.block, {rule: "what was seen"})
+        return replace(decision, epochs=self.epochs) if isinstance(decision, Granted) else decision
 
 
 @dataclass

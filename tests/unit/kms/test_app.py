@@ -24,6 +24,7 @@ from kms.generation import generate_keys
 from kms.keystore import KeySet, open_keystore
 from kms.onboard import Onboarding
 from kms.onboard_service import OnboardService
+from kms.permission import PermissionWatch
 from kms.release import KeyRelease
 from kms.service import KmsService
 from tests.unit.kms.conftest import (
@@ -86,7 +87,7 @@ def onboard(world: World, tmp_path: Path) -> Iterator[Served]:
         keystore = stack.enter_context(open_keystore(tmp_path))
         onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
         service = OnboardService(onboarding, world.own, SETTINGS, finish=lambda: listener.stop())
-        listener = Listener(onboard_app(service))
+        listener = Listener(onboard_app(service, PermissionWatch(world.own, world.chain)))
         stack.enter_context(listener.running())
         yield Served(f"http://127.0.0.1:{listener.port}", generate_keys("unused", world.machine, at=AT), world)
 

@@ -91,7 +91,7 @@ def test_nothing_is_released_by_a_kms_that_is_not_permitted(world: World, releas
     with pytest.raises(KeyReleaseDeniedError, match=r"^KMS self authorization failed: KMS is not allowed: "):
         release.app_keys(certificate_of(app_machine()), "", "request")
     with pytest.raises(KeyReleaseDeniedError, match=r"^KMS self authorization failed: KMS is not allowed: "):
-        release.env_key(APP_ID, "request")
+        release.env_key(APP_ID, None, "request")
 
 
 def test_chain_that_does_not_answer_releases_nothing(world: World, release: KeyRelease) -> None:
@@ -104,7 +104,7 @@ def test_chain_that_does_not_answer_releases_nothing(world: World, release: KeyR
 
 def test_env_key_is_vouched_for(release: KeyRelease) -> None:
     """The env key is signed by the root, without and with the time it was asked at."""
-    key = release.env_key(APP_ID, "request")
+    key = release.env_key(APP_ID, None, "request")
 
     assert key.timestamp == int(AT.timestamp())
     root = k256_public_key(ROOT.k256)

@@ -88,7 +88,7 @@ def test_permit_for_something_else_is_none(release: KeyRelease, subject: Subject
         KEYS.roots.release_root_keys(other)
     if subject is not Subject.APP:
         with pytest.raises(KeyReleaseDeniedError, match="want a permit for app, got one for"):
-            KEYS.roots.release_app_keys(other)
+            KEYS.roots.release_app_keys(other, epoch=0)
 
 
 def _question(subject: Subject) -> Question:

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -260,7 +260,11 @@ def _relay(*ports: int) -> Iterator[int]:
 
 def _pass_on(entrance: socket.socket, ports: tuple[int, ...]) -> None:
     for port in ports:
-        with entrance.accept()[0] as incoming, socket.create_connection(("127.0.0.1", port)) as outgoing:
+        with (
+            entrance.accept()[0] as incoming,
+            socket.create_connection(("127.0.0.1", port)) as outgoing,
+            suppress(ConnectionError),
+        ):
             _copy(incoming, outgoing)
 
 

@@ -47,6 +47,16 @@ def test_defaults_trust_intel_and_up_to_date_platforms_only() -> None:
     assert (settings.old_forms, settings.containers) == (False, ())
 
 
+def test_collateral_is_fetched_only_where_the_settings_say() -> None:
+    """Without endpoints the folder is all there is; an endpoint elsewhere is https."""
+    assert parse_settings(MINIMAL.encode()).collateral_urls == ()
+    text = MINIMAL + 'collateral_urls = ["https://a.example/sgx/certification/v4", "http://127.0.0.1:8081"]\n'
+    assert parse_settings(text.encode()).collateral_urls == ("https://a.example", "http://127.0.0.1:8081")
+
+    with pytest.raises(ConfigError, match="collateral endpoint: want https, or http to this machine"):
+        parse_settings(text.replace("https://a", "http://a").encode())
+
+
 def test_the_law_is_pinned_and_read_at_finalized_blocks() -> None:
     """Chain and contracts come from the file; blocks are finalized, and at most an hour old."""
     settings = parse_settings(MINIMAL.encode())

@@ -25,9 +25,9 @@ from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.simulator.statements import EVALUATION_NUMBER, VALIDITY
 from dstack.transport import collateral_archive
 from dstack.transport.collateral_archive import CollateralArchive
-from dstack.transport.collateral_store import REFRESH_AFTER
+from dstack.transport.collateral_store import REFRESH_AFTER, CollateralStore
 from dstack.values import ReportData
-from tests.pccs_world import BORN, PccsWorld, pccs_world, wait_until
+from tests.pccs_world import BORN, Clock, PccsWorld, pccs_world, wait_until
 
 OLDER, NEWER = EVALUATION_NUMBER - 1, EVALUATION_NUMBER + 1
 
@@ -192,16 +192,26 @@ def test_numbers_never_go_back(world: PccsWorld, change: dict[str, int], message
 
 
 def test_an_older_statement_of_the_same_number_replaces_nothing(world: PccsWorld) -> None:
-    """A cache that lags behind gives what is in force already."""
-    behaviour = Behaviour()
-    store = world.store(behaviour)
-    first = store.collateral_for(world.quote)
-    lagging = world.client(world.serve(behaviour))
-    world.clock.advance(hours=-2)
+    """A cache that lags behind is asked, and what is in force already stays."""
+    first = world.store(Behaviour()).collateral_for(world.quote)
+    lagging = world.client(world.serve(Behaviour(), clock=Clock(BORN - timedelta(hours=2))))
+    store = CollateralStore(world.folder, roots=world.roots, clock=world.clock, endpoints=[lagging])
 
     assert lagging.fetch(world.model).tcb_info != first.tcb_info
-    assert store.refresh(world.model).collateral is first
+    assert store.refresh(world.model).collateral == first
     assert len(kept(world)) == 1
+
+
+def test_a_past_moment_is_judged_by_what_was_in_force_then(world: PccsWorld) -> None:
+    """Of all the versions kept, the one that was in force: not the newest, which did not exist yet."""
+    behaviour = Behaviour()
+    store = world.store(behaviour)
+    first = store.refresh(world.model).collateral
+    world.clock.advance(days=10)
+    assert store.refresh(world.model).collateral != first
+    world.clock.advance(days=-5)
+
+    assert world.store().collateral_for(world.quote) == first
 
 
 def test_without_endpoints_the_folder_is_all_there_is(world: PccsWorld) -> None:

@@ -1,0 +1,52 @@
+"""The certificate that a TLS server shows: whoever shakes hands with it holds its key."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+from dstack.errors import InputError, PeerUnavailableError
+from dstack.transport.tls import unauthenticated_client_context
+
+CONNECT_SECONDS = 10.0
+_DEFAULT_PORT = 443
+
+
+def fetch_server_certificate(url: str, *, timeout: float = CONNECT_SECONDS) -> bytes:
+    """Shake hands with a server and take its certificate (DER), whoever signed it.
+
+    The handshake proves that the server holds the certificate's key, and nothing else: judge the evidence in it.
+
+    Args:
+        url: `https://host[:port]`; a path is not asked for.
+        timeout: Seconds that connecting, and then each wait of the handshake, may take.
+
+    Raises:
+        InputError: Another kind of URL.
+        PeerUnavailableError: Nobody answers, or not in TLS.
+    """
+    host, port = _address(url)
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout) as connection,
+            unauthenticated_client_context().wrap_socket(connection, server_hostname=host) as tls,
+        ):
+            certificate = tls.getpeercert(binary_form=True)
+    except (OSError, ValueError) as exc:
+        reason = exc.reason if isinstance(exc, ssl.SSLError) else exc
+        raise PeerUnavailableError(f"{url[:200]}: no TLS server: {reason or type(exc).__name__}") from exc
+    if not certificate:
+        raise PeerUnavailableError(f"{url[:200]}: the server showed no certificate")
+    return certificate
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORT
+    except ValueError as exc:
+        raise InputError(f"URL: want https://host:port, got {url[:200]!r}") from exc
+    if parts.scheme != "https" or not parts.hostname:
+        raise InputError(f"URL: want https://host:port, got {url[:200]!r}")
+    return parts.hostname, port

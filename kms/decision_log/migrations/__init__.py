@@ -1,0 +1,1 @@
+"""How the log's tables came about, step by step, for Alembic."""

@@ -1,0 +1,161 @@
+"""Writing the log beside the requests: many decisions share one transaction, and a grant waits for its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import CollectorRegistry, Counter
+
+from dstack.errors import DecisionLogUnavailableError
+from kms.decision_log.entry import CONTENT_LIMIT, canonical
+from kms.decision_log.signing import DecisionSigner
+from kms.decision_log.store import DecisionStore
+
+QUEUE_LIMIT = 2000
+BATCH_LIMIT = 200
+WRITE_SECONDS = 10.0
+PRUNE_SECONDS = 3600.0
+
+METRICS = CollectorRegistry()
+ENTRIES = Counter(
+    "dstack_kms_decision_log_entries", "Decisions, by whether they were written.", ["outcome"], registry=METRICS
+)
+
+_log = logging.getLogger("kms")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    content: Mapping[str, object]
+    written: Future[None] = field(default_factory=Future)
+
+
+class DecisionLog:
+    """Keeps decisions in a store; a `kms.decisions.Keeper`.
+
+    A grant that could not be written is no grant. A refusal stands without its entry; the next entry that can be
+    written says how many are missing before it.
+    """
+
+    def __init__(
+        self,
+        store: DecisionStore,
+        signer: DecisionSigner,
+        *,
+        about: Callable[[], Mapping[str, object]],
+        retention: timedelta,
+    ) -> None:
+        """Begin to write.
+
+        Args:
+            store: Where to.
+            signer: Signs each entry.
+            about: Members of every entry: which chain and contract decide.
+            retention: How long an entry is kept.
+        """
+        self._store = store
+        self._signer = signer
+        self._about = about
+        self._retention = retention
+        self._queue: queue.Queue[_Waiting | None] = queue.Queue(QUEUE_LIMIT)
+        self._missing = 0
+        self._prune_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._queue.put(None)
+        self._thread.join(WRITE_SECONDS)
+
+    def keep(self, content: Mapping[str, object], *, must: bool) -> None:
+        """Keep a decision.
+
+        Args:
+            content: Its line.
+            must: Return only when it is written.
+
+        Raises:
+            DecisionLogUnavailableError: It must be, and could not be within `WRITE_SECONDS`.
+        """
+        waiting = _Waiting({**content, **self._about()})
+        try:
+            self._queue.put(waiting, timeout=WRITE_SECONDS if must else 0)
+        except queue.Full:
+            self._lost(1)
+            if must:
+                raise DecisionLogUnavailableError("decision log: too many decisions wait to be written") from None
+            return
+        if must:
+            try:
+                waiting.written.result(WRITE_SECONDS)
+            except FutureTimeoutError:
+                raise DecisionLogUnavailableError(f"decision log: not written within {WRITE_SECONDS:.0f} s") from None
+
+    def _run(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._write(batch)
+            if time.monotonic() >= self._prune_at:
+                self._prune()
+
+    def _next_batch(self) -> list[_Waiting] | None:
+        """What waits; None at the end."""
+        first = self._queue.get()
+        batch = [first]
+        while first is not None and len(batch) < BATCH_LIMIT and not self._queue.empty():
+            batch.append(self._queue.get())
+        found = [waiting for waiting in batch if waiting is not None]
+        if len(found) < len(batch) and found:
+            self._queue.put(None)
+        return found or None
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        contents = [_bounded(waiting.content) for waiting in batch]
+        missing = self._missing
+        if missing:
+            contents[0] = {**contents[0], "missing_before": missing}
+        try:
+            self._store.append(contents, self._signer)
+        except DecisionLogUnavailableError as exc:
+            self._lost(len(batch))
+            _log.error("%s; grants wait until it can be written", exc)
+            for waiting in batch:
+                waiting.written.set_exception(exc)
+            return
+        self._missing -= missing
+        ENTRIES.labels("written").inc(len(batch))
+        for waiting in batch:
+            waiting.written.set_result(None)
+
+    def _prune(self) -> None:
+        """Every hour; the head is said too, so that it stands somewhere else than in the database."""
+        self._prune_at = time.monotonic() + PRUNE_SECONDS
+        now = datetime.now(UTC)
+        try:
+            head = self._store.head()
+            _log.info("decision log: head %d:%s", head.seq, head.digest.hex())
+            gone = self._store.prune(now - self._retention, self._signer, now)
+        except DecisionLogUnavailableError as exc:
+            _log.error("%s; nothing was removed from it", exc)
+            return
+        if gone:
+            _log.info("decision log: %d entries older than %s were removed", gone, self._retention)
+
+    def _lost(self, count: int) -> None:
+        self._missing += count
+        ENTRIES.labels("lost").inc(count)
+
+
+def _bounded(content: Mapping[str, object]) -> dict[str, object]:
+    """The content, with what strangers wrote cut where the whole would be too long."""
+    if len(canonical(content)) <= CONTENT_LIMIT:
+        return dict(content)
+    return {name: value[:200] if isinstance(value, str) else value for name, value in content.items()}

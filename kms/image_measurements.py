@@ -1,0 +1,85 @@
+"""OS images of machines that carry no measurement document ("legacy" mode): measured here, from their files.
+
+What a machine claims to run is only a name. Its files are looked up by that name, and what they measure is compared
+with the quote (kms.md 6.6). The ACPI tables are the host's: their digests come from the machine's own log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dstack.errors import ImageUnavailableError, MeasurementMalformedError
+from dstack.measurement.image import METADATA_NAME, parse_image_metadata
+from dstack.measurement.machine import BootDigests, ImageFiles, image_digests
+from dstack.measurement.vm_config import VmConfig
+from dstack.values import OsImageHash
+from kms.image_cache import ImageCache, verify_image
+
+# What the digests depend on besides the image.
+_Shape = tuple[OsImageHash, int, bool, bool, str | None]
+
+_MOST_KEPT = 256
+_LARGEST_FILE = 512 << 20
+
+
+@dataclass(slots=True)
+class ImageMeasurements:
+    """Measures images out of a cache, each shape of a machine once."""
+
+    cache: ImageCache
+    _kept: OrderedDict[_Shape, BootDigests] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def digests(self, config: VmConfig) -> BootDigests:
+        """What the image that *config* names contributes to the registers of such a machine.
+
+        Raises:
+            ImageUnavailableError: The image is not here and could not be had.
+            MeasurementMalformedError: It is not what its name says, or its measurement is not known.
+        """
+        shape = (config.os_image_hash, config.memory_size, config.two_pass, bool(config.cpu_count), config.ovmf_variant)
+        with self._lock:
+            if shape in self._kept:
+                self._kept.move_to_end(shape)
+                return self._kept[shape]
+        measured = self._measure(config)
+        with self._lock:
+            self._kept[shape] = measured
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return measured
+
+    def _measure(self, config: VmConfig) -> BootDigests:
+        folder = self.cache.image(config.os_image_hash)
+        # The list is compared again: who can write to the cache must not choose what is believed.
+        listed = verify_image(config.os_image_hash, folder)
+        if METADATA_NAME not in listed:
+            raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {METADATA_NAME}")
+        metadata = parse_image_metadata(_read(folder / METADATA_NAME))
+        parts = {}
+        for name in (metadata.firmware, metadata.kernel, metadata.initrd):
+            if name not in listed:
+                raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {name}")
+            parts[name] = _read(folder / name)
+        files = ImageFiles(
+            firmware=parts[metadata.firmware],
+            kernel=parts[metadata.kernel],
+            initrd=parts[metadata.initrd],
+            cmdline=metadata.cmdline,
+            ovmf_variant=metadata.ovmf_variant,
+        )
+        return image_digests(files, config)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_LARGEST_FILE + 1)
+    except OSError as exc:
+        raise ImageUnavailableError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if len(raw) > _LARGEST_FILE:
+        raise MeasurementMalformedError(f"{path.name}: want at most {_LARGEST_FILE} bytes, got more")
+    return raw

@@ -1,0 +1,285 @@
+"""The log of decisions: signed, whole, the same in SQLite and PostgreSQL, and no grant without it."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
+from dstack.keys.scalars import k256_public_key
+from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, canonical
+from kms.decision_log.signing import DecisionSigner
+from kms.decision_log.store import DecisionStore, Head, open_store
+from kms.decision_log.verification import VerifiedLog, verify_log
+from kms.decision_log.writer import DecisionLog
+from tests.postgres import postgres
+
+ROOT = bytes(31) + b"\2"
+SIGNER = DecisionSigner.derive(ROOT)
+AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A server for all tests of this module."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a log may be kept, empty."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/log.sqlite3"
+    address: str = request.getfixturevalue("postgres_url")
+    engine = create_engine(address)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return address
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[DecisionStore]:
+    """A log without entries."""
+    with closing(open_store(url)) as opened:
+        yield opened
+
+
+def line(number: int, at: datetime = AT) -> dict[str, object]:
+    """A decision as `kms.decisions` writes it."""
+    who = {"app_id": f"{number % 2:040x}", "request": str(number)}
+    return {"at": at.isoformat(timespec="milliseconds"), "subject": "app", "decision": "granted", **who}
+
+
+def verify(store: DecisionStore, root: bytes | None = None) -> VerifiedLog:
+    """Verify all of it."""
+    return verify_log(store.entries(), store.vouchers(), store.head(), root=root)
+
+
+def change(url: str, *statements: str) -> None:
+    """What somebody with access to the database does."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_entries_are_numbered_bound_and_signed(store: DecisionStore) -> None:
+    """Each names the digest of the one before; the whole verifies against the KMS's k256 public key."""
+    store.append([line(1), line(2)], SIGNER)
+    store.append([line(3)], SIGNER)
+
+    entries = list(store.entries())
+    assert [entry.members() for entry in entries] == [{**line(number), "seq": number} for number in (1, 2, 3)]
+    assert [entry.previous for entry in entries] == [NO_ENTRY, entries[0].digest, entries[1].digest]
+    root = k256_public_key(ROOT)
+    assert verify(store, root) == VerifiedLog(3, 1, Head(3, entries[2].digest), root, 0)
+
+
+def test_an_empty_log_is_whole(store: DecisionStore) -> None:
+    """Nothing was decided yet."""
+    assert verify(store) == VerifiedLog(0, 0, Head(0, NO_ENTRY), b"", 0)
+
+
+def test_entries_are_found_by_app_and_by_age(store: DecisionStore) -> None:
+    """Those of one app, or the newest few; always oldest first."""
+    store.append([line(number) for number in range(1, 7)], SIGNER)
+
+    assert [entry.seq for entry in store.entries(app_id=f"{1:040x}", last=2)] == [3, 5]
+    assert [entry.seq for entry in store.entries(last=2)] == [5, 6]
+
+
+TAMPERING = [
+    (["DELETE FROM decision WHERE seq = 2"], "entry 3: does not follow entry 1"),
+    (["DELETE FROM decision WHERE seq = 4"], "entry 3 is the newest, the log remembers entry 4"),
+    (["DELETE FROM decision WHERE seq = 1"], "entry 2 is the oldest, and no entry says"),
+    (["UPDATE decision SET content = replace(content, 'granted', 'denied') WHERE seq = 2"], "entry 2: not signed"),
+    (["UPDATE decision SET signature = (SELECT signature FROM decision WHERE seq = 1) WHERE seq = 2"], "entry 2: not"),
+    (["DELETE FROM decision_signer"], "entry 1: not signed by a key that a root vouches for"),
+    (["UPDATE decision_head SET seq = 9"], "entry 4 is the newest, the log remembers entry 9"),
+    (["UPDATE decision SET seq = 9 WHERE seq = 4"], "entry 9: does not follow entry 3"),
+]
+
+
+@pytest.mark.parametrize(("statements", "words"), TAMPERING, ids=[words for _, words in TAMPERING])
+def test_what_is_missing_or_changed_is_noticed(
+    store: DecisionStore, url: str, statements: list[str], words: str
+) -> None:
+    """Whoever can write the database but has no key cannot take away or change an entry unnoticed."""
+    store.append([line(number) for number in range(1, 5)], SIGNER)
+    change(url, *statements)
+
+    with pytest.raises(DecisionLogBrokenError, match=words):
+        verify(store)
+
+
+def test_another_kms_is_noticed(store: DecisionStore) -> None:
+    """Entries signed under another root do not pass, whether the root is named or only one is expected."""
+    store.append([line(1)], SIGNER)
+    with pytest.raises(DecisionLogBrokenError, match="entry 1: want root 02aa"):
+        verify(store, b"\x02" + b"\xaa" * 32)
+    store.append([line(2)], DecisionSigner.derive(bytes(31) + b"\3"))
+
+    with pytest.raises(DecisionLogBrokenError, match="entry 2: want root"):
+        verify(store)
+
+
+def test_old_entries_go_and_that_is_said(store: DecisionStore) -> None:
+    """After pruning the log is whole from the oldest entry on, because a signed entry says what went."""
+    store.append([line(1, AT - timedelta(days=9)), line(2, AT - timedelta(days=8)), line(3)], SIGNER)
+
+    assert store.prune(AT - timedelta(days=7), SIGNER, AT) == 2
+    assert store.prune(AT - timedelta(days=7), SIGNER, AT) == 0
+    verified = verify(store)
+    assert (verified.count, verified.first, verified.head.seq) == (2, 3, 4)
+    assert [entry.members()["decision"] for entry in store.entries()] == ["granted", "pruned"]
+    assert store.prune(AT + timedelta(days=1), SIGNER, AT + timedelta(days=2)) == 2
+    assert verify(store).first == 5
+
+
+def test_several_writers_share_one_log(url: str) -> None:
+    """Threads with connections of their own leave one whole log."""
+    stores = [open_store(url) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda own=own: [own.append([line(number)], SIGNER) for number in range(10)])
+        for own in stores
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert verify(stores[0]).count == 30
+    for own in stores:
+        own.close()
+
+
+def test_opening_twice_changes_nothing(store: DecisionStore, url: str) -> None:
+    """The migrations run once; a log that is read is not made."""
+    store.append([line(1)], SIGNER)
+    for read_only in (False, True):
+        with closing(open_store(url, read_only=read_only)) as again:
+            assert again.head().seq == 1
+
+
+def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """The log names apps and machines; others on the machine cannot read it."""
+    path = tmp_path / "log.sqlite3"
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        store.append([line(1)], SIGNER)
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+
+    assert modes == {0o600}
+
+
+def test_a_log_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
+    """Neither a missing file nor one that is no log becomes an empty log."""
+    with pytest.raises(DecisionLogUnavailableError, match=r"absent: No such file"):
+        open_store(f"sqlite:///{tmp_path}/absent", read_only=True)
+    (tmp_path / "text").write_text("not a database, whatever its length; not a database, whatever its length")
+    with pytest.raises(DecisionLogUnavailableError, match="the database cannot be used: DatabaseError"):
+        open_store(f"sqlite:///{tmp_path}/text", read_only=True)
+    with pytest.raises(ConfigError, match="want sqlite:///PATH or postgresql"):
+        open_store("nonsense://x")
+
+
+def test_errors_do_not_show_the_password() -> None:
+    """A database that cannot be reached is named by the kind of error alone."""
+    with pytest.raises(DecisionLogUnavailableError) as failed:
+        open_store("postgresql+psycopg://kms:hunter2@127.0.0.1:9/kms")
+
+    assert "hunter2" not in str(failed.value)
+    assert failed.value.__cause__ is None
+
+
+def about() -> dict[str, object]:
+    """Which chain decides."""
+    return {"chain_id": 31337, "kms_contract": "0xc0"}
+
+
+def test_a_grant_is_written_before_it_is_given(store: DecisionStore) -> None:
+    """When `keep` returns, the entry is there, with chain and contract in what is signed."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
+        log.keep(line(1), must=True)
+
+        assert [entry.members() for entry in store.entries()] == [{**line(1), **about(), "seq": 1}]
+
+
+def test_many_grants_at_once_share_transactions(store: DecisionStore) -> None:
+    """A hundred threads leave a hundred entries in one whole log."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
+        threads = [threading.Thread(target=log.keep, args=(line(n),), kwargs={"must": True}) for n in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert (verify(store).count, sorted(int(e.members()["request"]) for e in store.entries())) == (
+            100,
+            [*range(100)],
+        )
+
+
+def test_without_the_log_there_is_no_grant(tmp_path: Path) -> None:
+    """While the database cannot be written grants fail, refusals do not; later the log says how many are missing."""
+    path = tmp_path / "log.sqlite3"
+    store = open_store(f"sqlite:///{path}")
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+    log.keep(line(1), must=True)
+    away = sqlite3.connect(path)
+    away.execute("ALTER TABLE decision RENAME TO elsewhere")
+
+    with pytest.raises(DecisionLogUnavailableError, match="the database cannot be used: OperationalError"):
+        log.keep(line(2), must=True)
+    log.keep({**line(3), "decision": "denied"}, must=False)
+    with pytest.raises(DecisionLogUnavailableError, match="the database cannot be used"):
+        log.keep(line(4), must=True)
+    away.execute("ALTER TABLE elsewhere RENAME TO decision")
+    away.close()
+    log.keep(line(5), must=True)
+
+    assert [entry.members().get("missing_before", 0) for entry in store.entries()] == [0, 3]
+    assert verify(store).missing == 3
+    log.close()
+    store.close()
+
+
+def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
+    """Refusals that nobody waited for are in the log when it is closed."""
+    store = open_store(f"sqlite:///{tmp_path}/log.sqlite3")
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+    for number in range(50):
+        log.keep(line(number), must=False)
+    log.close()
+
+    assert verify(store).count == 50
+    store.close()
+
+
+def test_entries_are_bounded(tmp_path: Path) -> None:
+    """What a stranger can make long is cut."""
+    store = open_store(f"sqlite:///{tmp_path}/log.sqlite3")
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+    log.keep({**line(1), "reason": "x" * 100_000}, must=True)
+    log.close()
+
+    (entry,) = store.entries()
+    store.close()
+    assert (len(entry.content) < CONTENT_LIMIT, entry.members()["reason"]) == (True, "x" * 200)
+
+
+def test_the_signer_does_not_show_its_key() -> None:
+    """Neither `repr` nor an entry holds anything secret."""
+    assert "key=b" not in repr(SIGNER).replace("public_key=b", "")
+    assert canonical({"b": 1, "a": "é"}) == '{"a":"\\u00e9","b":1}'

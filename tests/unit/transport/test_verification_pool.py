@@ -1,0 +1,141 @@
+"""Quotes verified in worker processes: the same answers, bounded, and an event loop that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dstack.attestation.roots import TrustedRoots, simulated_root
+from dstack.attestation.verification_policy import STRICT
+from dstack.attestation.verify import VerifiedQuote, verify_quote
+from dstack.errors import ConfigError, QuoteMalformedError, QuoteUntrustedError, UnavailableError
+from dstack.simulator.pki import SimulatedPki
+from dstack.simulator.quoting import TdRegisters, make_quote
+from dstack.transport.verification_pool import VerificationPool
+from dstack.values import Register, ReportData
+
+AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+PKI = SimulatedPki.generate(AT, seed=b"pool")
+ROOTS = TrustedRoots((simulated_root(PKI.root_der),))
+COLLATERAL = PKI.collateral()
+MANY = 1000
+
+
+def quote(number: int) -> bytes:
+    """A quote of its own for each number."""
+    registers = TdRegisters(*(Register(bytes([n]) * 48) for n in range(5)))
+    return make_quote(PKI, registers=registers, report_data=ReportData(number.to_bytes(64, "big")))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerificationPool]:
+    """Two workers."""
+    with VerificationPool(roots=ROOTS, policy=STRICT) as pool:
+        yield pool
+
+
+def test_answers_are_those_of_verify_quote(pool):
+    """What a worker returns, and what it raises, is what `verify_quote` does, step and words included."""
+    good = quote(1)
+    assert pool.verify(good, COLLATERAL, at=AT) == verify_quote(good, COLLATERAL, roots=ROOTS, at=AT)
+
+    bad = good[:600] + b"\xff" + good[601:]
+    with pytest.raises(QuoteUntrustedError, match="step 12: quote: its signature does not verify") as caught:
+        pool.verify(bad, COLLATERAL, at=AT)
+    assert caught.value.step == 12
+    with pytest.raises(QuoteMalformedError, match="want 1000 to 65536 bytes, got 5"):
+        pool.verify(b"short", COLLATERAL, at=AT)
+    with pytest.raises(QuoteUntrustedError, match=r"step 4: CRL .* not at"):
+        pool.verify(good, COLLATERAL, at=AT + timedelta(days=31))
+
+
+def test_a_thousand_at_once_leave_the_event_loop_free(pool):
+    """A thousand verifications run in other processes, and the loop has its turn all along."""
+
+    async def ask() -> tuple[list[VerifiedQuote], list[int]]:
+        done, ticks = 0, []
+
+        async def one(number: int) -> VerifiedQuote:
+            nonlocal done
+            verified = await pool.verify_async(quotes[number], COLLATERAL, at=AT)
+            done += 1
+            return verified
+
+        async def tick() -> None:
+            while done < MANY:
+                ticks.append(done)
+                await asyncio.sleep(0.001)
+
+        ticker = asyncio.create_task(tick())
+        answers = await asyncio.gather(*(one(number) for number in range(MANY)))
+        await ticker
+        return answers, ticks
+
+    quotes = [quote(number) for number in range(MANY)]
+    answers, ticks = asyncio.run(ask())
+
+    assert [answer.quote.report_data for answer in answers] == [number.to_bytes(64, "big") for number in range(MANY)]
+    assert os.getpid() not in pool.worker_ids()
+    assert len(pool.worker_ids()) == 2
+    # Had the loop verified by itself, it would have had no turn before the last.
+    between = {count for count in ticks if 0 < count < MANY}
+    assert len(between) > 10
+
+
+def test_more_than_may_wait_are_turned_away():
+    """A pool whose places are taken turns the next quote away; a place that is free again is given."""
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1, waiting=2) as pool:
+
+        async def flood() -> list[object]:
+            asked = (pool.verify_async(quote(number), COLLATERAL, at=AT) for number in range(6))
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        answers = asyncio.run(flood())
+        refused = [answer for answer in answers if isinstance(answer, UnavailableError)]
+        assert sum(isinstance(answer, VerifiedQuote) for answer in answers) == 2
+        assert {str(answer) for answer in refused} == {"verification: 2 quotes are waiting already"}
+        assert pool.verify(quote(7), COLLATERAL, at=AT).root == ROOTS.roots[0]
+
+
+def ask_often(pool: VerificationPool) -> None:
+    """Ask until somebody notices."""
+    for number in range(1000):
+        pool.verify(quote(number), COLLATERAL, at=AT)
+
+
+def test_a_worker_that_dies_is_replaced():
+    """A worker killed is "could not ask", once; the next quote is verified by new workers."""
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool:
+        pool.verify(quote(1), COLLATERAL, at=AT)
+        (worker,) = pool.worker_ids()
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="a worker process died"):
+            ask_often(pool)
+
+        assert pool.verify(quote(2), COLLATERAL, at=AT).root == ROOTS.roots[0]
+        assert worker not in pool.worker_ids()
+
+
+def test_a_closed_pool_answers_nothing():
+    """After close there are no workers, and a quote is turned away."""
+    pool = VerificationPool(roots=ROOTS, policy=STRICT, workers=1)
+    pool.verify(quote(1), COLLATERAL, at=AT)
+    (worker,) = pool.worker_ids()
+    pool.close()
+
+    with pytest.raises(UnavailableError, match="the pool is closed"):
+        pool.verify(quote(1), COLLATERAL, at=AT)
+    with pytest.raises(ProcessLookupError, match=r"."):
+        os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("settings", [{"workers": 0}, {"waiting": 0}])
+def test_a_pool_without_room_is_a_wrong_setting(settings):
+    """No workers, or no places, is refused."""
+    with pytest.raises(ConfigError, match="want one or more workers and places"):
+        VerificationPool(roots=ROOTS, policy=STRICT, **settings)
