@@ -13,25 +13,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from dstack.attestation.certificates import der_of
-from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
-from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError, DstackError
-from dstack.keys.pem import load_certificate
 from dstack.transport.agent import AgentClient
-from dstack.transport.collateral_store import collateral_source
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
 from kms.authorization import SelfAuthorization
-from kms.config import Admin, Image, Settings, load_settings
+from kms.config import Admin, Settings, load_settings
 from kms.decision_log.store import open_store
 from kms.decision_log.writer import DecisionLog
 from kms.decisions import keep_with
@@ -39,8 +33,6 @@ from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate
 from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
-from kms.image_download import ArchiveSource, DownloadLimits
-from kms.image_measurements import ImageMeasurements
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.logs import configure_logging
 from kms.metrics import Metrics
@@ -50,6 +42,7 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
+from kms.verifiers import make_image_cache, make_verifier
 
 _FILE_LIMIT = 64 << 10
 ADMIN_TOKEN_NAMES = ("DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN")
@@ -115,43 +108,10 @@ def run(settings: Settings) -> None:
 
 def _parts(settings: Settings, keystore: Keystore) -> Parts:
     core = settings.core
-    quotes = AgentClient(core.agent_socket)
-    roots = _roots(core.attestation.root_ca.tdx)
-    verifier = EvidenceVerifier(
-        roots=roots,
-        policy=VerificationPolicy(
-            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
-            min_evaluation_number=core.attestation.min_evaluation_number,
-        ),
-        collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
-        clock=_now,
-    )
-    authority = make_authority(core.auth_api)
-    images = _images(core.image)
-    verifier = replace(verifier, image=ImageMeasurements(images).digests)
+    quotes, images = AgentClient(core.agent_socket), make_image_cache(core.image)
+    verifier, authority = make_verifier(core, images), make_authority(core.auth_api)
     own = SelfAuthorization(quotes, verifier, authority)
     return Parts(settings, keystore, quotes, verifier, authority, own, images)
-
-
-def _images(settings: Image) -> ImageCache:
-    limits = DownloadLimits(time=settings.download_timeout)
-    source = None if settings.download_url is None else ArchiveSource(settings.download_url, limits)
-    return ImageCache(settings.cache_dir, source)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _roots(path: Path | None) -> TrustedRoots:
-    if path is None:
-        return INTEL_ROOTS
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(_FILE_LIMIT)
-    except OSError as exc:
-        raise ConfigError(f"core.attestation.root_ca.tdx: {path}: {exc.strerror or exc}") from exc
-    return TrustedRoots((simulated_root(der_of(load_certificate(raw)) if raw.startswith(b"-----") else raw),))
 
 
 def _introduce(parts: Parts) -> None:

@@ -8,6 +8,7 @@ from dstack.cli.lazy import LazyGroup
 
 _SUMMARIES = {
     "decisions": "read and verify the signed log of decisions",
+    "doctor": "what is wrong around a KMS, and what to do about it",
 }
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
-from dstack.cli.main import main
 from dstack.keys.scalars import k256_public_key
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import open_store
+from tests.cli_runner import run_dstack
 
 ROOT = bytes(31) + b"\2"
 SETTINGS = """
@@ -51,16 +47,7 @@ def config(tmp_path: Path) -> Path:
 
 def run(config: Path, arguments: Sequence[str] = ()) -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
-    out, err = StringIO(), StringIO()
-    command = ["dstack", "kms", "decisions", "-c", str(config), *arguments]
-    with (
-        patch.object(sys, "argv", command),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        pytest.raises(SystemExit) as end,
-    ):
-        main()
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
+    return run_dstack("kms", "decisions", "-c", str(config), *arguments)
 
 
 def test_entries_are_shown_one_a_line(config: Path) -> None:

@@ -1,0 +1,124 @@
+"""Many questions to a chain while one endpoint lies, one hangs and one is killed and started again and again.
+
+Every decision is compared with what the chain had decided at the block that the decision names. Used by tests and
+by `make bench`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from dstack.chain.kms_auth import KmsAuthReader
+from dstack.devnet.faulty_endpoints import FaultyEndpoint
+from dstack.errors import ChainUnavailableError
+from dstack.policy import BootInfo, Granted
+
+Truth = Callable[[BootInfo, int], bool]
+"""Whether a machine is allowed at a block of this number."""
+
+
+@dataclass
+class Tally:
+    """What came of the questions.
+
+    Attributes:
+        right: Decisions by what they were, "granted" or "denied".
+        wrong: Decisions that are not the chain's at their block, in words.
+        unavailable: Questions that could not be asked.
+        cut: How often the third endpoint was killed.
+    """
+
+    right: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    unavailable: int = 0
+    cut: int = 0
+
+
+def ask_among_faults(
+    reader: KmsAuthReader,
+    endpoints: Sequence[FaultyEndpoint],
+    boots: Sequence[BootInfo],
+    truth: Truth,
+    *,
+    count: int,
+    threads: int = 8,
+    change: Callable[[], None] = lambda: None,
+    change_seconds: float = 0.2,
+) -> Tally:
+    """Ask *count* times about *boots* in turn, the first three endpoints misbehaving.
+
+    Args:
+        reader: Asks all of *endpoints*.
+        endpoints: The first lies, the second hangs, the third comes and goes.
+        boots: The machines asked about.
+        truth: What the chain decided, by block.
+        count: How many questions.
+        threads: How many at once.
+        change: Changes something on the chain, now and then.
+        change_seconds: How often.
+    """
+    tally, lock, over = Tally(), threading.Lock(), threading.Event()
+    lying, hanging, dying = endpoints[:3]
+    lying.lies, hanging.hangs = True, True
+
+    def ask(number: int) -> None:
+        boot = boots[number % len(boots)]
+        try:
+            decision = reader.authorize_app(boot)
+        except ChainUnavailableError:
+            with lock:
+                tally.unavailable += 1
+            return
+        said = isinstance(decision, Granted)
+        is_right = truth(boot, decision.block.number) is said
+        with lock:
+            if is_right:
+                tally.right["granted" if said else "denied"] += 1
+            else:
+                tally.wrong.append(f"{decision} for {boot.compose_hash.hex()}")
+
+    def come_and_go() -> None:
+        while not over.wait(0.3):
+            dying.kill()
+            tally.cut += 1
+            over.wait(0.3)
+            dying.start()
+
+    def keep_changing() -> None:
+        while not over.wait(change_seconds):
+            change()
+
+    beside = [threading.Thread(target=work, daemon=True) for work in (come_and_go, keep_changing)]
+    for thread in beside:
+        thread.start()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(ask, range(count)):
+                pass
+    finally:
+        over.set()
+        for thread in beside:
+            thread.join()
+    return tally
+
+
+def denial_seconds(reader: KmsAuthReader, boot: BootInfo, deny: Callable[[], None], limit: float = 10.0) -> float:
+    """How long after *deny* returned (its block is there) the reader still grants; asked without a pause.
+
+    Raises:
+        ChainUnavailableError: It cannot be asked, or grants for longer than *limit* seconds.
+    """
+    if not isinstance(reader.authorize_app(boot), Granted):
+        raise ChainUnavailableError("denial: want a machine that is allowed, got one that is not")
+    deny()
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        if not isinstance(reader.authorize_app(boot), Granted):
+            return time.monotonic() - began
+        time.sleep(0.005)
+    raise ChainUnavailableError(f"denial: want it within {limit:g} s, got grants")

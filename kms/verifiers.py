@@ -1,0 +1,61 @@
+"""What evidence is verified with, made from the settings."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dstack.attestation.certificates import der_of
+from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
+from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
+from dstack.errors import ConfigError
+from dstack.keys.pem import load_certificate
+from dstack.transport.collateral_store import collateral_source
+from kms.config import Core, Image
+from kms.evidence import EvidenceVerifier
+from kms.image_cache import ImageCache
+from kms.image_download import ArchiveSource, DownloadLimits
+from kms.image_measurements import ImageMeasurements
+
+_FILE_LIMIT = 64 << 10
+
+
+def make_verifier(core: Core, images: ImageCache) -> EvidenceVerifier:
+    """The verifier that the settings describe.
+
+    Raises:
+        ConfigError: The root of trust cannot be read.
+    """
+    roots = _roots(core.attestation.root_ca.tdx)
+    return EvidenceVerifier(
+        roots=roots,
+        policy=VerificationPolicy(
+            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
+            min_evaluation_number=core.attestation.min_evaluation_number,
+        ),
+        collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
+        clock=_now,
+        image=ImageMeasurements(images).digests,
+    )
+
+
+def make_image_cache(settings: Image) -> ImageCache:
+    """The images that the settings describe."""
+    limits = DownloadLimits(time=settings.download_timeout)
+    source = None if settings.download_url is None else ArchiveSource(settings.download_url, limits)
+    return ImageCache(settings.cache_dir, source)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _roots(path: Path | None) -> TrustedRoots:
+    if path is None:
+        return INTEL_ROOTS
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_FILE_LIMIT)
+    except OSError as exc:
+        raise ConfigError(f"core.attestation.root_ca.tdx: {path}: {exc.strerror or exc}") from exc
+    return TrustedRoots((simulated_root(der_of(load_certificate(raw)) if raw.startswith(b"-----") else raw),))
