@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from dstack.errors import ConfigError, DstackError
 from dstack.transport.agent import AgentClient
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
+from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.authorities import Authority, make_authority
@@ -30,7 +31,7 @@ from kms.decision_log.store import open_store
 from kms.decision_log.writer import DecisionLog
 from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
-from kms.generation import reissue_rpc_certificate
+from kms.generation import reissue_rpc_certificate, renew_authorities
 from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
 from kms.keystore import KeySet, Keystore, open_keystore
@@ -96,8 +97,9 @@ def run(settings: Settings) -> None:
     forbid_dumps()
     configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _exit)
-    with open_keystore(settings.core.cert_dir) as keystore:
-        parts = _parts(settings, keystore)
+    with ExitStack() as stack:
+        keystore = stack.enter_context(open_keystore(settings.core.cert_dir))
+        parts = _parts(settings, keystore, stack)
         chain = settings.core.auth_api.chain
         parts.chain.check(chain_id=chain.chain_id if chain else None)
         _introduce(parts)
@@ -106,10 +108,13 @@ def run(settings: Settings) -> None:
         _serve(parts)
 
 
-def _parts(settings: Settings, keystore: Keystore) -> Parts:
+def _parts(settings: Settings, keystore: Keystore, stack: ExitStack) -> Parts:
+    """What *stack* ends when it does."""
     core = settings.core
     quotes, images = AgentClient(core.agent_socket), make_image_cache(core.image)
     verifier, authority = make_verifier(core, images), make_authority(core.auth_api)
+    pool = stack.enter_context(VerificationPool(roots=verifier.roots, policy=verifier.policy))
+    verifier = replace(verifier, pool=pool)
     own = SelfAuthorization(quotes, verifier, authority)
     return Parts(settings, keystore, quotes, verifier, authority, own, images)
 
@@ -244,8 +249,10 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
     if not domain:
         raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")
-    keys = reissue_rpc_certificate(replace(keys, domain=domain), parts.quotes, at=parts.verifier.clock())
-    parts.keystore.replace_rpc_certificate(keys.rpc.certificate_pem)
+    at, core = parts.verifier.clock(), parts.settings.core
+    renewed = renew_authorities(replace(keys, domain=domain), at=at)
+    keys = reissue_rpc_certificate(renewed, parts.quotes, at=at, classic=core.attestation.classic_extensions)
+    parts.keystore.replace_certificates(keys)
     return keys
 
 

@@ -85,6 +85,7 @@ class Attestation(Section):
     root_ca: RootCa = RootCa()
     insecure_allow_external_trust_anchors: bool = False
     min_evaluation_number: Annotated[int, Field(ge=0)] = 0
+    classic_extensions: bool = False
 
     @model_validator(mode="after")
     def _root_is_meant(self) -> Self:

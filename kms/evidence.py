@@ -8,16 +8,18 @@ from datetime import datetime
 from typing import Protocol
 
 from dstack.attestation.appraise import Appraisal, appraise
+from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.ratls import certificate_report_data, evidence_from_certificate
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
-from dstack.attestation.verify import verify_quote
+from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
 from dstack.measurement.machine import BootDigests
 from dstack.measurement.vm_config import VmConfig
 from dstack.transport.collateral import CollateralSource
+from dstack.transport.verification_pool import VerificationPool
 from dstack.values import ReportData
 from kms.decisions import EVIDENCE_MISSING
 
@@ -38,7 +40,8 @@ class QuoteProvider(Protocol):
 class EvidenceVerifier:
     """Turns evidence into appraisals, by what this KMS was configured to accept.
 
-    `image` measures the files of images whose machines carry no measurement document.
+    `image` measures the files of images whose machines carry no measurement document. `pool` verifies quotes in worker
+    processes, which have the same roots and policy; without it they are verified here.
     """
 
     roots: TrustedRoots
@@ -46,6 +49,7 @@ class EvidenceVerifier:
     collateral: CollateralSource
     clock: Callable[[], datetime]
     image: Callable[[VmConfig], BootDigests] | None = None
+    pool: VerificationPool | None = None
 
     def appraise(self, evidence: Evidence, *, bound_to: ReportData, vm_config: str = "") -> Appraisal:
         """Verify *evidence* now, and compare it with the image it names.
@@ -66,8 +70,14 @@ class EvidenceVerifier:
         except CollateralMalformedError as exc:
             # What is kept on our side says nothing about the caller.
             raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
-        verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=self.clock(), policy=self.policy)
+        verified = self._verify(evidence.quote, collateral)
         return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image)
+
+    def _verify(self, quote: bytes, collateral: Collateral) -> VerifiedQuote:
+        at = self.clock()
+        if self.pool is not None:
+            return self.pool.verify(quote, collateral, at=at)
+        return verify_quote(quote, collateral, roots=self.roots, at=at, policy=self.policy)
 
     def appraise_caller(self, certificate_der: bytes | None, *, vm_config: str) -> Appraisal:
         """Appraise the caller by the certificate of its connection, to whose key the evidence must be bound.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack.attestation.ratls import evidence_extensions
+from dstack.attestation.ratls import classic_extensions, evidence_extensions
 from dstack.attestation.report_data import ratls_report_data
 from dstack.keys.certs import build_temp_ca
-from dstack.keys.pem import certificate_pem, load_private_key, private_key_pem, spki_der
+from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
 from dstack.transport.tls import TlsIdentity
 from kms.evidence import QuoteProvider
 from kms.keystore import KeySet
 from kms.roots import Roots
+
+# As upstream does.
+_RENEWED_BEFORE = timedelta(days=365)
 
 
 def generate_keys(domain: str, quotes: QuoteProvider, *, at: datetime) -> KeySet:
@@ -46,15 +49,37 @@ def dress_keys(
     )
 
 
-def reissue_rpc_certificate(keys: KeySet, quotes: QuoteProvider, *, at: datetime) -> KeySet:
+def renew_authorities(keys: KeySet, *, at: datetime) -> KeySet:
+    """*keys*, with new certificates of root and temporary CA where one ends within a year: the same keys and names.
+
+    They are not issued anew at each start, so that what clients keep of them stays equal.
+    """
+    if _lasts(keys.root_ca_pem, at) and _lasts(keys.temp_ca.certificate_pem, at):
+        return keys
+    temp_ca = certificate_pem(build_temp_ca(load_private_key(keys.temp_ca.key_pem), at=at))
+    return replace(
+        keys,
+        root_ca_pem=keys.roots.issue_root_ca(at=at),
+        temp_ca=TlsIdentity(temp_ca, keys.temp_ca.key_pem),
+    )
+
+
+def _lasts(pem: str, at: datetime) -> bool:
+    return load_certificate(pem).not_valid_after_utc - at > _RENEWED_BEFORE
+
+
+def reissue_rpc_certificate(keys: KeySet, quotes: QuoteProvider, *, at: datetime, classic: bool = False) -> KeySet:
     """*keys* with a new server certificate: the same key and name, fresh evidence bound to that key.
+
+    With *classic*, the evidence is also in the form that dstack up to 0.5.5 reads.
 
     Raises:
         AgentUnavailableError: There is no evidence to be had.
         InputError: The name of *keys* is not one for a server.
     """
     key = load_private_key(keys.rpc.key_pem)
-    return replace(keys, rpc=_rpc_identity(key, keys.roots, keys.root_ca_pem, keys.domain, quotes, at=at))
+    rpc = _rpc_identity(key, keys.roots, keys.root_ca_pem, keys.domain, quotes, at=at, classic=classic)
+    return replace(keys, rpc=rpc)
 
 
 def _rpc_identity(
@@ -65,8 +90,10 @@ def _rpc_identity(
     quotes: QuoteProvider,
     *,
     at: datetime,
+    classic: bool = False,
 ) -> TlsIdentity:
-    extensions = evidence_extensions(quotes.evidence(ratls_report_data(spki_der(key))))
+    evidence = quotes.evidence(ratls_report_data(spki_der(key)))
+    extensions = evidence_extensions(evidence) + (classic_extensions(evidence) if classic else [])
     certificate = roots.issue_rpc_certificate(root_ca_pem, key, domain, extensions, at=at)
     return TlsIdentity(certificate, private_key_pem(key))
 

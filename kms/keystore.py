@@ -117,16 +117,26 @@ class Keystore:
         except KeystoreError:
             return None
 
-    def replace_rpc_certificate(self, certificate_pem: str) -> None:
-        """Put a newly issued server certificate in the place of the last.
+    def replace_certificates(self, keys: KeySet) -> None:
+        """Put newly issued certificates in the place of the last, for keys that stay; what is unchanged is not written.
+
+        Each certificate fits its key, so a crash between two of them leaves a store that is whole.
 
         Raises:
-            KeystoreError: It cannot be written; the last one is then still there.
+            KeystoreError: One cannot be written; the last one is then still there.
         """
-        try:
-            replace_private(self.directory / RPC_CERT, certificate_pem.encode())
-        except OSError as exc:
-            raise KeystoreError(f"{self.directory}: {RPC_CERT} not written: {exc.strerror or exc}") from exc
+        certificates = {
+            ROOT_CA_CERT: keys.root_ca_pem,
+            TEMP_CA_CERT: keys.temp_ca.certificate_pem,
+            RPC_CERT: keys.rpc.certificate_pem,
+        }
+        for name, pem in certificates.items():
+            if self._read(name) == pem.encode():
+                continue
+            try:
+                replace_private(self.directory / name, pem.encode())
+            except OSError as exc:
+                raise KeystoreError(f"{self.directory}: {name} not written: {exc.strerror or exc}") from exc
 
     def _present(self) -> frozenset[str]:
         return frozenset(name for name in _FILES if os.path.lexists(self.directory / name))

@@ -12,7 +12,7 @@ from dstack.attestation.quote import parse_body
 from dstack.attestation.report_data import ratls_report_data
 from dstack.errors import EvidenceMalformedError
 from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE, Extension, certificate_payload, spki_der
-from dstack.measurement.event_log import parse_event_log, runtime_events
+from dstack.measurement.event_log import parse_event_log, runtime_events, serialise_event_log
 from dstack.values import ReportData
 
 _GZIP_MARK = b"ELGZv1"
@@ -27,6 +27,11 @@ def evidence_extensions(evidence: Evidence) -> list[Extension]:
         EvidenceMalformedError: An event is of version 2.
     """
     return [(OID_ATTESTATION, serialise_evidence(strip_evidence(evidence)))]
+
+
+def classic_extensions(evidence: Evidence) -> list[Extension]:
+    """The two extensions that readers up to 0.5.5 know: the quote, and its whole log as JSON."""
+    return [(OID_TDX_QUOTE, evidence.quote), (OID_EVENT_LOG, serialise_event_log(evidence.event_log).encode())]
 
 
 def evidence_from_certificate(certificate_der: bytes) -> Evidence | None:

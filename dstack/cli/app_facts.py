@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from dstack.cli.files import read_input
 from dstack.errors import InputError, MeasurementInputMissingError
 from dstack.measurement.compose import AppCompose, default_app_id
 from dstack.measurement.rtmr3 import STORAGE_FILE_SYSTEMS, BootInputs
@@ -17,10 +18,12 @@ from dstack.values import AppId, Digest32, InstanceId, OsImageHash, SizedBytes, 
 _SizedT = TypeVar("_SizedT", bound=SizedBytes)
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
+_MAX_CERTIFICATE = 64 * 1024
 _OPTIONS = (
     click.option("--app-id", metavar="HEX", help="Default: the first 20 bytes of the compose hash."),
     click.option("--instance-id", metavar="HEX", help="Required unless the app has no_instance_id."),
     click.option("--key-provider-id", metavar="HEX", help="SubjectPublicKeyInfo of the KMS root CA; local: MRENCLAVE."),
+    click.option("--kms-ca", metavar="FILE", help="Certificate of the KMS root CA, PEM: instead of --key-provider-id."),
     click.option("--os-image-hash", metavar="HEX", help="As the KMS answers it."),
     click.option("--storage-fs", type=click.Choice(STORAGE_FILE_SYSTEMS), help="Default: what the app says, else zfs."),
     click.option("--mr-kms", metavar="HEX", help="mrAggregated of the KMS, 0.5.0 to 0.5.7."),
@@ -37,6 +40,7 @@ class AppFacts:
     app_id: str | None
     instance_id: str | None
     key_provider_id: str | None
+    kms_ca: str | None
     os_image_hash: str | None
     storage_fs: str | None
     mr_kms: str | None
@@ -100,12 +104,30 @@ def sized(text: str | None, kind: type[_SizedT], option: str) -> _SizedT | None:
 
 
 def _key_provider_id(app: AppCompose, facts: AppFacts) -> bytes:
-    if facts.key_provider_id is None:
+    if facts.key_provider_id is not None and facts.kms_ca is not None:
+        raise InputError("--kms-ca: want it or --key-provider-id, got both")
+    if facts.kms_ca is not None:
+        option, provider_id = "--kms-ca", _public_key(facts.kms_ca)
+    elif facts.key_provider_id is not None:
+        option, provider_id = "--key-provider-id", bytes_from_hex(facts.key_provider_id, what="--key-provider-id")
+    else:
         return app.key_provider_id
-    provider_id = bytes_from_hex(facts.key_provider_id, what="--key-provider-id")
     if app.key_provider_id not in (b"", provider_id):
-        raise InputError("--key-provider-id: the app-compose file accepts another one only")
+        raise InputError(f"{option}: the app-compose file accepts another one only")
     return provider_id
+
+
+def _public_key(path: str) -> bytes:
+    """The DER SubjectPublicKeyInfo in a certificate: what names a KMS as provider of keys."""
+    # Only here: it is slow to load.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        certificate = x509.load_pem_x509_certificate(read_input(path, limit=_MAX_CERTIFICATE))
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except ValueError as exc:
+        raise InputError(f"--kms-ca: {path}: want a certificate in PEM") from exc
 
 
 def _instance_id(app: AppCompose, facts: AppFacts) -> InstanceId | None:

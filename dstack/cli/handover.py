@@ -28,6 +28,7 @@ _EXAMPLES = """\b
 Examples:
   dstack handover http://old:4001 http://new:4001 --dry-run
   dstack handover http://old:4001 http://new:4001 --app-compose new/app-compose.json
+  dstack handover run http://old:4001 http://new:4001 --receipt receipt.json
   dstack handover http://old:4001 http://new:4001 --dry-run --deployment deployment.json --rpc-url $RPC
   dstack handover verify 4f..a0.received.json --collateral collateral.json
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dstack.attestation.quote import parse_quote
 from dstack.cli.app_facts import AppFacts, boot_inputs
@@ -30,7 +30,7 @@ from dstack.measurement.rtmr3 import (
     sequence_of_release,
     split_at_boot_mr_done,
 )
-from dstack.values import OsImageHash, Register
+from dstack.values import InstanceId, OsImageHash, Register
 
 _FORMS = ("none", "v1", "v2")
 _NO_COMPOSE = "it needs the app: --compose"
@@ -89,6 +89,8 @@ def measure_app(
     if subject is not None and subject.quote is not None:
         app.claims = _claims(subject.quote)
     parsed = None if compose is None else parse_app_compose(read_input(compose, limit=MAX_APP_COMPOSE))
+    if parsed is not None:
+        facts = _with_instance_id(app, parsed, facts, subject)
     inputs = None if parsed is None else _inputs(app, parsed, facts, os_image_hash)
     if parsed is None:
         app.missing["rtmr3"] = _NO_COMPOSE
@@ -99,6 +101,19 @@ def measure_app(
         app.identities["compose_hash"] = parsed.compose_hash
     _add_mr_config_id(app, mr_config_id or _form_of(subject), inputs)
     return app
+
+
+def _with_instance_id(app: MeasuredApp, parsed: AppCompose, facts: AppFacts, subject: Subject | None) -> AppFacts:
+    """Take the instance id from the log that is compared, if none was typed.
+
+    It is random, so that nobody can expect one; that RTMR3 is computed from it and equal proves that it was measured.
+    """
+    events = runtime_events(subject.events or ()) if subject is not None else ()
+    logged = next((event.payload for event in events if event.name == "instance-id"), b"")
+    if facts.instance_id is not None or parsed.no_instance_id or len(logged) != InstanceId.SIZE:
+        return facts
+    app.claims["instance_id_from_log"] = logged.hex()
+    return replace(facts, instance_id=logged.hex())
 
 
 def _inputs(

@@ -27,7 +27,7 @@ def measurement_text(measurement: Measurement, sequence: str, claims: Mapping[st
     for name, raw in measurement.identities.items():
         yield f"{name:21} {raw.hex() or '-'}"
     for name, text in claims.items():
-        yield f"{name:21} {text} (the quote's own claim)"
+        yield f"{name:21} {text} (claimed by what is compared)"
 
 
 def comparison_text(comparisons: Sequence[Comparison], verdict: Verdict) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 
 from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, looks_like_quote, parse_quote
+from dstack.attestation.reference import quoted_registers
 from dstack.cli.files import read_input
 from dstack.errors import EventLogMalformedError, InputError, QuoteMalformedError
 from dstack.measurement.ccel import is_ccel, parse_ccel
@@ -16,9 +17,6 @@ from dstack.measurement.result import REGISTERS
 from dstack.measurement.result_json import MAX_RESULT, parse_measurement
 from dstack.measurement.strict_json import Members, parse_json
 from dstack.values import Register, bytes_from_hex
-
-# What a quote calls the registers that have another name here.
-_IN_QUOTE = {"mrtd": "mr_td"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,7 @@ def with_quote(subject: Subject, quote: bytes) -> Subject:
     body = parse_quote(quote).body
     if not isinstance(body, TdReport):
         raise QuoteMalformedError("quote: want a TDX quote, got one of SGX")
-    registers = {name: getattr(body, _IN_QUOTE.get(name, name)) for name in REGISTERS}
-    return replace(subject, quote=quote, registers=registers)
+    return replace(subject, quote=quote, registers=quoted_registers(body))
 
 
 def _parse_object(raw: bytes, name: str) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dstack.attestation.roots import simulated_root
@@ -27,23 +28,28 @@ def end(world: World, governance: Governance, kms: RunningKms) -> None:
         say.proved(sentence)
     fingerprint = simulated_root(world.pki.root_der).fingerprint
     say.did(f"all quotes end at a SIMULATED root, SHA-256 {fingerprint}: they prove nothing about real hardware")
-    page = say.keep("README.md", _page(fingerprint, say.folder))
+    commands = _commands(say.folder, bytes(governance.app).hex())
+    page = say.keep("README.md", _page(fingerprint, commands))
     say.did(f"every artifact is in {say.folder}; commands to check them by hand are in {page}")
-    for command in _commands(say.folder):
+    for command in commands:
         say.did(f"  {command}")
 
 
-def _commands(folder: Path) -> tuple[str, ...]:
+def _commands(folder: Path, app_id: str) -> tuple[str, ...]:
     return (
         f"dstack compose-hash {folder}/app-compose.json",
         f"dstack replay {folder}/app/get-quote.json",
+        # No TDX machine has made these ACPI tables, so nobody can show other ones than the simulated machine does.
+        f"dstack measure {folder}/image --compose {folder}/app-compose.json --app-id {app_id}"
+        f" --kms-ca {folder}/kms/root-ca.pem --acpi from-log:{folder}/app/get-quote.json --accept-unverified-acpi"
+        f" --compare {folder}/app/get-quote.json",
         f"dstack verify {folder}/app/quote.bin --collateral {folder}/platform/collateral.json"
         f" --root {folder}/platform/root.der",
     )
 
 
-def _page(fingerprint: str, folder: Path) -> str:
-    commands = "\n".join(_commands(folder))
+def _page(fingerprint: str, commands: Sequence[str]) -> str:
+    lines = "\n".join(commands)
     return f"""\
 # Results of a demo
 
@@ -65,6 +71,6 @@ No key is in here: the demo kept those in a private folder and removed it.
 Check by hand, from the project's folder, after `. .venv/bin/activate`:
 
 ```sh
-{commands}
+{lines}
 ```
 """

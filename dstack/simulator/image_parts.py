@@ -37,36 +37,36 @@ _HEADERS: Final = 0x400
 _PE_AT: Final = 0x250
 
 
-def make_firmware(seed: bytes) -> bytes:
-    """A flash image whose code follows from *seed*."""
+def make_firmware(seed: bytes, *, code_size: int = _CODE_SIZE) -> bytes:
+    """A flash image whose *code_size* bytes of code (whole pages) follow from *seed*."""
     variables = bytearray(b"\xff" * _VARIABLES_SIZE)
     variables[: len(_VARIABLES_HEADER)] = _VARIABLES_HEADER
     variables[_SPARE_AT : _SPARE_AT + len(_SPARE_HEADER)] = _SPARE_HEADER
-    code = bytearray(shake_256(b"firmware:" + seed).digest(_CODE_SIZE))
+    code = bytearray(shake_256(b"firmware:" + seed).digest(code_size))
     end = 2**32
     sections = [
-        struct.pack("<IIQQII", _VARIABLES_SIZE, _CODE_SIZE, end - _CODE_SIZE, _CODE_SIZE, 0, 1),
-        struct.pack("<IIQQII", 0, _VARIABLES_SIZE, end - _CODE_SIZE - _VARIABLES_SIZE, _VARIABLES_SIZE, 1, 0),
+        struct.pack("<IIQQII", _VARIABLES_SIZE, code_size, end - code_size, code_size, 0, 1),
+        struct.pack("<IIQQII", 0, _VARIABLES_SIZE, end - code_size - _VARIABLES_SIZE, _VARIABLES_SIZE, 1, 0),
         *(struct.pack("<IIQQII", 0, 0, start, size, kind, 0) for start, size, kind in _PLAIN_SECTIONS),
     ]
     descriptor = struct.pack("<4sIII", b"TDVF", 16 + 32 * len(sections), 1, len(sections)) + b"".join(sections)
-    at = _CODE_SIZE - _METADATA_AT
+    at = code_size - _METADATA_AT
     code[at : at + len(descriptor)] = descriptor
     entry = struct.pack("<IH", _METADATA_AT, 22) + _METADATA
     table = entry + struct.pack("<H", len(entry) + 18) + _FOOTER
-    code[_CODE_SIZE - 32 - len(table) : _CODE_SIZE - 32] = table
+    code[code_size - 32 - len(table) : code_size - 32] = table
     return bytes(variables + code)
 
 
-def make_kernel(seed: bytes) -> bytes:
-    """A bzImage of one section whose content follows from *seed*."""
-    raw = bytearray(shake_256(b"kernel:" + seed).digest(_KERNEL_SIZE))
+def make_kernel(seed: bytes, *, size: int = _KERNEL_SIZE) -> bytes:
+    """A bzImage of *size* bytes, with one section whose content follows from *seed*."""
+    raw = bytearray(shake_256(b"kernel:" + seed).digest(size))
     raw[:2], raw[60:64] = b"MZ", _PE_AT.to_bytes(4, "little")
     optional = bytearray(112 + 16 * 8)
     struct.pack_into("<H", optional, 0, 0x20B)
     struct.pack_into("<I", optional, 60, _HEADERS)
     struct.pack_into("<I", optional, 108, 16)
-    section = struct.pack("<8sIIII16x", b".text", _KERNEL_SIZE - _HEADERS, _HEADERS, _KERNEL_SIZE - _HEADERS, _HEADERS)
+    section = struct.pack("<8sIIII16x", b".text", size - _HEADERS, _HEADERS, size - _HEADERS, _HEADERS)
     header = struct.pack("<4sHHIIIHH", b"PE\0\0", 0x8664, 1, 0, 0, 0, len(optional), 0x22E)
     raw[_PE_AT : _PE_AT + len(header) + len(optional) + len(section)] = header + optional + section
     # Linux boot protocol 2.15: loaded high, initrd anywhere below 4 GiB.

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dstack.attestation.app_info import AppInfo, parse_app_info, serialise_app_info
+from dstack.attestation.ratls import evidence_from_certificate
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.signing_request import SigningRequest, verify_signing_request
 from dstack.errors import AppraisalError, InputError, RefusedError
@@ -146,6 +147,14 @@ def _chain(leaf: str, app_ca: str, root_ca: str) -> Computed:
     return {"sign_cert_chain": [leaf, app_ca, root_ca]}
 
 
+def _compressed_log(compressed: str, plain: str) -> Computed:
+    """A certificate with a compressed log carries the same evidence as one with a plain log."""
+    both = [evidence_from_certificate(load_certificate(pem).public_bytes(Encoding.DER)) for pem in (compressed, plain)]
+    if both[0] is None or both[0] != both[1]:
+        raise AppraisalError("the two certificates do not carry the same evidence")
+    return {"classic_gzip_event_log_ext": (_payload(compressed, certs.OID_EVENT_LOG) or b"").hex()}
+
+
 def _app_info(values: list[str]) -> Computed:
     return {"msgpack_8_fields": serialise_app_info(AppInfo(*map(_bytes, values))).hex()}
 
@@ -236,6 +245,7 @@ KINDS: Mapping[str, Sections] = {
                 needs=("leaf",),
             ),
             Computation(("leaf", "app_ca", "root_ca"), _chain),
+            Computation(("rpc_classic_gzip", "rpc_classic_exts"), _compressed_log),
         ),
         "app_info": (
             Computation(("values",), _app_info),

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from dstack.cli.measure import command
 from dstack.errors import DstackError
@@ -460,3 +466,48 @@ def test_a_document_says_nothing_of_other_memory(place: Place, memory: int) -> N
     result = run(place.image / "measurement.tdx.cbor", "--memory", memory)
 
     assert f"memory size: want 2147483648, or 2952790016 and more, got {memory}" in str(result.exception)
+
+
+def test_the_instance_id_is_taken_from_the_log_that_is_compared(place: Place) -> None:
+    """It is random; that RTMR3 follows from it and is equal proves it. A wrong one does not match."""
+    facts = run_json(place.image, *place.shape, *place.acpi, "--compose", place.compose, *APP)
+    boot = tuple(
+        logged(RuntimeEvent(each["event"], bytes.fromhex(each["event_payload"])))
+        for each in facts["events"]
+        if each["imr"] == 3
+    )
+    arguments = [place.image, *place.acpi, "--compose", place.compose, *APP[2:], "--compare"]
+
+    matched = run_json(*arguments, place.answer(facts["registers"], boot))
+    other = tuple(
+        logged(RuntimeEvent("instance-id", b"j" * 20)) if each.name == "instance-id" else each for each in boot
+    )
+    mismatched = run_json(*arguments, place.answer(facts["registers"], other), code=1)
+
+    assert (matched["full_match"], matched["instance_id_from_log"]) == (True, INSTANCE.hex())
+    assert [each["register"] for each in mismatched["comparison"] if each["verdict"] == "mismatched"] == ["rtmr3"]
+
+
+def test_a_certificate_names_the_kms(place: Place) -> None:
+    """Its public key is what is measured; a file without one, or a key besides, is refused."""
+    pem = certificate()
+    path = place.write("ca.pem", pem.public_bytes(Encoding.PEM))
+    spki = pem.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    instance = ["--instance-id", INSTANCE.hex()]
+
+    by_file = run_json(place.image, *place.shape, "--compose", place.compose, *instance, "--kms-ca", path)
+    by_key = run_json(place.image, *place.shape, "--compose", place.compose, *instance, "--key-provider-id", spki.hex())
+
+    assert by_file["registers"]["rtmr3"] == by_key["registers"]["rtmr3"]
+    both = run(place.image, *place.shape, "--compose", place.compose, *APP, "--kms-ca", path)
+    assert str(both.exception) == "--kms-ca: want it or --key-provider-id, got both"
+    none = run(place.image, *place.shape, "--compose", place.compose, *instance, "--kms-ca", place.compose)
+    assert str(none.exception) == f"--kms-ca: {place.compose}: want a certificate in PEM"
+
+
+def certificate() -> x509.Certificate:
+    """A certificate that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, datetime(2026, 1, 1), datetime(2036, 1, 1))
+    return builder.sign(key, SHA256())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from dstack.cli.replay import command
 from dstack.errors import DstackError, EventLogMalformedError, InputError, QuoteMalformedError
+from dstack.measurement.registers import replay
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
     assert isinstance(result.exception, InputError)
     assert "nothing: cannot be read: No such file" in str(result.exception)
+
+
+def ccel_log() -> bytes:
+    """A CCEL with one event of RTMR1."""
+    head = struct.pack("<II20xI", 1, 3, 33) + b"Spec ID Event03\0".ljust(33, b"\0")
+    return head + struct.pack("<IIIH", 2, 4, 1, 0xC) + b"d" * 48 + struct.pack("<I", 0) + b"\xff" * 4
+
+
+def test_a_ccel_is_replayed(tmp_path: Path) -> None:
+    """As firmware leaves it, in binary."""
+    path = tmp_path / "CCEL"
+    path.write_bytes(ccel_log())
+
+    result = CliRunner(mix_stderr=False).invoke(command, [str(path), "--json"])
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["rtmr1"] == replay([b"d" * 48]).hex()
+    assert json.loads(result.stdout)["rtmr0"] == "00" * 48
+
+
+def test_an_info_answer_is_compared_with_itself(answer: dict[str, Any]) -> None:
+    """The registers that a guest states beside its log; all four are needed."""
+    registers = {f"rtmr{imr}": value for imr, value in answer["replay"]["quote_rtmr"].items()}
+    info = {"tcb_info": json.dumps({**registers, "event_log": json.loads(answer["event_log"])})}
+
+    result = CliRunner(mix_stderr=False).invoke(command, ["-"], input=json.dumps(info))
+
+    assert [line.endswith(" equal") for line in result.stdout.splitlines()] == [True] * 4
+    del registers["rtmr2"]
+    info = {"tcb_info": json.dumps({**registers, "event_log": json.loads(answer["event_log"])})}
+    refused = CliRunner(mix_stderr=False).invoke(command, ["-"], input=json.dumps(info))
+    assert str(refused.exception) == "-: want all of RTMR0 to RTMR3 beside the log, got 3 of them"
+
+
+def test_a_quote_has_no_log(answer: dict[str, Any]) -> None:
+    """So that there is nothing to replay."""
+    result = CliRunner(mix_stderr=False).invoke(command, ["-"], input=answer["quote"])
+
+    assert str(result.exception) == "-: it has no event log"

@@ -166,3 +166,15 @@ def test_a_difference_is_exit_1_of_the_program(tmp_path: Path) -> None:
     )
 
     assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_an_attested_gpu_is_measured() -> None:
+    """By its payload, between the GPU policy and the instance id; a machine without one has no such event."""
+    with_gpu = json.loads(run(CONSTANT_APP, "--sequence", "head", "--gpu-attestation", "6770", "--json").stdout)
+    without = json.loads(run(CONSTANT_APP, "--sequence", "head", "--json").stdout)
+
+    names = [event["event"] for event in with_gpu["events"]]
+    assert names[names.index("gpu-policy-hash") + 1 : names.index("instance-id")] == ["gpu-attestation"]
+    assert [event for event in with_gpu["events"] if event not in without["events"]] == [
+        {"event": "gpu-attestation", "payload": "6770"}
+    ]

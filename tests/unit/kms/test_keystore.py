@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dstack.errors import KeyMalformedError, KeystoreError
-from kms.generation import generate_keys
+from kms.generation import generate_keys, reissue_rpc_certificate
 from kms.keystore import KeySet, open_keystore
 from tests.unit.kms.conftest import AT, kms_machine
 from tests.worlds import root_keys
@@ -137,13 +137,15 @@ def test_certificate_of_another_key_is_refused(tmp_path: Path, keys: KeySet) -> 
         replace(keys, temp_ca=replace(keys.temp_ca, key_pem=other.temp_ca.key_pem))
 
 
-def test_server_certificate_is_replaced(tmp_path: Path, keys: KeySet) -> None:
-    """Only the server certificate changes at a start."""
+def test_certificates_are_replaced_where_they_changed(tmp_path: Path, keys: KeySet) -> None:
+    """At a start only what was issued anew is written; no key is touched."""
     with open_keystore(tmp_path) as store:
         store.create(keys, INFO)
-        store.replace_rpc_certificate("new")
+        before = {path.name: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.iterdir()}
+        store.replace_certificates(reissue_rpc_certificate(keys, kms_machine(), at=AT))
 
-    assert (tmp_path / "rpc.crt").read_text() == "new"
+    after = {path.name: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"rpc.crt"}
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 

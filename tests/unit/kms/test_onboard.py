@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,19 @@ from dstack.attestation.evidence import Evidence, parse_evidence
 from dstack.attestation.ratls import certificate_report_data, evidence_from_certificate
 from dstack.attestation.report_data import bootstrap_report_data
 from dstack.errors import AgentUnavailableError, InputError, KeyReleaseDeniedError, KeystoreError, UnavailableError
-from dstack.keys.certs import OID_CERTIFICATE_USAGE, USAGE_KMS_RPC, certificate_payload
+from dstack.keys.certs import (
+    OID_CERTIFICATE_USAGE,
+    OID_EVENT_LOG,
+    OID_TDX_QUOTE,
+    USAGE_KMS_RPC,
+    certificate_payload,
+)
 from dstack.keys.pem import load_certificate, spki_der
+from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.values import ReportData
 from dstack.wire.kms import BootstrapResponse
 from dstack.wire.message import from_json
-from kms.generation import generate_keys, reissue_rpc_certificate
+from kms.generation import generate_keys, reissue_rpc_certificate, renew_authorities
 from kms.keystore import Keystore, open_keystore
 from kms.onboard import Onboarding
 from tests.unit.kms.conftest import AT, BLOCK, World, allow_kms, kms_machine
@@ -184,3 +192,35 @@ def test_generated_keys_differ() -> None:
     ]
 
     assert len(set(secrets)) == 8
+
+
+def test_authorities_are_renewed_in_their_last_year_only() -> None:
+    """Until then what clients keep of them stays equal; afterwards name, serial number and key do."""
+    keys = generate_keys(DOMAIN, kms_machine(), at=AT)
+    ten_years = timedelta(days=3650)
+
+    assert renew_authorities(keys, at=AT + ten_years - timedelta(days=366)) is keys
+    late = AT + ten_years - timedelta(days=365)
+    renewed = renew_authorities(keys, at=late)
+    for before, after in (
+        (keys.root_ca_pem, renewed.root_ca_pem),
+        (keys.temp_ca.certificate_pem, renewed.temp_ca.certificate_pem),
+    ):
+        old, new = load_certificate(before), load_certificate(after)
+        assert new.not_valid_after_utc == late + ten_years
+        assert (new.subject, new.serial_number, spki_der(new)) == (old.subject, old.serial_number, spki_der(old))
+    assert (renewed.roots, renewed.temp_ca.key_pem) == (keys.roots, keys.temp_ca.key_pem)
+
+
+def test_evidence_in_the_form_of_old_readers(world: World) -> None:
+    """With the setting, the certificate carries the evidence twice: as today's readers take it, and as 0.5.5 did."""
+    keys = reissue_rpc_certificate(generate_keys(DOMAIN, kms_machine(), at=AT), kms_machine(), at=AT, classic=True)
+    certificate = load_certificate(keys.rpc.certificate_pem)
+
+    quote, log = (certificate_payload(certificate, oid) for oid in (OID_TDX_QUOTE, OID_EVENT_LOG))
+    evidence = evidence_from_certificate(ssl.PEM_cert_to_DER_cert(keys.rpc.certificate_pem))
+    assert evidence is not None
+    assert quote == evidence.quote
+    assert runtime_events(parse_event_log(log or b"")) == evidence.runtime_events
+    plain = load_certificate(generate_keys(DOMAIN, kms_machine(), at=AT).rpc.certificate_pem)
+    assert certificate_payload(plain, OID_TDX_QUOTE) is None
