@@ -12,27 +12,21 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
 import bench_app_key
 import bench_measurement
+import bench_verification
 import coincurve
-import dcap_qvl
 from Crypto.Hash import keccak
 
-from dstack.attestation.collateral import serialise_collateral
-from dstack.attestation.roots import TrustedRoots, simulated_root
-from dstack.attestation.verify import verify_quote
 from dstack.keys.derivation import RootKeys, derive_app_keys
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id, parse_app_compose
 from dstack.measurement.event_log import Event, replay_event_log
 from dstack.measurement.identities import derive_instance_id
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
-from dstack.simulator.pki import SimulatedPki
-from dstack.simulator.quoting import TdRegisters, make_quote
-from dstack.values import AppId, InstanceId, OsImageHash, Register, ReportData
+from dstack.values import AppId, InstanceId, OsImageHash, Register
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
 _EVENTS = 30
@@ -97,22 +91,8 @@ def rtmr3_figure() -> dict[str, Any]:
 
 
 def quote_figure() -> dict[str, Any]:
-    """Our two layers against the library alone, which is the second of them; collateral already parsed for both."""
-    at = datetime.now(UTC)
-    pki = SimulatedPki.generate(at)
-    quote = make_quote(
-        pki,
-        registers=TdRegisters(*(Register(bytes([number]) * 48) for number in range(5))),
-        report_data=ReportData(bytes(64)),
-    )
-    collateral = pki.collateral()
-    theirs = dcap_qvl.QuoteCollateralV3.from_json(serialise_collateral(collateral))
-    roots = TrustedRoots((simulated_root(pki.root_der),))
-    now = int(at.timestamp())
-    return figure(
-        lambda: verify_quote(quote, collateral, roots=roots, at=at),
-        lambda: dcap_qvl.verify_with_root_ca(quote, theirs, pki.root_der, now),
-    )
+    """Our two layers against the library alone, which is the second of them, and against P-256."""
+    return bench_verification.measure(SECONDS)
 
 
 def derivation_figure() -> dict[str, Any]:

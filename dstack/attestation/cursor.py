@@ -22,10 +22,11 @@ class Cursor:
 
     def take(self, size: int, what: str) -> bytes:
         """The next *size* bytes."""
-        if size > self.remaining:
-            raise self._error(f"{what}: want {size} bytes at offset {self._at}, {self.remaining} are left")
-        piece = self._raw[self._at : self._at + size]
-        self._at += size
+        at = self._at
+        piece = self._raw[at : at + size]
+        if len(piece) != size:
+            raise self._error(f"{what}: want {size} bytes at offset {at}, {self.remaining} are left")
+        self._at = at + size
         return piece
 
     def uint(self, size: int, what: str) -> int:

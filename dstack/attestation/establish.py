@@ -39,10 +39,11 @@ class KnownCollateral:
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """A platform that was verified under verified collateral. Made by `establish` alone."""
+    """A platform that was verified under verified collateral. Made by `establish` alone; `key` names all of it."""
 
     collateral: KnownCollateral
     platform: CheckedPlatform
+    key: bytes
 
     @property
     def parts(self) -> CollateralParts:
@@ -77,7 +78,7 @@ def establish(quote: Quote, question: Question, ledger: Ledger) -> Established |
     platform = check_platform(quote, chain, collateral.verified, at, ledger)
     if platform is None:
         return None
-    established = Established(collateral, platform)
+    established = Established(collateral, platform, key)
     if cache is not None and not ledger.failed(*range(3, 13)):
         cache.put(key, established, platform.period)
     return established

@@ -7,6 +7,7 @@ Nothing in it is trusted yet; that is what `verify_quote` establishes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import ClassVar
 
 from dstack.attestation.cursor import Cursor
@@ -20,6 +21,9 @@ MAX_PADDING = 4096
 
 TEE_SGX = 0x00
 TEE_TDX = 0x81
+# Version, key type, TEE type, QE SVN, PCE SVN, vendor, user data.
+_HEADER = Struct("<HHIHH16s20s")
+_SIGNATURE, _KEY = 64, 64
 _ECDSA_P256 = 2
 _INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _BODY_TD10, _BODY_TD15 = 2, 3
@@ -157,20 +161,19 @@ def parse_enclave_report(raw: bytes) -> EnclaveReport:
     Raises:
         QuoteMalformedError: *raw* is shorter or longer.
     """
-    cursor = Cursor(raw, QuoteMalformedError)
-    cpu_svn = cursor.take(16, "cpu_svn")
-    misc_select = cursor.take(4, "misc_select")
-    cursor.take(28, "reserved")
-    attributes = cursor.take(16, "attributes")
-    mr_enclave = Digest32(cursor.take(32, "mr_enclave"))
-    cursor.take(32, "reserved")
-    mr_signer = Digest32(cursor.take(32, "mr_signer"))
-    cursor.take(96, "reserved")
-    isv_prod_id, isv_svn = cursor.uint(2, "isv_prod_id"), cursor.uint(2, "isv_svn")
-    cursor.take(60, "reserved")
-    report_data = ReportData(cursor.take(64, "report_data"))
-    cursor.end("enclave report")
-    return EnclaveReport(cpu_svn, misc_select, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data)
+    if len(raw) != EnclaveReport.SIZE:
+        raise QuoteMalformedError(f"enclave report: want {EnclaveReport.SIZE} bytes, got {len(raw)}")
+    # Offsets of quote-verification.md section 4; a server reads two reports a quote, so they are sliced, not walked.
+    return EnclaveReport(
+        cpu_svn=raw[0:16],
+        misc_select=raw[16:20],
+        attributes=raw[48:64],
+        mr_enclave=Digest32(raw[64:96]),
+        mr_signer=Digest32(raw[128:160]),
+        isv_prod_id=int.from_bytes(raw[256:258], "little"),
+        isv_svn=int.from_bytes(raw[258:260], "little"),
+        report_data=ReportData(raw[320:384]),
+    )
 
 
 def _cursor(raw: bytes) -> Cursor:
@@ -180,20 +183,19 @@ def _cursor(raw: bytes) -> Cursor:
 
 
 def _header(cursor: Cursor) -> tuple[int, int, int, int, bytes]:
-    version = cursor.uint(2, "version")
+    version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(
+        cursor.take(_HEADER.size, "header")
+    )
     if version not in (3, 4, 5):
         raise QuoteMalformedError(f"quote version: want 3, 4 or 5, got {version}")
-    key_type = cursor.uint(2, "attestation key type")
     if key_type != _ECDSA_P256:
         raise QuoteMalformedError(f"attestation key type: want {_ECDSA_P256} (ECDSA P-256), got {key_type}")
-    tee_type, wanted = cursor.uint(4, "TEE type"), TEE_SGX if version == 3 else TEE_TDX
+    wanted = TEE_SGX if version == 3 else TEE_TDX
     if tee_type != wanted:
         raise QuoteMalformedError(f"TEE type: want {wanted:#x} in version {version}, got {tee_type:#x}")
-    qe_svn, pce_svn = cursor.uint(2, "QE SVN"), cursor.uint(2, "PCE SVN")
-    vendor = cursor.take(16, "QE vendor")
     if vendor != _INTEL_QE_VENDOR:
         raise QuoteMalformedError(f"QE vendor: want {_INTEL_QE_VENDOR.hex()}, got {vendor.hex()}")
-    return version, tee_type, qe_svn, pce_svn, cursor.take(20, "user data")
+    return version, tee_type, qe_svn, pce_svn, user_data
 
 
 def _body(cursor: Cursor, version: int) -> TdReport | EnclaveReport:
@@ -211,48 +213,42 @@ def _body(cursor: Cursor, version: int) -> TdReport | EnclaveReport:
 
 
 def _td_report(raw: bytes, *, td15: bool) -> TdReport:
-    cursor = Cursor(raw, QuoteMalformedError)
-
-    def register(what: str) -> Register:
-        return Register(cursor.take(Register.SIZE, what))
-
+    """Slice a body whose size was checked."""
     return TdReport(
-        tee_tcb_svn=cursor.take(16, "tee_tcb_svn"),
-        mr_seam=register("mr_seam"),
-        mr_signer_seam=register("mr_signer_seam"),
-        seam_attributes=cursor.take(8, "seam_attributes"),
-        td_attributes=cursor.take(8, "td_attributes"),
-        xfam=cursor.take(8, "xfam"),
-        mr_td=register("mr_td"),
-        mr_config_id=register("mr_config_id"),
-        mr_owner=register("mr_owner"),
-        mr_owner_config=register("mr_owner_config"),
-        rtmr0=register("rtmr0"),
-        rtmr1=register("rtmr1"),
-        rtmr2=register("rtmr2"),
-        rtmr3=register("rtmr3"),
-        report_data=ReportData(cursor.take(64, "report_data")),
-        tee_tcb_svn2=cursor.take(16, "tee_tcb_svn2") if td15 else None,
-        mr_service_td=register("mr_service_td") if td15 else None,
+        tee_tcb_svn=raw[0:16],
+        mr_seam=Register(raw[16:64]),
+        mr_signer_seam=Register(raw[64:112]),
+        seam_attributes=raw[112:120],
+        td_attributes=raw[120:128],
+        xfam=raw[128:136],
+        mr_td=Register(raw[136:184]),
+        mr_config_id=Register(raw[184:232]),
+        mr_owner=Register(raw[232:280]),
+        mr_owner_config=Register(raw[280:328]),
+        rtmr0=Register(raw[328:376]),
+        rtmr1=Register(raw[376:424]),
+        rtmr2=Register(raw[424:472]),
+        rtmr3=Register(raw[472:520]),
+        report_data=ReportData(raw[520:584]),
+        tee_tcb_svn2=raw[584:600] if td15 else None,
+        mr_service_td=Register(raw[600:648]) if td15 else None,
     )
 
 
 def _signature(raw: bytes, *, nested: bool) -> QuoteSignature:
     cursor = Cursor(raw, QuoteMalformedError)
-    body_signature = cursor.take(64, "signature")
-    attestation_key = cursor.take(64, "attestation key")
+    own = cursor.take(_SIGNATURE + _KEY, "signature and attestation key")
     if nested:
         cursor = Cursor(_certification(cursor, _CERTIFIES_QE_REPORT), QuoteMalformedError)
-    qe_report_raw = cursor.take(EnclaveReport.SIZE, "QE report")
-    qe_report_signature = cursor.take(64, "QE report signature")
-    qe_auth_data = cursor.take(cursor.uint(2, "QE authentication data length"), "QE authentication data")
+    certified = cursor.take(EnclaveReport.SIZE + _SIGNATURE, "QE report and its signature")
+    qe_report_raw = certified[: EnclaveReport.SIZE]
     return QuoteSignature(
-        body_signature=body_signature,
-        attestation_key=attestation_key,
+        body_signature=own[:_SIGNATURE],
+        attestation_key=own[_SIGNATURE:],
         qe_report_raw=qe_report_raw,
         qe_report=parse_enclave_report(qe_report_raw),
-        qe_report_signature=qe_report_signature,
-        qe_auth_data=qe_auth_data,
+        qe_report_signature=certified[EnclaveReport.SIZE :],
+        qe_auth_data=cursor.take(cursor.uint(2, "QE authentication data length"), "QE authentication data"),
         pck_chain_pem=_certification(cursor, _CERTIFIES_PCK_CHAIN),
     )
 

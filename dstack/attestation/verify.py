@@ -235,13 +235,28 @@ def _match(raw: bytes, quote: Quote, established: Established, question: Questio
         status, advisory_ids, ppid = answer.status, answer.advisory_ids, answer.ppid
     except (ValueError, TypeError, OverflowError) as exc:
         raise QuoteUntrustedError(13, f"quote library: {' '.join(str(exc).split())[:300]}") from exc
-    match = match_tcb(*_rated(quote, established))
+    match = _own_match(quote, established, question)
     if ppid != established.platform.extension.ppid:
         raise QuoteUntrustedError(13, "quote library: it names another platform")
     if status != match.library_status.value or not match.advisory_ids_include(advisory_ids):
         theirs, ours = f"{status[:40]} {advisory_ids[:8]}", f"{match.library_status.value} {match.advisory_ids[:8]}"
         raise QuoteUntrustedError(13, f"quote library: it says {theirs}, our own matching {ours}")
     return match
+
+
+def _own_match(quote: Quote, established: Established, question: Question) -> TcbMatch:
+    """Done once for a platform and the SVNs that its TDs state."""
+    body, cache = quote.body, question.cache
+    if cache is None or isinstance(body, EnclaveReport):
+        return match_tcb(*_rated(quote, established))
+    key = b"".join(
+        (established.key, body.tee_tcb_svn, body.tee_tcb_svn2 or b"", body.seam_attributes, body.mr_signer_seam)
+    )
+    found = cache.get(key, TcbMatch, question.at)
+    if found is None:
+        found = match_tcb(*_rated(quote, established))
+        cache.put(key, found, established.platform.period)
+    return found
 
 
 def _rated(

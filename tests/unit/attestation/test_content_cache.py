@@ -70,7 +70,7 @@ def test_remembered_checks_change_no_answer(pki, roots, registers, at):
             with pytest.raises(DstackError, match=r".") as remembered:
                 verify_quote(bytes(changed), collateral, roots=roots, at=at, cache=cache)
             assert str(remembered.value) == str(without.value)
-    assert len(cache) == 2
+    assert len(cache) == 3
 
 
 def test_nothing_is_remembered_past_its_end(pki, roots, registers, at):
