@@ -49,4 +49,9 @@ def _variable(member: object, index: int) -> Variable:
     key, value = member["key"], member["value"]
     if not isinstance(key, str) or not isinstance(value, str):
         raise MessageMalformedError(f"env[{index}]: want two texts")
+    try:
+        (key + value).encode()
+    except UnicodeEncodeError:
+        # An escape such as \ud800 makes a text that no file can hold. The cause is left out: it holds the value.
+        raise MessageMalformedError(f"env[{index}]: want Unicode text, got a lone surrogate") from None
     return Variable(key, value)

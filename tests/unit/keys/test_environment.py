@@ -37,6 +37,7 @@ def test_the_other_form_is_read() -> None:
         (b'{"env": [1]}', r"env\[0\]: want an object with `key` and `value`"),
         (b'{"env": [{"key": "A", "value": "1"}, {"key": "B"}]}', r"env\[1\]: want an object with `key` and `value`"),
         (b'{"env": [{"key": "A", "value": 1}]}', r"env\[0\]: want two texts"),
+        (b'{"env": [{"key": "A", "value": "\\ud800"}]}', r"env\[0\]: want Unicode text, got a lone surrogate"),
     ],
 )
 def test_other_forms_are_refused(plaintext: bytes, named: str) -> None:
