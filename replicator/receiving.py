@@ -194,7 +194,7 @@ class Receiver:
         answer.custody.require_before(receipt.terms)
         verdict = law.judge(boot, sender)
         require_granted(verdict.decision, who="old node")
-        require_genesis(receipt.terms.genesis, verdict.genesis, who="old node")
+        require_genesis(receipt.terms.genesis, verdict.genesis, required=law.requires_genesis, who="old node")
         self._require_place(answer)
         return sender
 

@@ -17,6 +17,7 @@ from web3 import HTTPProvider, Web3
 from dstack.chain.deployment_file import MAX_FILE, parse_deployment
 from dstack.chain.governed import read_governed
 from dstack.cli.files import read_input
+from dstack.cli.handover_anchor import command as anchor
 from dstack.cli.handover_receipt import command as verify
 from dstack.cli.handover_session import Node, Progress, Session
 from dstack.cli.handover_words import When, explain, measured_compose_hash, when_allowed
@@ -191,3 +192,4 @@ def _lines() -> Callable[[int, int], None]:
 
 
 command.add_command(verify)
+command.add_command(anchor)

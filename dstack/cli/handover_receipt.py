@@ -23,7 +23,7 @@ from dstack.values import Digest32, ReportData
 from replicator.custody import Genesis, Receipt, read_genesis, read_receipt
 from replicator.documents import MAX_EVIDENCE, Party, QuotedRequest, bounded, document, inner, read_quoted_request
 
-_MAX_RECEIPT = 16 << 20
+MAX_RECEIPT = 16 << 20
 _MAX_FILE = 4 << 20
 _EXAMPLES = """\b
 Examples:
@@ -58,7 +58,7 @@ def command(*, receipt: str, collateral: str, root: str | None, at: str | None, 
     Says who handed what to whom, and that both sides' quotes bind it. Asks neither node nor chain: whether the block
     that it names said so is for `dstack govern history`.
     """
-    members = document(read_input(receipt, limit=_MAX_RECEIPT), what="receipt file", limit=_MAX_RECEIPT)
+    members = document(read_input(receipt, limit=MAX_RECEIPT), what="receipt file", limit=MAX_RECEIPT)
     members.refuse_others(frozenset({"role", "hash", "receipt", "evidence", "simulated_root", "request", "sealed_key"}))
     subject = inner(members, "receipt")
     is_genesis = members.text("role") == "genesis"

@@ -11,6 +11,7 @@ import httpx
 
 from dstack.attestation.evidence import serialise_evidence
 from dstack.attestation.report_data import report_data
+from dstack.chain.action_data import Genesis
 from dstack.chain.operator import Proposal
 from dstack.devnet.evidence import appraised
 from dstack.devnet.governance import Governance
@@ -78,7 +79,10 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     _must_refuse(refused, "COMPOSE_HASH", "the old node answered a node that the chain does not allow")
     say.refused("a node whose configuration still waits", by="the old node", **_words(refused))
 
+    recording = governance.propose_genesis(plan.app_id, genesis_of(old), world)
     governance.execute_when_ready(pending, world)
+    governance.execute(recording)
+    say.did("the chain records the genesis of the secure file; no other one counts for this app from now on")
     # The chain's clock has gone on by 48 hours: what was asked before has expired.
     request, answer = _ask_in_the_new_state(old, new)
     demand(answer.ok, f"the old node refused an allowed node: {answer.text[:300]}")
@@ -92,6 +96,13 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     received = call(f"{new.url}/receiveKey", answer.content)
     demand(received.ok, f"the new node refused the answer: {received.text[:300]}")
     _compare(world, old, new)
+
+
+def genesis_of(node: Node) -> Genesis:
+    """What the first node says for the owners to record."""
+    (path,) = (node.folder / "receipts").glob("*.genesis.json")
+    kept = json.loads(path.read_text())
+    return Genesis(Digest32.from_hex(kept["receipt"]["fingerprint"]), Digest32.from_hex(kept["hash"]))
 
 
 def start_node(world: World, governance: Governance, machine: Machine) -> Node:
@@ -131,7 +142,7 @@ def _ask_in_the_new_state(old: Node, new: Node) -> tuple[HttpAnswer, HttpAnswer]
     for _ in range(_TRIES):
         request = call(f"{new.url}/requestKey", {})
         answer = call(f"{old.url}/onboard", request.text)
-        if answer.ok or answer.status != httpx.codes.FORBIDDEN:
+        if answer.ok or answer.status not in (httpx.codes.FORBIDDEN, httpx.codes.CONFLICT):
             break
         time.sleep(_PAUSE_SECONDS)
     return request, answer

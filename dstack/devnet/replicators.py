@@ -38,7 +38,9 @@ class Node:
         return sorted((*folder.glob("*.sent.json"), *folder.glob("*.received.json")))
 
 
-def write_settings(world: World, governance: Governance, machine: Machine, more: str = "") -> Node:
+def write_settings(
+    world: World, governance: Governance, machine: Machine, more: str = "", *, require_genesis: bool = True
+) -> Node:
     """A folder with settings for a replicator on *machine*; *more* tables are added as they are."""
     folder = world.secret / f"replicator-{machine.name}"
     folder.mkdir(mode=0o700)
@@ -62,6 +64,7 @@ kms_auth = "{governance.kms_auth}"
 chain_id = {governance.deployment.chain_id}
 block_tag = "latest"  # a development chain finalizes nothing in time
 max_age_seconds = 0  # and its clock is set by hand
+require_genesis = {str(require_genesis).lower()}
 
 [attestation]
 # NOT PRODUCTION: trusts the simulator's root.

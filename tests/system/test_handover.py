@@ -20,14 +20,16 @@ from ruamel.yaml import YAML
 
 from dstack.attestation.collateral import serialise_collateral
 from dstack.attestation.quote import TdReport, parse_quote
+from dstack.chain.deployment_file import serialise_deployment
 from dstack.devnet.governance import Governance
+from dstack.devnet.handover_steps import genesis_of
 from dstack.devnet.programs import Programs, free_port
 from dstack.devnet.replicators import Node, bootstrap, start_program, start_replicator, write_settings
 from dstack.devnet.transcript import Transcript
 from dstack.devnet.world import Machine, World, boot_answer
 from dstack.measurement.compose import compose_hash
 from dstack.transport.agent import AgentClient
-from dstack.values import ReportData
+from dstack.values import AppId, ReportData
 from tests.worlds import app_compose
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -55,19 +57,23 @@ class Place:
     world: World
     governance: Governance
 
-    def machine(self, name: str, compose: bytes) -> Machine:
+    def machine(self, name: str, compose: bytes, app: AppId | None = None) -> Machine:
         """A machine of the app, booted."""
-        machine = Machine(name, compose, app_id=self.governance.handover_app)
+        machine = Machine(name, compose, app_id=app or self.governance.handover_app)
         assert boot_answer(machine.start(self.world))["ready"] is True
         return machine
 
-    def node(self, name: str, compose: bytes, more: str = "") -> Node:
-        """A machine, and settings for the replicator on it."""
-        return write_settings(self.world, self.governance, self.machine(name, compose), more)
-
-    def allow(self, compose: bytes) -> None:
+    def allow(self, compose: bytes, app: AppId | None = None) -> None:
         """Have the owners allow one more compose file, with all of the 48 hours."""
-        self.governance.allow_apps({self.governance.handover_app: compose_hash(compose)}, self.world)
+        self.governance.allow_apps({app or self.governance.handover_app: compose_hash(compose)}, self.world)
+
+    def record_genesis(self, node: Node) -> None:
+        """Have the owners record what the first node says, with all of the 48 hours."""
+        app = node.machine.app_id
+        assert app is not None
+        proposal = self.governance.propose_genesis(app, genesis_of(node), self.world)
+        self.governance.execute_when_ready(proposal, self.world)
+        self.refresh()
 
     def refresh(self) -> None:
         """Statements about the platform as of the chain's present."""
@@ -94,12 +100,17 @@ def dstack(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_curl_session_of_the_original_runs_unchanged(place: Place, tmp_path: Path) -> None:
     """The lines of the original's README and migrate script hand the secure file over, with a receipt on both sides."""
-    place.allow(OLD)
-    place.allow(NEW)
+    app = place.governance.app
+    place.allow(OLD, app)
+    place.allow(NEW, app)
     place.refresh()
     forms = "[protocol]\nold_forms = true\n"
-    old, new = place.node("curl-old", OLD, forms), place.node("curl-new", NEW, forms)
+    old, new = (
+        write_settings(place.world, place.governance, place.machine(name, compose, app), forms)
+        for name, compose in (("curl-old", OLD), ("curl-new", NEW))
+    )
     bootstrap(place.world, old)
+    place.record_genesis(old)
     for node in (old, new):
         text = node.settings.read_text()
         text = re.sub(r"rpc_urls = .*", "insecure_endpoints_from_configure = true", text)
@@ -178,6 +189,7 @@ def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: P
     predicted = json.loads(rtmr3(place, tmp_path / "app-compose-4.json", new).stdout)["rtmr3"]
     assert quoted_rtmr3(place, new) == predicted
     bootstrap(place.world, old)
+    place.record_genesis(old)
     for node in (old, new):
         start_program(place.world, node)
 
@@ -207,6 +219,19 @@ def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: P
     answer = json.loads(verified.stdout)
     assert (verified.returncode, answer["kind"], answer["hash"]) == (0, "handover", facts["receipt"])
     assert answer["receiver"]["compose_hash"] == compose_hash(second).hex()
+
+    (tmp_path / "deployment.json").write_bytes(serialise_deployment(place.governance.deployment, first_block=0))
+    (tmp_path / "payer.key").touch(mode=0o600)
+    (tmp_path / "payer.key").write_text(place.governance.anybody.key.hex())
+    chain = ("--deployment", str(tmp_path / "deployment.json"), "--rpc-url", place.governance.rpc_url, "--json")
+    anchored = dstack("handover", "anchor", str(receipt), *chain, "--key-file", str(tmp_path / "payer.key"))
+    assert (anchored.returncode, json.loads(anchored.stdout)["receipt"]) == (0, facts["receipt"])
+    third = place.machine("pasted-third", pasted(place, tmp_path, "5"))
+    waiting = mounted(place, third, third.app_compose)
+    place.governance.propose_app(place.governance.handover_app, compose_hash(third.app_compose), place.world)
+    start_program(place.world, waiting)
+    later = json.loads(dstack("handover", old.url, waiting.url, "--dry-run", *chain).stdout)
+    assert (later["accepted"], [each["stage"] for each in later["when"]]) == (False, ["Waiting"])
 
     changed = json.loads(receipt.read_text())
     changed["receipt"]["receiver"]["compose_hash"] = compose_hash(first).hex()
