@@ -1,16 +1,26 @@
-"""GetAppKey end to end over one warm TLS connection, and where the time goes. Used by bench.py."""
+"""GetAppKey end to end: how many, how fast, on how much of a core, and where the time goes. Used by bench.py.
+
+The KMS, its chain and the load are programs of their own on this machine, so they share its cores: the rates are what
+this machine does with all of them. What the KMS itself needs is in `per_core`: requests for each second of processor
+time that the KMS and its workers used.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -20,7 +30,7 @@ from dstack.attestation.ratls import evidence_extensions
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verify import verify_quote
-from dstack.chain.client import ChainClient
+from dstack.chain.endpoints import Endpoints
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.devnet.governance import Governance
 from dstack.devnet.kms_steps import RunningKms, start_kms
@@ -28,7 +38,6 @@ from dstack.devnet.plan import Plan, plan_app
 from dstack.devnet.programs import Programs
 from dstack.devnet.transcript import Transcript
 from dstack.devnet.world import World
-from dstack.errors import PeerRefusedError
 from dstack.guest.platform import platform_evidence
 from dstack.keys.certs import build_client_cert
 from dstack.keys.derivation import RootKeys, derive_app_keys
@@ -39,16 +48,69 @@ from dstack.policy import boot_info
 from dstack.simulator.platform import SimulatedPlatform
 from dstack.transport.client import PrpcClient
 from dstack.transport.collateral import DirectoryCollateral
-from dstack.transport.tls import TlsIdentity, client_context, unauthenticated_client_context
-from dstack.wire.kms import AppKeyResponse, GetAppKeyRequest, GetTempCaCertResponse
+from dstack.transport.tls import unauthenticated_client_context
+from dstack.wire.kms import GetTempCaCertResponse
+
+CONNECTIONS = 8
+IDENTITIES = 100
+SOAK_SECONDS = float(os.environ.get("BENCH_SOAK_SECONDS", "10"))
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LOAD = Path(__file__).with_name("app_key_load.py")
+# The chain's block is kept as on a chain of value, and one address may ask as often as it likes.
+_SETTINGS = """\
+chain.block_kept_for = "1s"
+[core.limits]
+requests_per_second = 100000
+requests_per_second_of_peer = 100000
+"""
 
 
-def measure(seconds: float) -> dict[str, float]:
-    """Start a chain and a KMS, ask for one app's keys again and again, and take the parts apart.
+@dataclass(frozen=True)
+class Bench:
+    """A KMS that runs, and everything that a caller needs."""
+
+    kms: RunningKms
+    folder: Path
+    temporary: GetTempCaCertResponse
+    platform: SimulatedPlatform
+    identities: tuple[str, ...]
+
+    def load(self, mode: str, seconds: float, *, rate: float | None = None) -> dict[str, Any]:
+        """Figures of one load, with the KMS's processor time."""
+        pid = self.kms.program.process.pid
+        before, before_main = processor_seconds(pid), processor_seconds(pid, with_workers=False)
+        order = {
+            "ca_pem": self.temporary.ca_cert,
+            "port": int(self.kms.url.rpartition(":")[2]),
+            "identities": self.identities,
+            "vm_config": self.platform.config,
+            "mode": mode,
+            "connections": CONNECTIONS,
+            "seconds": seconds,
+            "rate": rate,
+        }
+        ended = subprocess.run(
+            [sys.executable, str(_LOAD)], input=json.dumps(order), capture_output=True, text=True, check=True
+        )
+        figures = json.loads(ended.stdout)
+        used = processor_seconds(pid) - before
+        main = processor_seconds(pid, with_workers=False) - before_main
+        count, elapsed = figures.pop("count"), figures.pop("seconds")
+        own = {
+            "milliseconds_of_processor": round(used / count * 1000, 2),
+            "of_them_in_workers": round((used - main) / count * 1000, 2),
+            "per_core": round(count / used, 1),
+        }
+        return {"per_second": round(count / elapsed, 1), **figures, **own}
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Start a chain and a KMS, and ask for an app's keys in every way that counts.
 
     Returns:
-        `requests_per_second`; milliseconds (medians): `total`, and of it `transport` (a request that is refused
-        unread), `evidence` (collateral, verification, appraisal), `chain` (both questions), `derivation`, and `other`.
+        `kept` and `fresh`: as fast as they come; `half_load`: kept, at half that rate; each with `per_second`, `p50`,
+        `p99` (milliseconds), `milliseconds_of_processor` and `per_core`. `parts`: milliseconds of single steps. `soak`:
+        resident megabytes before and after.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -58,48 +120,40 @@ def measure(seconds: float) -> dict[str, float]:
         governance = Governance.deploy(world, cleanup)
         docker_compose = files("dstack.devnet").joinpath("docker-compose.yaml").read_bytes()
         plan = plan_app(world, docker_compose, governance.app, bytes(20))
-        kms = start_kms(world, governance)
+        kms = start_kms(world, governance, more=_SETTINGS)
         governance.allow_apps({plan.app_id: plan.compose_hash}, world)
-        return _measure(world, governance, kms, plan, seconds)
-
-
-def _measure(world: World, governance: Governance, kms: RunningKms, plan: Plan, seconds: float) -> dict[str, float]:
-    platform = _asking_platform(world, plan)
-    temporary = _temporary_ca(kms)
-    key = ec.generate_private_key(ec.SECP256R1())
-    report_data = ratls_report_data(spki_der(key))
-    evidence = platform_evidence(platform, report_data)
-    client_certificate = build_client_cert(
-        key,
-        load_certificate(temporary.temp_ca_cert),
-        load_private_key(temporary.temp_ca_key),
-        evidence_extensions(evidence),
-        at=datetime.now(UTC),
-    )
-    identity = TlsIdentity(certificate_pem(client_certificate), private_key_pem(key))
-    roots = TrustedRoots((simulated_root(world.pki.root_der),))
-
-    def judge() -> object:
-        collateral = DirectoryCollateral(world.platform).collateral_for(parse_quote(evidence.quote))
-        verified = verify_quote(evidence.quote, collateral, roots=roots, at=datetime.now(UTC))
-        return appraise(evidence, verified, expected_report_data=report_data)
-
-    verified = verify_quote(evidence.quote, world.pki.collateral(), roots=roots, at=datetime.now(UTC))
-    boot = boot_info(appraise(evidence, verified, expected_report_data=report_data))
-    reader = KmsAuthReader(ChainClient(governance.rpc_url, block_tag="latest"), governance.kms_auth)
-    root = RootKeys(ca=bytes(31) + b"\1", k256=bytes(31) + b"\2")
-
-    with PrpcClient(f"{kms.url}/prpc", tls=client_context(ca_pem=temporary.ca_cert, identity=identity)) as client:
-        request = GetAppKeyRequest(api_version=1, vm_config=platform.config)
-        total, rate = _median(lambda: client.call("GetAppKey", request, AppKeyResponse), seconds)
-        parts = {
-            "transport": _median(lambda: _refused(client, request), seconds)[0],
-            "evidence": _median(judge, seconds)[0],
-            "chain": _median(lambda: (reader.authorize_kms(boot), reader.authorize_app(boot)), seconds)[0],
-            "derivation": _median(lambda: derive_app_keys(root, plan.app_id, plan.instance_id), seconds)[0],
+        time.sleep(1.1)
+        bench = _bench(world, kms, plan, folder)
+        bench.load("fresh", min(1.0, seconds))
+        kept, fresh = bench.load("kept", seconds), bench.load("fresh", seconds)
+        return {
+            "kept": kept,
+            "fresh": fresh,
+            "half_load": bench.load("kept", seconds, rate=kept["per_second"] / 2),
+            "parts": _parts(world, governance, plan, bench, seconds),
+            "soak": _soak(bench),
+            "load_average": os.getloadavg()[0],
         }
-    figures = {"requests_per_second": rate, "total": total, **parts, "other": total - sum(parts.values())}
-    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _bench(world: World, kms: RunningKms, plan: Plan, folder: Path) -> Bench:
+    platform = _asking_platform(world, plan)
+    with PrpcClient(f"{kms.url}/prpc", tls=unauthenticated_client_context()) as client:
+        temporary = client.call("GetTempCaCert", None, GetTempCaCertResponse)
+    identities = []
+    for number in range(IDENTITIES):
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = build_client_cert(
+            key,
+            load_certificate(temporary.temp_ca_cert),
+            load_private_key(temporary.temp_ca_key),
+            evidence_extensions(platform_evidence(platform, ratls_report_data(spki_der(key)))),
+            at=datetime.now(UTC),
+        )
+        path = folder / f"caller-{number}.pem"
+        path.write_text(private_key_pem(key) + certificate_pem(certificate))
+        identities.append(str(path))
+    return Bench(kms, folder, temporary, platform, tuple(identities))
 
 
 def _asking_platform(world: World, plan: Plan) -> SimulatedPlatform:
@@ -112,22 +166,72 @@ def _asking_platform(world: World, plan: Plan) -> SimulatedPlatform:
     return platform
 
 
-def _temporary_ca(kms: RunningKms) -> GetTempCaCertResponse:
-    with PrpcClient(f"{kms.url}/prpc", tls=unauthenticated_client_context()) as client:
-        return client.call("GetTempCaCert", None, GetTempCaCertResponse)
+def _parts(world: World, governance: Governance, plan: Plan, bench: Bench, seconds: float) -> dict[str, float]:
+    """Milliseconds (medians) of single steps of one request, each alone in this process."""
+    report_data = ratls_report_data(spki_der(ec.generate_private_key(ec.SECP256R1())))
+    evidence = platform_evidence(bench.platform, report_data)
+    roots = TrustedRoots((simulated_root(world.pki.root_der),))
+    collateral = DirectoryCollateral(world.platform).collateral_for(parse_quote(evidence.quote))
+    verified = verify_quote(evidence.quote, collateral, roots=roots, at=datetime.now(UTC))
+    boot = boot_info(appraise(evidence, verified, expected_report_data=report_data))
+    asked = Endpoints([governance.rpc_url], block_tag="latest", head_seconds=0)
+    kept = Endpoints([governance.rpc_url], block_tag="latest", head_seconds=1)
+    root = RootKeys(ca=bytes(31) + b"\1", k256=bytes(31) + b"\2")
+    steps: dict[str, Callable[[], object]] = {
+        "collateral": lambda: DirectoryCollateral(world.platform).collateral_for(parse_quote(evidence.quote)),
+        "quote_verification": lambda: verify_quote(evidence.quote, collateral, roots=roots, at=datetime.now(UTC)),
+        "appraisal": lambda: appraise(evidence, verified, expected_report_data=report_data),
+        "chain_asked": lambda: KmsAuthReader(asked, governance.kms_auth).authorize_app(boot),
+        "chain_kept": lambda: KmsAuthReader(kept, governance.kms_auth).authorize_app(boot),
+        "derivation": lambda: derive_app_keys(root, plan.app_id, plan.instance_id),
+    }
+    figures = {name: round(_median(step, seconds / 4), 3) for name, step in steps.items()}
+    asked.close()
+    kept.close()
+    return figures
 
 
-def _refused(client: PrpcClient, request: GetAppKeyRequest) -> None:
-    """The same bytes on the same connection, for a method that does not exist."""
-    try:
-        client.call("Nothing", request, AppKeyResponse)
-    except PeerRefusedError:
-        return
-    raise AssertionError("a method that does not exist answered")
+def _soak(bench: Bench) -> dict[str, Any]:
+    pid = bench.kms.program.process.pid
+    before = resident_megabytes(pid)
+    figures = bench.load("kept", SOAK_SECONDS)
+    count = round(figures["per_second"] * SOAK_SECONDS)
+    return {"seconds": SOAK_SECONDS, "requests": count, "before": before, "after": resident_megabytes(pid)}
 
 
-def _median(operation: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Median milliseconds of an operation, and how many a second, after one to warm up."""
+def processor_seconds(pid: int, *, with_workers: bool = True) -> float:
+    """Processor time of a program, and of everything that it started."""
+    fields = [_stat(one) for one in (_family(pid) if with_workers else [pid])]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / _TICKS
+
+
+def resident_megabytes(pid: int) -> float:
+    """Resident memory of a program and everything that it started."""
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in _family(pid))
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its children's children."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(_stat(int(folder.name))[1])
+        except OSError:
+            continue
+    family = [pid]
+    for member in family:
+        family += [child for child, parent in parents.items() if parent == member]
+    return family
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _median(operation: Callable[[], object], seconds: float) -> float:
+    """Median milliseconds of an operation, after one to warm up."""
     operation()
     taken: list[float] = []
     began = time.perf_counter()
@@ -135,4 +239,4 @@ def _median(operation: Callable[[], object], seconds: float) -> tuple[float, flo
         before = time.perf_counter()
         operation()
         taken.append(time.perf_counter() - before)
-    return statistics.median(taken) * 1000, len(taken) / sum(taken)
+    return statistics.median(taken) * 1000

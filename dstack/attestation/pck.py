@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -19,6 +20,7 @@ _DYNAMIC_PLATFORM, _CACHED_KEYS, _SMT_ENABLED = (f"{_CONFIGURATION}.{n}" for n i
 _PCE_SVN, _CPU_SVN = f"{_TCB}.17", f"{_TCB}.18"
 
 _Fields = dict[str, tuple[int, bytes]]
+_KNOWN_CHAINS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,14 @@ def claimed_platform(quote: Quote) -> PckExtension:
     Raises:
         QuoteMalformedError: The quote's certificates cannot be read.
     """
+    return _claimed(quote.signature.pck_chain_pem)
+
+
+# A machine's quotes all carry the same certificates.
+@lru_cache(maxsize=_KNOWN_CHAINS)
+def _claimed(pck_chain_pem: bytes) -> PckExtension:
     try:
-        return parse_pck_extension(parse_chain(quote.signature.pck_chain_pem, what="PCK chain")[0])
+        return parse_pck_extension(parse_chain(pck_chain_pem, what="PCK chain")[0])
     except CollateralMalformedError as exc:
         raise QuoteMalformedError(str(exc)) from exc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from eth_abi.abi import decode, encode
@@ -191,7 +192,12 @@ def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
 
 
 def _call(signature: str, types: list[str], values: list[object]) -> bytes:
-    return keccak(text=signature)[:4] + encode(types, values)
+    return _selector(signature) + encode(types, values)
+
+
+@cache
+def _selector(signature: str) -> bytes:
+    return keccak(text=signature)[:4]
 
 
 def _seen(boot: BootInfo) -> dict[Rule, str]:

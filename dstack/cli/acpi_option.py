@@ -12,7 +12,7 @@ from dstack.errors import InputError
 from dstack.measurement.acpi import AcpiDigests, AcpiSource, acpi_digests
 from dstack.measurement.vm_config import VmConfig
 
-HELP = "own-qemu[:PROGRAM], captured:FOLDER, helper:PROGRAM or from-log:FILE."
+HELP = "own-qemu[:PROGRAM], captured:PATH, helper:PROGRAM or from-log:FILE."
 
 
 def acpi_from(source: str, config: VmConfig, *, firmware: Path | None, kernel: Path | None) -> AcpiDigests | None:
@@ -51,6 +51,20 @@ def acpi_from(source: str, config: VmConfig, *, firmware: Path | None, kernel: P
             f"warning: the VM runs QEMU {config.qemu_version}; the tables are those of {digests.detail}", err=True
         )
     return digests
+
+
+def keep(acpi: AcpiDigests | None, config: VmConfig, folder: str) -> None:
+    """Add the tables to a store, so that `captured` finds them for this shape.
+
+    Raises:
+        InputError: There are no tables, or the store has others for this shape.
+    """
+    if acpi is None or acpi.blobs is None:
+        raise InputError("--keep-acpi: want tables, from own-qemu, captured or helper")
+    from dstack.vmm.acpi_sources import capture
+
+    path = capture(config, acpi.blobs, Path(folder), note=f"{acpi.source.value}: {acpi.detail}")
+    click.echo(f"kept the ACPI tables in {path}", err=True)
 
 
 def _from_log(path: str) -> AcpiDigests:

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dstack.cli.acpi_option import HELP, acpi_from
+from dstack.cli.acpi_option import HELP, acpi_from, keep
 from dstack.cli.app_facts import AppFacts, app_options
-from dstack.cli.files import read_input
-from dstack.cli.image_folder import ImageFolder, read_image
 from dstack.cli.measured_app import MeasuredApp, measure_app
-from dstack.cli.subjects import Subject, parse_subject, read_subject
+from dstack.cli.measured_image import MeasuredImage, read_measured
+from dstack.cli.subjects import Subject, read_subject
 from dstack.cli.vm_shape import shape_options, take_shape
-from dstack.errors import InputError, MeasurementMalformedError
+from dstack.errors import InputError
 from dstack.measurement.acpi import AcpiDigests
-from dstack.measurement.document import (
-    MeasurementDocument,
-    accepted_document,
-    document_digests,
-    make_document,
-    parse_measurement_document,
-    serialise_measurement_document,
-)
 from dstack.measurement.identities import mr_aggregated, mr_key_provider, mr_system
-from dstack.measurement.machine import BootDigests, image_digests, predict_boot
+from dstack.measurement.machine import BootDigests, predict_boot
 from dstack.measurement.prediction import runtime
 from dstack.measurement.result import REGISTERS, Comparison, Measurement, Verdict, compare, overall
-from dstack.measurement.result_json import MAX_RESULT, measurement_facts
+from dstack.measurement.result_json import measurement_facts
 from dstack.measurement.rtmr3 import SEQUENCES
-from dstack.measurement.vm_config import VmConfig, parse_vm_config, serialise_vm_config
+from dstack.measurement.vm_config import VmConfig, serialise_vm_config
 from dstack.values import OsImageHash, Register
 
 _ZERO = Register(bytes(Register.SIZE))
@@ -51,34 +39,11 @@ A comparison says matched, mismatched or not computable; only the first exits 0.
 nothing of its ACPI tables' content: RTMR0 is then not computable, unless --accept-unverified-acpi says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """What was named to be measured: a folder, or a document alone."""
-
-    name: str
-    folder: ImageFolder | None = None
-    document: MeasurementDocument | None = None
-    config: str | None = None
-
-    @property
-    def os_image_hash(self) -> OsImageHash | None:
-        """Known of a folder."""
-        return None if self.folder is None else self.folder.os_image_hash
-
-    @property
-    def version(self) -> str | None:
-        """The release, as a folder's metadata.json says it."""
-        return None if self.folder is None else self.folder.metadata.version
-
-    def path(self, part: str) -> Path | None:
-        """Where a part of a folder is."""
-        return None if self.folder is None else self.folder.folder / getattr(self.folder.metadata, part)
-
-
 @click.command(name="measure", epilog=_EXAMPLES)
 @click.argument("image")
 @shape_options
 @click.option("--acpi", metavar="SOURCE", help=HELP)
+@click.option("--keep-acpi", metavar="FOLDER", help="Keep the tables there, for --acpi captured:FOLDER.")
 @click.option("--compose", metavar="FILE", help="The app-compose.json, for RTMR3.")
 @click.option("--sequence", type=click.Choice(list(SEQUENCES)), help="Default: by the image's version.")
 @click.option("--mr-config-id", metavar="FORM", help="none, v1, v2 or the file of a v3 document. Default: the quote's.")
@@ -95,6 +60,7 @@ def command(
     *,
     image: str,
     acpi: str | None,
+    keep_acpi: str | None,
     compose: str | None,
     sequence: str | None,
     mr_config_id: str | None,
@@ -112,11 +78,11 @@ def command(
     """
     facts = AppFacts.take(typed)
     subject = None if compare_with is None else _quoted_subject(compare_with)
-    source = _read(image)
+    source = read_measured(image)
     config = take_shape(
         typed, claimed=source.config or (None if subject is None else subject.vm_config), image=source.os_image_hash
     )
-    digests = _digests(source, config)
+    digests = source.digests(config)
     tables = (
         None
         if acpi is None
@@ -124,12 +90,17 @@ def command(
     )
     app = measure_app(
         compose, facts, sequence=sequence, subject=subject, mr_config_id=mr_config_id,
-        os_image_hash=_image_hash(source, config), version=source.version,
+        os_image_hash=source.hash(config), version=source.version,
     )  # fmt: skip
     measurement = _measurement(digests, config, tables, app, source, acpi)
+    if keep_acpi is not None:
+        keep(tables, config, keep_acpi)
     if write_document is not None:
-        _write_document(source, write_document)
-    comparisons = () if subject is None or subject.registers is None else compare(measurement, subject.registers)
+        source.save_document(write_document)
+    comparisons: tuple[Comparison, ...] = ()
+    if subject is not None and subject.registers is not None:
+        compared = compare(measurement, subject.registers)
+        comparisons = tuple(source.explained(each, config) for each in compared)
     asked = tuple(each for each in comparisons if not only or each.name in only)
     verdict = _verdict(asked, accept_unverified_acpi=accept_unverified_acpi) if comparisons else None
     _show(measurement, config, asked, verdict, app, as_json=as_json)
@@ -139,19 +110,6 @@ def command(
         context.exit(_EXIT[Verdict.NOT_COMPUTABLE])
 
 
-def _read(image: str) -> _Image:
-    path = Path(image)
-    if path.is_dir():
-        return _Image(image, folder=read_image(path))
-    raw = read_input(image, limit=MAX_RESULT)
-    if not raw.lstrip().startswith(b"{"):
-        return _Image(image, document=parse_measurement_document(raw))
-    text = parse_subject(raw, image).vm_config if b'"event_log"' in raw or b'"quote"' in raw else raw.decode()
-    if text is None:
-        raise InputError(f"{image}: it holds no VM config, and so no measurement document")
-    return _Image(image, document=accepted_document(parse_vm_config(text)), config=text)
-
-
 def _quoted_subject(path: str) -> Subject:
     subject = read_subject(path)
     if subject.quote is None:
@@ -159,38 +117,12 @@ def _quoted_subject(path: str) -> Subject:
     return subject
 
 
-def _digests(source: _Image, config: VmConfig) -> BootDigests:
-    if source.document is not None:
-        return document_digests(source.document, config)
-    assert source.folder is not None
-    # Both hash tens of megabytes, and hashing leaves the interpreter free: each gets a core.
-    with ThreadPoolExecutor(1) as pool:
-        checked = source.folder.check_beside(pool)
-        try:
-            digests = image_digests(source.folder.files, config)
-        finally:
-            # A wrong file is the better reason than whatever measuring it came to.
-            checked.result()
-    return digests
-
-
-def _image_hash(source: _Image, config: VmConfig) -> OsImageHash | None:
-    """The hash of the image that was measured; a VM config of another image is refused."""
-    claimed = config.os_image_hash if any(config.os_image_hash) else None
-    known = source.os_image_hash
-    if known is not None and claimed not in (None, known):
-        raise MeasurementMalformedError(
-            f"os_image_hash: the VM config says {claimed.hex()}, this image is {known.hex()}"
-        )
-    return known or claimed
-
-
 def _measurement(
     digests: BootDigests,
     config: VmConfig,
     tables: AcpiDigests | None,
     app: MeasuredApp,
-    source: _Image,
+    source: MeasuredImage,
     acpi: str | None,
 ) -> Measurement:
     boot = predict_boot(digests, config, tables)
@@ -204,7 +136,7 @@ def _measurement(
         registers={name: registers[name] for name in REGISTERS if name in registers},
         missing=missing,
         events=(*boot.events, *(runtime(event) for event in app.events)),
-        identities=_identities(registers, app, _image_hash(source, config)),
+        identities=_identities(registers, app, source.hash(config)),
         acpi=tables,
         image_origin=digests.origin,
     )
@@ -242,15 +174,6 @@ def _verdict(comparisons: Sequence[Comparison], *, accept_unverified_acpi: bool)
         comparisons = [each for each in comparisons if each.wanted != each.got]
         return overall(comparisons) if comparisons else Verdict.MATCHED
     return overall(comparisons)
-
-
-def _write_document(source: _Image, path: str) -> None:
-    if source.folder is None:
-        raise InputError("--write-document: it is made from an image's folder")
-    try:
-        Path(path).write_bytes(serialise_measurement_document(make_document(source.folder.files)))
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
 
 
 def _show(

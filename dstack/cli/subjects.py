@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dstack.attestation.quote import MAX_PADDING, MAX_QUOTE, TdReport, looks_like_quote, parse_quote
 from dstack.attestation.reference import quoted_registers
 from dstack.cli.files import read_input
-from dstack.errors import EventLogMalformedError, InputError, QuoteMalformedError
+from dstack.errors import EventLogMalformedError, InputError, MeasurementMalformedError, QuoteMalformedError
 from dstack.measurement.ccel import is_ccel, parse_ccel
 from dstack.measurement.difference import Side
 from dstack.measurement.event_log import Event, parse_event_log
@@ -73,6 +73,22 @@ def parse_subject(raw: bytes, name: str) -> Subject:
     if looks_like_quote(quote):
         return with_quote(Subject(name), quote)
     return _parse_envelope(raw, name)
+
+
+def held_vm_config(raw: bytes, name: str) -> str:
+    """Give the text of a VM config: *raw* itself, or what an answer of GetQuote or an attestation holds.
+
+    Raises:
+        InputError: It is no text, or holds none.
+    """
+    if raw.lstrip().startswith(b"{"):
+        value = parse_json(raw, what=name, limit=MAX_RESULT, error=MeasurementMalformedError)
+        if isinstance(value, dict) and not value.keys() & {"quote", "event_log", "attestation"}:
+            return raw.decode()
+    held = parse_subject(raw, name).vm_config
+    if held is None:
+        raise InputError(f"{name}: it holds no VM config")
+    return held
 
 
 def quote_bytes(content: bytes) -> bytes:

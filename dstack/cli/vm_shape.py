@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import click
 
 from dstack.cli.files import read_input
-from dstack.cli.subjects import parse_subject
+from dstack.cli.subjects import held_vm_config
 from dstack.errors import InputError
-from dstack.measurement.vm_config import MAX_VM_CONFIG, VmConfig, parse_vm_config
+from dstack.measurement.result_json import MAX_RESULT
+from dstack.measurement.vm_config import VmConfig, parse_vm_config
 from dstack.values import OsImageHash
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 _SIZE = re.compile(r"(\d{1,19})([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _MAX_U64 = 2**64 - 1
-_MAX_SHAPE_FILE = 8 * 1024 * 1024
 
 _OPTIONS = (
     click.option("--vm-config", metavar="FILE", help="A VM config, a sys-config or a GetQuote answer that holds one."),
@@ -64,7 +64,7 @@ def take_shape(typed: dict[str, Any], *, claimed: str | None, image: OsImageHash
     if path is not None and given:
         raise InputError(f"--vm-config says the whole shape; want no --{given[0].replace('_', '-')} beside it")
     if path is not None:
-        return parse_vm_config(_config_text(path))
+        return parse_vm_config(held_vm_config(read_input(path, limit=MAX_RESULT), path))
     if options["memory"] is not None:
         return _typed_shape(options, image or OsImageHash(bytes(OsImageHash.SIZE)))
     if given:
@@ -91,21 +91,6 @@ def _typed_shape(options: dict[str, Any], image: OsImageHash) -> VmConfig:
         hotplug_off=options["hotplug_off"],
         host_share_mode=options["share_mode"] or "9p",
     )
-
-
-def _config_text(path: str) -> str:
-    raw = read_input(path, limit=_MAX_SHAPE_FILE)
-    if b'"event_log"' in raw or b'"quote"' in raw:
-        held = parse_subject(raw, path).vm_config
-        if held is None:
-            raise InputError(f"{path}: it holds no VM config")
-        return held
-    if len(raw) > MAX_VM_CONFIG:
-        raise InputError(f"{path}: want at most {MAX_VM_CONFIG} bytes, got {len(raw)}")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: want UTF-8") from exc
 
 
 def _size(text: str, option: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -29,6 +30,7 @@ from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, pred
 from dstack.values import Digest32
 
 _START_SECONDS = 30.0
+_BLOCK_KEPT_SECONDS = 1.1
 _ACCEPTED_FOR = timedelta(days=30)
 
 
@@ -47,15 +49,21 @@ class RunningKms:
     program: Program
 
 
-def start_kms(world: World, governance: Governance) -> RunningKms:
-    """Start it, watch it being refused, allow it, bootstrap it."""
+def start_kms(world: World, governance: Governance, *, more: str = "") -> RunningKms:
+    """Start it, watch it being refused, allow it, bootstrap it.
+
+    Args:
+        world: Where it runs.
+        governance: Who allows it.
+        more: Settings that a demo does not need, appended to its file, whose last table is `core.auth_api`.
+    """
     say = world.say
     machine = Machine("kms-cvm", _app_compose())
     computed = _expected_mr_aggregated(world, machine)
     demand(boot_answer(machine.start(world)).get("ready") is True, "the KMS's machine did not boot")
 
     rpc_port, onboard_port = free_port(), free_port()
-    config = _write_config(world, governance, machine, rpc_port=rpc_port, onboard_port=onboard_port)
+    config = _write_config(world, governance, machine, rpc_port=rpc_port, onboard_port=onboard_port, more=more)
     program = world.programs.start("kms", "kms", "-c", str(config))
     onboard = f"http://127.0.0.1:{onboard_port}"
     wait_for(f"{onboard}/health", program, seconds=_START_SECONDS)
@@ -67,6 +75,9 @@ def start_kms(world: World, governance: Governance) -> RunningKms:
 
     _bootstrap_refused(world, onboard)
     governance.allow_kms(Digest32(computed), world)
+    if more:
+        # A KMS that keeps the chain's block for a second sees the grant that much later.
+        time.sleep(_BLOCK_KEPT_SECONDS)
     return _bootstrap(world, onboard, rpc_port, program)
 
 
@@ -93,7 +104,9 @@ def _expected_mr_aggregated(world: World, machine: Machine) -> Digest32:
     )
 
 
-def _write_config(world: World, governance: Governance, machine: Machine, *, rpc_port: int, onboard_port: int) -> Path:
+def _write_config(
+    world: World, governance: Governance, machine: Machine, *, rpc_port: int, onboard_port: int, more: str
+) -> Path:
     certificates = world.secret / "kms-certs"
     certificates.mkdir(mode=0o700)
     text = f"""\
@@ -124,7 +137,7 @@ chain.rpc_url = "{governance.rpc_url}"
 chain.kms_contract = "{governance.kms_auth}"
 chain.chain_id = {governance.deployment.chain_id}
 chain.block_tag = "latest"  # a development chain finalizes nothing in time
-"""
+{more}"""
     path = world.secret / "kms.toml"
     path.write_text(text)
     world.say.keep("kms/kms.toml", text)

@@ -60,11 +60,13 @@ class AcpiDigests:
         by_name: One for each of `ACPI_NAMES`.
         source: Which of the four.
         detail: What exactly: a file, a program, a version.
+        blobs: The tables themselves; None if they come from a log.
     """
 
     by_name: MappingProxyType[str, Register]
     source: AcpiSource
     detail: str
+    blobs: AcpiBlobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from dstack.errors import CollateralUnavailableError, InputError, QuoteMalformed
 
 _LIMIT = 4 << 20
 _ANY_PLATFORM = "collateral.json"
+_KNOWN_FILES = 8
 
 Tee = Literal["tdx", "sgx"]
 PckAuthority = Literal["platform", "processor"]
@@ -117,4 +119,10 @@ def read_collateral(path: Path) -> Collateral | None:
         raise CollateralUnavailableError(f"collateral: {path}: {exc.strerror or exc}") from exc
     if len(raw) > _LIMIT:
         raise CollateralUnavailableError(f"collateral: {path}: want at most {_LIMIT} bytes, got more")
+    return _parsed(raw)
+
+
+# What is read anew is mostly what was read before.
+@lru_cache(maxsize=_KNOWN_FILES)
+def _parsed(raw: bytes) -> Collateral:
     return parse_collateral(raw)

@@ -26,19 +26,21 @@ from dstack.vmm.qemu import helper_arguments, helper_environment
 HELPER_SECONDS = 60.0
 
 
-def captured_digests(config: VmConfig, folder: Path) -> AcpiDigests | None:
-    """Look the machine's shape up in a store; None if the store has no tables for it.
+def captured_digests(config: VmConfig, path: Path) -> AcpiDigests | None:
+    """Look the machine's shape up in a store, or take a single blob; None if the store has no tables for it.
+
+    Args:
+        config: The machine's shape.
+        path: A folder with an index, or a file: whoever names one says that it is of this shape.
 
     Raises:
-        InputError: The store cannot be read.
-        MeasurementMalformedError: Its index or the blob is malformed.
+        InputError: It cannot be read.
+        MeasurementMalformedError: The index or the blob is malformed.
     """
-    entry = parse_store_index(_read(folder / INDEX_NAME, MAX_INDEX)).get(AcpiShape.of(config))
-    if entry is None:
-        return None
-    blobs = derive_acpi_blobs(_read(folder / entry.tables, MAX_TABLES_BLOB))
-    detail = f"{folder / entry.tables}" + (f" ({entry.note[:200]})" if entry.note else "")
-    return AcpiDigests(blobs.digests, AcpiSource.CAPTURED, detail)
+    if path.is_file():
+        return _captured(path, "")
+    entry = parse_store_index(_read(path / INDEX_NAME, MAX_INDEX)).get(AcpiShape.of(config))
+    return None if entry is None else _captured(path / entry.tables, entry.note)
 
 
 def capture(config: VmConfig, blobs: AcpiBlobs, folder: Path, *, note: str) -> Path:
@@ -61,6 +63,11 @@ def capture(config: VmConfig, blobs: AcpiBlobs, folder: Path, *, note: str) -> P
     return folder / name
 
 
+def _captured(path: Path, note: str) -> AcpiDigests:
+    blobs = derive_acpi_blobs(_read(path, MAX_TABLES_BLOB))
+    return AcpiDigests(blobs.digests, AcpiSource.CAPTURED, f"{path}" + (f" ({note[:200]})" if note else ""), blobs)
+
+
 def helper_digests(
     config: VmConfig, program: str, *, firmware: str, kernel: str, seconds: float = HELPER_SECONDS
 ) -> AcpiDigests:
@@ -79,8 +86,8 @@ def helper_digests(
     """
     argv = [program, *helper_arguments(config, firmware=firmware, kernel=kernel)]
     environment = {"PATH": os.environ.get("PATH", os.defpath), **helper_environment(config)}
-    tables = _bounded_output(argv, environment, limit=MAX_TABLES_BLOB, seconds=seconds)
-    return AcpiDigests(derive_acpi_blobs(tables).digests, AcpiSource.HELPER, program)
+    blobs = derive_acpi_blobs(_bounded_output(argv, environment, limit=MAX_TABLES_BLOB, seconds=seconds))
+    return AcpiDigests(blobs.digests, AcpiSource.HELPER, program, blobs)
 
 
 def _bounded_output(argv: list[str], environment: dict[str, str], *, limit: int, seconds: float) -> bytes:

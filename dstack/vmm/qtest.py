@@ -50,7 +50,8 @@ def own_qemu_digests(config: VmConfig, *, qemu: str = DEFAULT_QEMU) -> AcpiDiges
         ToolUnavailableError: There is no such QEMU, or it did not answer.
     """
     version = qemu_version(qemu)
-    return AcpiDigests(own_qemu_blobs(config, qemu=qemu).digests, AcpiSource.OWN_QEMU, version)
+    blobs = own_qemu_blobs(config, qemu=qemu)
+    return AcpiDigests(blobs.digests, AcpiSource.OWN_QEMU, version, blobs)
 
 
 def own_qemu_blobs(config: VmConfig, *, qemu: str = DEFAULT_QEMU) -> AcpiBlobs:

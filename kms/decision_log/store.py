@@ -58,6 +58,7 @@ class DecisionStore:
     def __init__(self, engine: Engine) -> None:
         """Take a connected engine with its tables; `open_store` makes one."""
         self._engine = engine
+        self._vouched: set[bytes] = set()
 
     def close(self) -> None:
         """Close its connections."""
@@ -69,8 +70,13 @@ class DecisionStore:
         Raises:
             DecisionLogUnavailableError: They could not be written.
         """
-        with _translated(), self._engine.begin() as connection:
-            return _append(connection, contents, signer)
+        with _translated():
+            with self._engine.begin() as connection:
+                entries = _append(connection, contents, signer)
+                if signer.public_key not in self._vouched:
+                    _vouch(connection, signer)
+            self._vouched.add(signer.public_key)
+            return entries
 
     def prune(self, before: datetime, signer: DecisionSigner, at: datetime) -> int:
         """Remove what is older than *before*; a signed entry says so. Returns how many entries went.
@@ -181,10 +187,13 @@ def _append(connection: Connection, contents: Sequence[Members], signer: Decisio
         insert(DECISION), [_row(entry, members) for entry, members in zip(entries, contents, strict=True)]
     )
     connection.execute(update(HEAD).values(seq=seq, digest=bytes(previous)))
+    return entries
+
+
+def _vouch(connection: Connection, signer: DecisionSigner) -> None:
     known = select(SIGNER.c.public_key).where(SIGNER.c.public_key == signer.public_key)
     if connection.execute(known).first() is None:
         connection.execute(insert(SIGNER).values(public_key=signer.public_key, voucher=signer.voucher))
-    return entries
 
 
 def _row(entry: Entry, members: Members) -> dict[str, object]:

@@ -264,6 +264,8 @@ def _capture(quote: str, event_log: Any, vm_config: Any) -> Computed:
     if vm_config is not None:
         _check_shape(report, log, vm_config if isinstance(vm_config, str) else json.dumps(vm_config))
     return {
+        # Whatever else the file states: that it came here means that all of the above held.
+        "quote": quote,
         "report_data": report.report_data.hex(),
         "mrtd": report.mr_td.hex(),
         **{f"rtmr{imr}": register.hex() for imr, register in replayed.items()},

@@ -414,7 +414,7 @@ def test_an_image_with_another_file_is_refused(place: Place, change: Callable[[P
         (["--memory", "100K"], "memory size: want at least 163840 bytes, got 102400"),
         (["--memory", "2G", "--qemu-version", "9.2"], "qemu_version: want MAJOR.MINOR.PATCH, got '9.2'"),
         (["--memory", "2G", "--qemu-version", "7.2.0"], "qemu_version: want 8.0.0 or later, got 7.2.0"),
-        (["--memory", "2G", "--acpi", "guess"], "--acpi: want own-qemu[:PROGRAM], captured:FOLDER"),
+        (["--memory", "2G", "--acpi", "guess"], "--acpi: want own-qemu[:PROGRAM], captured:PATH"),
         (["--memory", "2G", "--acpi", "captured"], "--acpi: want captured: and a name behind it"),
         (["--memory", "2G", "--acpi", "helper:/nonexistent"], "/nonexistent: cannot be started"),
         (["--memory", "2G", "--acpi", "own-qemu:/nonexistent"], "/nonexistent: it does not tell its version"),
@@ -511,3 +511,56 @@ def certificate() -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, datetime(2026, 1, 1), datetime(2036, 1, 1))
     return builder.sign(key, SHA256())
+
+
+def test_the_other_page_order_is_recognised(place: Place) -> None:
+    """An MRTD that differs only because the host's QEMU was said to be another is named so."""
+    answer = place.honest()
+    newer = [place.image, "--memory", "2G", "--cpus", "2", "--compare", answer, "--only", "mrtd", "--qemu-version"]
+
+    note = run_json(*newer, "8.2.2", code=1)["comparison"][0]["note"]
+    other = run_json(*newer, "8.2.2", "--compare", place.honest(mrtd="33" * 48), code=1)["comparison"][0]["note"]
+
+    assert note == "it is this firmware, loaded in one pass (QEMU 9 and later): look at the host's QEMU version"
+    assert other == ""
+
+
+def test_tables_are_kept_for_later(place: Place, tmp_path: Path) -> None:
+    """From any source that has them; from a log there are none to keep, and a store keeps its first answer."""
+    blob = place.write("tables.bin", place.blobs.tables)
+    kept, shape = tmp_path / "kept", place.shape
+
+    first = run_json(place.image, *shape, "--acpi", f"captured:{blob}", "--keep-acpi", kept)
+    again = run_json(place.image, *shape, "--acpi", f"captured:{kept}")
+
+    assert first["registers"] == again["registers"]
+    assert again["acpi"]["detail"].endswith(f"(captured: {blob})")
+    twice = run(place.image, *shape, "--acpi", f"captured:{blob}", "--keep-acpi", kept)
+    assert "it has tables for this shape already" in str(twice.exception)
+    log = place.write("log.json", serialise_event_log(place.world.image.boot_log(place.config)).encode())
+    none = run(place.image, *shape, "--acpi", f"from-log:{log}", "--keep-acpi", kept)
+    assert str(none.exception) == "--keep-acpi: want tables, from own-qemu, captured or helper"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"quote":"00"}', "quote: want 1000 to 65536 bytes, got 1"),
+        (b'{"event_log":"[]"}', "it holds no VM config"),
+        (b'{"cpu_count":1}', "member 'os_image_hash' is missing"),
+        (b'{"x":"\xff"}', "want UTF-8"),
+        (b"[" * 99, "not JSON: "),
+        (b"{" * 99, "not JSON: "),
+        (b"\x00", "platform: want 1 bytes"),
+    ],
+    ids=str,
+)
+def test_files_that_hold_no_shape_are_refused(place: Place, content: bytes, message: str) -> None:
+    """As a VM config, and as what is to be measured."""
+    path = place.write("shape", content)
+
+    result = run(place.image, "--vm-config", path)
+
+    assert isinstance(result.exception, DstackError)
+    assert message in str(result.exception)
+    assert isinstance(run(path, "--memory", "2G").exception, DstackError)
