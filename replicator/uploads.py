@@ -1,4 +1,4 @@
-"""The body of `/receiveKey` as it comes: a line, then pieces of known length. Bounded in size and time."""
+"""The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time."""
 
 from __future__ import annotations
 
@@ -44,26 +44,25 @@ class Upload:
         del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
         return line
 
-    async def take(self, size: int) -> bytes:
-        """The next *size* bytes; nothing where the body ends before.
+    async def fill(self, buffer: memoryview) -> bool:
+        """Fill *buffer* with the next bytes; says whether there were enough before the end of the body.
 
         Raises:
             MessageMalformedError: They do not come.
         """
-        pieces, missing = [bytes(self._buffer)], size - len(self._buffer)
-        self._buffer.clear()
-        while missing > 0:
+        ahead = min(len(self._buffer), len(buffer))
+        buffer[:ahead] = memoryview(self._buffer)[:ahead]
+        del self._buffer[:ahead]
+        filled = ahead
+        while filled < len(buffer):
             piece = await self._piece()
             if piece is None:
-                return b""
-            pieces.append(piece)
-            missing -= len(piece)
-        if missing < 0:
-            # Few pieces are cut: the others are joined once, and not moved before.
-            last = pieces.pop()
-            self._buffer += memoryview(last)[missing:]
-            pieces.append(last[:missing])
-        return b"".join(pieces)
+                return False
+            used = min(len(piece), len(buffer) - filled)
+            buffer[filled : filled + used] = memoryview(piece)[:used]
+            self._buffer += memoryview(piece)[used:]
+            filled += used
+        return True
 
     async def require_end(self) -> None:
         """See that nothing follows.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from dstack.cli.relay import SourceBrokeError, pass_on
 from dstack.errors import ConfigError, DstackError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
 from dstack.keys.sealing_stream import StreamShape
 from replicator.answers import MAX_ANSWER, Answer, parse_answer
@@ -22,7 +23,6 @@ from replicator.custody import Receipt, parse_receipt
 from replicator.documents import QuotedRequest, parse_request
 
 TIMEOUT = 60.0
-PIECE = 1 << 20
 TRIES = 5
 _PAUSE_SECONDS = 1.0
 _MAX_BODY = 16 << 20
@@ -183,8 +183,8 @@ class Session:
             answer, line = _line(response)
             shape = StreamShape(answer.receipt.terms.size)
             try:
-                self._send(target, response, line, shape, first, progress)
-            except _SourceBrokeError as exc:
+                self._send(target, source, response, line, shape, first, progress)
+            except SourceBrokeError as exc:
                 raise BrokenTransferError(f"{self.old.name}: {exc}") from exc
             except OSError as exc:
                 self._read_early_refusal(target, exc)
@@ -193,6 +193,7 @@ class Session:
     def _send(
         self,
         target: http.client.HTTPConnection,
+        source: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
         line: bytes,
         shape: StreamShape,
@@ -205,12 +206,14 @@ class Session:
         target.putheader("Content-Type", "application/octet-stream")
         target.endheaders()
         target.send(line)
-        buffer, sent = memoryview(bytearray(PIECE)), 0
-        while sent < size:
-            count = _read_into(response, buffer[: min(PIECE, size - sent)])
-            target.sock.sendall(buffer[:count])
-            sent += count
-            progress(min(shape.size, shape.size - size + sent), shape.size)
+        pass_on(
+            source,
+            response,
+            target.sock,
+            size,
+            timeout=TIMEOUT,
+            passed=lambda sent: progress(min(shape.size, shape.size - size + sent), shape.size),
+        )
 
     def _acknowledged(self, target: http.client.HTTPConnection) -> Receipt:
         try:
@@ -232,22 +235,8 @@ class Session:
         raise self.new.refusal(response.status, content)
 
 
-class _SourceBrokeError(Exception):
-    """The old node's side of a transfer ended early."""
-
-
 def _line(response: http.client.HTTPResponse) -> tuple[Answer, bytes]:
     line = response.readline(MAX_ANSWER + 2)
     if not line.endswith(b"\n"):
         raise BrokenTransferError("old node: the answer ended early")
     return parse_answer(line[:-1]), line
-
-
-def _read_into(response: http.client.HTTPResponse, buffer: memoryview) -> int:
-    try:
-        count = response.readinto(buffer)
-    except (OSError, http.client.HTTPException) as exc:
-        raise _SourceBrokeError(str(exc) or type(exc).__name__) from exc
-    if not count:
-        raise _SourceBrokeError("the stream ended early")
-    return count
