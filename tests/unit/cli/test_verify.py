@@ -89,7 +89,7 @@ def run(files: Path, subject: str, *options: str, root: str = "root.der", conten
     result = CliRunner().invoke(command, [path, *common, *options], standalone_mode=False, input=content)
     if result.exception is not None:
         raise result.exception
-    return int(result.return_value or 0), result.output
+    return int(result.return_value or 0), result.stdout
 
 
 def outcomes(output: str, item: int) -> dict[str, str]:
