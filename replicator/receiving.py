@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from dstack.attestation.appraise import Appraisal
 from dstack.errors import DstackError, HandoverRefusedError, KeystoreError, SealError
 from dstack.keys.sealing import open_sealed
-from dstack.keys.sealing_stream import StreamCipher, StreamShape
+from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
 from dstack.values import Digest32
 from replicator.answers import Answer, parse_answer
 from replicator.custody import Receipt, fingerprint_of
@@ -36,6 +36,7 @@ class _Transfer:
     shape: StreamShape
     incoming: Incoming
     busy: bool = False
+    opened: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
 
 
 class Delivery:
@@ -52,12 +53,7 @@ class Delivery:
         """Whether every chunk has come."""
         return self.next_chunk == self.shape.chunks
 
-    @property
-    def expected(self) -> int:
-        """Sealed bytes of the next chunk; 0 after the last."""
-        return 0 if self.is_complete else self.shape.sealed_length(self.next_chunk)
-
-    def add(self, sealed: bytes) -> None:
+    def add(self, sealed: bytes | memoryview) -> None:
         """Open the next chunk and write it.
 
         Raises:
@@ -159,10 +155,12 @@ class Receiver:
             self._accept(asked, answer, sender, shape)
         return self._deliver(answer.receipt, shape)
 
-    def add(self, receipt: Receipt, number: int, sealed: bytes) -> None:
+    def add(self, receipt: Receipt, number: int, sealed: bytes | memoryview) -> None:
         """Open chunk *number* and write it; only for the delivery that holds the transfer."""
         transfer = self._transfers[receipt.terms.request]
-        transfer.incoming.add(transfer.cipher.open(number, sealed))
+        content = memoryview(transfer.opened)[: transfer.shape.length(number)]
+        transfer.cipher.open_into(number, sealed, content)
+        transfer.incoming.add(content)
         with self._lock:
             self._new = self._new.received(receipt, number + 1)
 
@@ -199,7 +197,7 @@ class Receiver:
         answer.custody.require_before(receipt.terms)
         verdict = law.judge(boot, sender)
         require_granted(verdict.decision, who="old node")
-        require_genesis(receipt.terms.genesis, verdict.genesis, who="old node")
+        require_genesis(receipt.terms.genesis, verdict.genesis, required=law.requires_genesis, who="old node")
         self._require_place(answer)
         return sender
 

@@ -100,7 +100,7 @@ class Sender:
         quoted = parse_request(raw)
         with self._slot():
             judged, _ = self._judged(quoted, law, known=None)
-            self._held(judged.genesis)
+            self._held(judged.genesis, law)
             return judged
 
     def onboard(self, raw: bytes, law: LawReader) -> Sending:
@@ -121,7 +121,7 @@ class Sender:
         with self._slot():
             known = self._old.answer_to(quoted, self._moments.now())
             judged, at = self._judged(quoted, law, known=known)
-            held = self._held(judged.genesis)
+            held = self._held(judged.genesis, law)
             if known is not None:
                 return self._again(known, held)
             return self._answer(quoted, judged, held, at)
@@ -137,11 +137,11 @@ class Sender:
         block = require_granted(verdict.decision, who="new node")
         return Judged(boot, block, receiver.verified.root.simulated, verdict.genesis), at
 
-    def _held(self, recorded: Digest32 | None) -> Held:
+    def _held(self, recorded: Digest32 | None, law: LawReader) -> Held:
         held = self._file.held()
         if held.custody is None:
             raise KeystoreError("secure file: want one with a custody record, got none: bootstrap --adopt makes one")
-        require_genesis(held.custody.genesis.hash(), recorded, who="old node")
+        require_genesis(held.custody.genesis.hash(), recorded, required=law.requires_genesis, who="old node")
         return held
 
     def _answer(self, quoted: QuotedRequest, judged: Judged, held: Held, at: datetime) -> Sending:
