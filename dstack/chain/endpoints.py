@@ -125,8 +125,8 @@ class Endpoints:
         return {endpoint.standing.name: endpoint.standing.complaint for endpoint in self._blocks.endpoints}
 
     def close(self) -> None:
-        """End its threads and connections; what is being asked goes unanswered."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End its threads and connections, when what is being asked has come to its deadline."""
+        self._pool.shutdown(cancel_futures=True)
         for endpoint in self._blocks.endpoints:
             endpoint.close()
 
