@@ -76,7 +76,7 @@ class Node:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if node.hang.is_set():
-                    threading.Event().wait(3)
+                    threading.Event().wait(2.5)
                 if node.hang.is_set() or node._server is None:
                     self.close_connection = True
                     return

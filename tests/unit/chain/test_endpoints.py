@@ -18,7 +18,7 @@ from tests.rpc_nodes import GENESIS, TARGET, Node, block_at, running
 
 ASK = (Call(TARGET, b"may I?"),)
 YES, NO = (Returned(b"yes"),), (Returned(b"no"),)
-SECONDS = 0.5
+SECONDS = 2.0
 
 
 def says_no(data: bytes, number: int) -> bytes:
@@ -108,7 +108,7 @@ MANNERS: list[tuple[Callable[[Node], None], str]] = [
     (behind, "stands at block 7, the others at 100"),
     (forked, "has another block 100 than the others"),
     (elsewhere, "is on chain 2, want 1"),
-    (hanging, "no answer within 0.5 s"),
+    (hanging, "no answer within 2 s"),
     (dead, "cannot be reached: ConnectError"),
     (malformed, "want JSON, got something else"),
     (short, "want 2 JSON-RPC answers, got 0"),
