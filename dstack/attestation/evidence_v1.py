@@ -123,9 +123,12 @@ class _Budget:
         self._count(len(items))
         return items
 
-    def map(self, pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    def map(self, pairs: Iterable[tuple[object, object]]) -> dict[str, object]:
         members: dict[str, object] = {}
         for name, value in pairs:
+            # MessagePack also takes byte strings as names, and would give one member under two of them.
+            if not isinstance(name, str):
+                raise ValueError(f"want text as the name of a member, got {str(name)[:80]}")
             if name in members:
                 raise ValueError(f"member {name[:80]!r} appears twice")
             members[name] = value
