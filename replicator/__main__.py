@@ -59,16 +59,7 @@ def bootstrap(settings: Settings, *, adopt: bool) -> None:
     if not settings.chain.rpc_urls:
         raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
     node = make_node(settings)
-    around = node.around
-    genesis = make_genesis(
-        node.identity,
-        node.law,
-        around.secure_file,
-        around.receipts,
-        moments=node.moments,
-        random=around.random,
-        adopt=adopt,
-    )
+    genesis = make_genesis(node.parts, node.law, adopt=adopt)
     _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
     _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
 

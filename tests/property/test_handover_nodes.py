@@ -146,16 +146,8 @@ class HandoverNodes(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def tries_to_make_a_second_secret(self, name: str) -> None:
         node = self.nodes[name]
-        around = node.around
         with pytest.raises(HandoverRefusedError, match="the chain records genesis"):
-            make_genesis(
-                node.identity,
-                node.law,
-                around.secure_file,
-                around.receipts,
-                moments=node.moments,
-                random=around.random,
-            )
+            make_genesis(node.parts, node.law)
 
     @invariant()
     def there_is_one_secret(self) -> None:

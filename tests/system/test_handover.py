@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,20 +21,25 @@ from ruamel.yaml import YAML
 
 from dstack.attestation.collateral import serialise_collateral
 from dstack.attestation.quote import TdReport, parse_quote
+from dstack.chain.deploy import AppPolicy, deploy_app
 from dstack.chain.deployment_file import serialise_deployment
+from dstack.cli.handover_session import Node as Address
+from dstack.cli.handover_session import Session
 from dstack.devnet.governance import Governance
 from dstack.devnet.handover_steps import genesis_of
-from dstack.devnet.programs import Programs, free_port
+from dstack.devnet.programs import Program, Programs, free_port
 from dstack.devnet.replicators import Node, bootstrap, start_program, start_replicator, write_settings
 from dstack.devnet.transcript import Transcript
 from dstack.devnet.world import Machine, World, boot_answer
 from dstack.measurement.compose import compose_hash
+from dstack.measurement.identities import device_id
 from dstack.transport.agent import AgentClient
 from dstack.values import AppId, ReportData
 from tests.worlds import app_compose
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 OLD, NEW = app_compose("notes:1"), app_compose("notes:2")
+LARGE = app_compose("notes:large")
 
 # As people typed it with the original service (README and migrate script), address by address.
 CURL_SESSION = """
@@ -66,6 +72,11 @@ class Place:
     def allow(self, compose: bytes, app: AppId | None = None) -> None:
         """Have the owners allow one more compose file, with all of the 48 hours."""
         self.governance.allow_apps({app or self.governance.handover_app: compose_hash(compose)}, self.world)
+
+    def new_app(self) -> AppId:
+        """An app of its own, on the machines of this place."""
+        policy = AppPolicy(device_id=device_id(self.world.pki.platform.ppid))
+        return deploy_app(self.governance.chain.web3, self.governance.anybody, self.governance.deployment, policy)
 
     def record_genesis(self, node: Node) -> None:
         """Have the owners record what the first node says, with all of the 48 hours."""
@@ -100,7 +111,9 @@ def dstack(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_curl_session_of_the_original_runs_unchanged(place: Place, tmp_path: Path) -> None:
     """The lines of the original's README and migrate script hand the secure file over, with a receipt on both sides."""
-    app = place.governance.app
+    if not all(map(shutil.which, ("curl", "jq", "bash"))):
+        pytest.skip("no curl, jq or bash here")
+    app = place.new_app()
     place.allow(OLD, app)
     place.allow(NEW, app)
     place.refresh()
@@ -238,6 +251,35 @@ def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: P
     (tmp_path / "forged.json").write_text(json.dumps(changed))
     forged = dstack("handover", "verify", str(tmp_path / "forged.json"), *offline)
     assert (forged.returncode, json.loads(forged.stdout)["kind"]) == (1, "AppraisalError")
+
+
+def test_a_large_file_takes_little_memory(place: Place) -> None:
+    """Both programs grow by less than 64 MiB while a file of several times that passes through them."""
+    app = place.new_app()
+    place.allow(LARGE, app)
+    place.refresh()
+    machines = [place.machine(name, LARGE, app) for name in ("large-old", "large-new")]
+    old, new = (write_settings(place.world, place.governance, machine, require_genesis=False) for machine in machines)
+    with old.secure_file.open("wb") as content:
+        for number in range(160):
+            content.write(bytes([number]) * (1 << 20))
+    bootstrap(place.world, old, "--adopt")
+    programs = [start_program(place.world, node) for node in (old, new)]
+    before = [memory(program, "VmRSS") for program in programs]
+
+    session = Session(Address.at(old.url, "old node"), Address.at(new.url, "new node"))
+    session.ask()
+    session.transfer(lambda _done, _all: None)
+
+    assert new.secure_file.stat().st_size == 160 << 20
+    grown = [memory(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)]
+    assert max(grown) < 64 << 20, grown
+
+
+def memory(program: Program, name: str) -> int:
+    """Bytes of memory: VmRSS now, VmHWM at most so far."""
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(name))
 
 
 def wait_for_a_new_block(node: Node) -> None:
