@@ -115,7 +115,10 @@ def test_other_documents_are_refused(document, message):
         (b"\x81\xa1x\xdd\x00\xff\xff\xff" + bytes(100), "want one bounded MessagePack value"),
         (b"\x81\xa1x\xa1\xff", "want one bounded MessagePack value"),
     ],
-    ids=["followed", "cut", "repeated", "number as name", "extension", "deep", "many", "endless", "no UTF-8"],
+    ids=[
+        *("followed", "cut", "repeated", "number as name", "bytes as name"),
+        *("extension", "deep", "many", "endless", "no UTF-8"),
+    ],
 )
 def test_hostile_encodings_are_refused(raw, message):
     """Bytes left over or cut off, repeated members, extensions, deep, many or endless containers, and bad text."""
