@@ -31,6 +31,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
     # Slow to import, and the folder of scripts must stay quick to list.
     from vectors import (
         attestations,
+        contracts,
         guest,
         guest_formats,
         guest_keys,
@@ -50,6 +51,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
         **quote_parse.KINDS,
         **kms.KINDS,
         **kms_certs.KINDS,
+        **contracts.KINDS,
         **guest.KINDS,
         **guest_keys.KINDS,
         **guest_formats.KINDS,
