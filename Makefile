@@ -15,7 +15,7 @@ export SOLCX_BINARY_PATH := $(CURDIR)/.solcx
 FOUNDRY := $(CURDIR)/node_modules/@foundry-rs
 export PATH := $(FOUNDRY)/anvil-linux-amd64/bin:$(FOUNDRY)/forge-linux-amd64/bin:$(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup parts demo test lint format vectors bench contracts symbolic slither fuzz mutation snapshots lock clean
+.PHONY: help setup parts demo test lint format vectors bench contracts build symbolic slither fuzz mutation snapshots lock clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -54,10 +54,17 @@ vectors: setup  ## golden data through our public functions: make vectors [VECTO
 bench: setup  ## our rates beside the limits of this machine, as JSON
 	@$(BIN)/python scripts/bench.py
 
-contracts: setup  ## compile, write the committed artifacts, run the forge tests with gas by function
+contracts: setup .symbolic/ready  ## build, forge tests with gas by function, gas snapshot, halmos, mutation table (long)
 	$(BIN)/python scripts/compile_contracts.py
 	forge test --gas-report --no-match-contract Proofs --no-match-test invariant
 	forge test --match-test invariant
+	$(BIN)/python -m pytest -p no:ape_test -q tests/contracts/test_gas.py tests/contracts/properties/test_p26_gas.py
+	@echo "gas snapshot (tests/contracts/gas.json):" && cat tests/contracts/gas.json
+	$(BIN)/python scripts/prove.py
+	$(BIN)/python scripts/mutate_contracts.py $(ARGS)
+
+build: setup  ## compile the contracts and write the committed artifacts, nothing else
+	$(BIN)/python scripts/compile_contracts.py
 
 symbolic: setup .symbolic/ready  ## prove properties of the contracts, and that changed contracts fail (some minutes)
 	@$(BIN)/python scripts/prove.py

@@ -41,6 +41,9 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @notice How many ids `proposalIds` gives at once.
     uint256 public constant MAX_PAGE = 100;
 
+    /// @dev The code hash of an account that exists and has no code (EIP-1052); one that does not exist has zero.
+    bytes32 private constant NO_CODE = keccak256("");
+
     /// @dev What all contracts that `isAllowed` asks may use together.
     uint256 private constant ASK_GAS = 2_000_000;
 
@@ -314,7 +317,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     /// @dev Puts actions in force. Their targets are looked at before the first and again after the last of them, so that
     /// none can make another one possible, or take a target out of this operator's hands.
     function _apply(Action[] calldata actions, uint256 proposedAt) private {
-        _checkTargets(actions);
+        _checkOwned(actions);
         for (uint256 i = 0; i < actions.length; i++) {
             Action calldata action = actions[i];
             Known memory known = _known[action.target];
@@ -322,7 +325,7 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
             if (!known.isAnnounced) _known[action.target].isAnnounced = true;
             _grant(action, proposedAt);
         }
-        _checkTargets(actions);
+        _checkOwned(actions);
     }
 
     function _grant(Action calldata action, uint256 proposedAt) private {
@@ -368,7 +371,8 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
 
     /// @dev A call like the others: the data is the encoding of the one argument, as `propose` has checked.
     function _pass(Action calldata action, bytes4 selector) private {
-        Address.functionCall(action.target, bytes.concat(selector, action.data));
+        (bool done, bytes memory said) = action.target.call(bytes.concat(selector, action.data));
+        Address.verifyCallResult(done, said);
     }
 
     /// @dev An end that was set since the proposal is a denial of it, whoever set it.
@@ -461,13 +465,22 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
         }
     }
 
+    /// @dev For what nobody has looked at yet: accounts without code cannot even be asked for their owner.
     function _checkTargets(Action[] calldata actions) private view {
         require(actions.length <= MAX_ACTIONS, ActionCountOutOfRange(actions.length, MAX_ACTIONS));
         for (uint256 i = 0; i < actions.length; i++) {
+            (Kind kind, address target) = (actions[i].kind, actions[i].target);
+            require(target.code.length > 0, TargetNotGoverned(kind, target));
+        }
+        _checkOwned(actions);
+    }
+
+    function _checkOwned(Action[] calldata actions) private view {
+        for (uint256 i = 0; i < actions.length; i++) {
             Action calldata action = actions[i];
             (Kind kind, address target) = (action.kind, action.target);
-            bool isGoverned = Actions.isOwn(kind) ? target == address(this) : _owns(target);
-            require(isGoverned, TargetNotGoverned(kind, target));
+            address owned = Actions.isOwn(kind) ? target : Ownable(target).owner();
+            require(owned == address(this), TargetNotGoverned(kind, target));
         }
     }
 
@@ -552,7 +565,9 @@ contract UpgradeOperator is IUpgradeOperator, Ownable {
     }
 
     function _codeHash(address account) private view returns (bytes32) {
-        return account == address(0) || account.code.length == 0 ? bytes32(0) : account.codehash;
+        if (account == address(0)) return 0;
+        bytes32 codeHash = account.codehash;
+        return codeHash == NO_CODE ? bytes32(0) : codeHash;
     }
 
     /// @dev The account whose code the hash at `position` is of.

@@ -1,7 +1,8 @@
 """The decisions: one JSON line for each time this KMS was asked for trust, to the logger `kms.decisions` and a keeper.
 
 A line says who, what, by which rule, in the state of which block, on what evidence, and which root ends its chain. It
-never holds a key, and nothing of a message that might be one.
+never holds a key, and nothing of a message that might be one. About itself this KMS asks all the time: that is a line
+when the answer or its block changes, and once a minute.
 """
 
 from __future__ import annotations

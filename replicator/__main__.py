@@ -17,6 +17,7 @@ from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
 from replicator.chain_law import ChainLaw
 from replicator.config import Settings, load_settings
+from replicator.custody import Genesis
 from replicator.guest_agents import find_agent
 from replicator.node import Replicator, Surroundings
 from replicator.peers import EvidenceVerifier
@@ -58,18 +59,14 @@ def bootstrap(settings: Settings, *, adopt: bool) -> None:
     if not settings.chain.rpc_urls:
         raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
     node = make_node(settings)
-    around = node.around
-    genesis = make_genesis(
-        node.identity,
-        node.law,
-        around.secure_file,
-        around.receipts,
-        moments=node.moments,
-        random=around.random,
-        adopt=adopt,
-    )
+    genesis = make_genesis(node.parts, node.law, adopt=adopt)
     _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
-    _log.info("bootstrap: fingerprint %s; have the owners record both on the chain", genesis.fingerprint.hex())
+    _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
+
+
+def genesis_words(genesis: Genesis) -> str:
+    """What the owners propose, so that the chain records *genesis*."""
+    return f"Genesis:0x{genesis.app_id.hex()}={genesis.fingerprint.hex()},{genesis.hash().hex()}"
 
 
 def make_node(settings: Settings) -> Replicator:

@@ -6,6 +6,7 @@ forms of the original around these (`old_forms`). Errors are `{"error", "kind"}`
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,6 +27,8 @@ from dstack.errors import (
     RefusedError,
     UnavailableError,
 )
+from dstack.keys.sealing import TAG_SIZE
+from dstack.keys.sealing_stream import CHUNK
 from dstack.transport.server import read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
@@ -34,6 +37,7 @@ from replicator.custody import Receipt
 from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
+from replicator.receiving import Delivery
 from replicator.uploads import Upload
 
 # The first class that fits decides.
@@ -124,16 +128,38 @@ async def _receive(node: Replicator, request: Request) -> Receipt:
     try:
         if first > delivery.next_chunk:
             raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
-        for number in range(first, min(delivery.next_chunk, delivery.shape.chunks)):
-            if not await upload.take(delivery.shape.sealed_length(number)):
-                break
-        while not delivery.is_complete and (sealed := await upload.take(delivery.expected)):
-            await run_in_threadpool(delivery.add, sealed)
+        await _pass_over(upload, delivery, first)
+        await _feed(upload, delivery)
         if delivery.is_complete:
             await upload.require_end()
         return await run_in_threadpool(node.finish, delivery)
     finally:
         delivery.close()
+
+
+async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
+    """Leave out the chunks that came before."""
+    buffer = memoryview(bytearray(CHUNK + TAG_SIZE))
+    for number in range(first, min(delivery.next_chunk, delivery.shape.chunks)):
+        await upload.fill(buffer[: delivery.shape.sealed_length(number)])
+
+
+async def _feed(upload: Upload, delivery: Delivery) -> None:
+    """Have one chunk opened and written while the next one comes into the other buffer."""
+    buffers = [memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(2)]
+    working: asyncio.Future[None] | None = None
+    try:
+        for number in range(delivery.next_chunk, delivery.shape.chunks):
+            sealed = buffers[number % 2][: delivery.shape.sealed_length(number)]
+            is_there = await upload.fill(sealed)
+            if working:
+                await working
+            working = asyncio.ensure_future(run_in_threadpool(delivery.add, sealed)) if is_there else None
+            if not is_there:
+                return
+    finally:
+        if working:
+            await working
 
 
 def _page(node: Replicator) -> Response:

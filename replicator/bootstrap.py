@@ -9,34 +9,20 @@ from dstack.keys.sealing_stream import CHUNK
 from dstack.values import Digest32
 from replicator.custody import Custody, Genesis, fingerprint_of
 from replicator.documents import Party
-from replicator.identity import Identity
 from replicator.law import LawReader
-from replicator.moments import Moments
-from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.parts import Parts
+from replicator.receipts import KeptReceipt
 from replicator.storage import Incoming, SecureFile
 
 SIZE = 32
 
 
-def make_genesis(
-    identity: Identity,
-    law: LawReader,
-    secure_file: SecureFile,
-    receipts: ReceiptFolder,
-    *,
-    moments: Moments,
-    random: Callable[[int], bytes],
-    adopt: bool = False,
-) -> Genesis:
+def make_genesis(parts: Parts, law: LawReader, *, adopt: bool = False) -> Genesis:
     """Make a secure file of `SIZE` random bytes, or take the one that lies there, as the first of its app.
 
     Args:
-        identity: This machine, whose quote binds the genesis.
-        law: Refuses where a genesis is recorded already, and where this machine is not allowed.
-        secure_file: Where it goes.
-        receipts: Where the genesis and its evidence are kept, for the owners to record.
-        moments: The time.
-        random: The secret, and the nonce.
+        parts: Of this node; its quote binds the genesis, which is kept for the owners to record.
+        law: Refuses where a genesis is recorded already.
         adopt: Take what lies there.
 
     Raises:
@@ -44,10 +30,11 @@ def make_genesis(
         KeystoreError: There is a secure file (or with *adopt*: none, or one with a custody record).
         UnavailableError: The guest agent, the chain or the collateral could not be reached.
     """
-    recorded = law.genesis(identity.app_id)
+    own, secure_file = parts.identity, parts.secure_file
+    recorded = law.genesis(own.app_id)
     if recorded is not None:
         raise HandoverRefusedError(
-            f"bootstrap: the chain records genesis {recorded.hex()} for app {identity.app_id.hex()} already: "
+            f"bootstrap: the chain records genesis {recorded.hex()} for app {own.app_id.hex()} already: "
             f"want the secure file from another node"
         )
     if secure_file.exists() != adopt:
@@ -57,19 +44,19 @@ def make_genesis(
         raise KeystoreError("bootstrap: the secure file has a custody record already")
     incoming = secure_file.incoming("genesis")
     try:
-        _fill(incoming, secure_file, random, adopt=adopt)
+        _fill(incoming, secure_file, parts.random, adopt=adopt)
         digest = incoming.seal_off()
         genesis = Genesis(
-            app_id=identity.app_id,
+            app_id=own.app_id,
             law=law.law,
             fingerprint=fingerprint_of(digest),
             size=incoming.size,
-            nonce=Digest32(random(32)),
-            at=int(moments.now(law.block()).timestamp()),
-            maker=Party.of(identity.boot()),
+            nonce=Digest32(parts.random(32)),
+            at=int(parts.moments.now(law.block()).timestamp()),
+            maker=Party.of(own.boot()),
         )
-        kept = KeptReceipt("genesis", genesis, identity.quoted(genesis.report_data()), identity.simulated)
-        secure_file.replace(incoming, Custody(genesis), at=genesis.at, receipt=kept, to=receipts)
+        kept = KeptReceipt("genesis", genesis, own.quoted(genesis.report_data()), own.simulated)
+        secure_file.replace(incoming, Custody(genesis), at=genesis.at, receipt=kept, to=parts.receipts)
     finally:
         incoming.discard()
     return genesis

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from dstack.attestation.appraise import Appraisal
 from dstack.attestation.quote import TdReport
+from dstack.chain.action_data import Genesis
 from dstack.chain.endpoints import Endpoints
-from dstack.chain.workload import RecordedGenesis, WorkloadReader
+from dstack.chain.workload import WorkloadReader
 from dstack.errors import DstackError
 from dstack.policy import BlockRef, BootInfo
 from dstack.values import AppId, Digest32, Register
@@ -29,6 +30,7 @@ class ChainLaw:
         """
         self._settings = settings
         self.law: Law = settings.law
+        self.requires_genesis = settings.requires_genesis
         self._endpoints = Endpoints(
             settings.rpc_urls,
             block_tag=settings.block_tag,
@@ -71,5 +73,5 @@ def _registers(appraisal: Appraisal) -> tuple[Register, ...]:
     return body.mr_td, body.rtmr0, body.rtmr1, body.rtmr2, body.rtmr3
 
 
-def _digest(genesis: RecordedGenesis | None) -> Digest32 | None:
+def _digest(genesis: Genesis | None) -> Digest32 | None:
     return genesis.evidence if genesis else None

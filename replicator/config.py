@@ -32,7 +32,7 @@ _KNOWN = {
     "agent": frozenset({"socket"}),
     "chain": frozenset(
         {"rpc_urls", "operator", "kms_auth", "chain_id", "block_tag", "agreement", "max_age_seconds"}
-        | {"insecure_endpoints_from_configure"}
+        | {"insecure_endpoints_from_configure", "require_genesis"}
     ),
     "attestation": frozenset(
         {"collateral_dir", "collateral_urls", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
@@ -54,6 +54,7 @@ class ChainSettings:
         max_age: How old the agreed block may be; None for chains whose clock is set by hand.
         endpoints_from_configure: Whoever reaches the port may choose the endpoints.
         require_listed_registers: Ask for the exact registers, too.
+        requires_genesis: Hand nothing over before the chain records the app's genesis.
     """
 
     law: Law
@@ -63,6 +64,7 @@ class ChainSettings:
     max_age: timedelta | None = MAX_AGE
     endpoints_from_configure: bool = False
     require_listed_registers: bool = False
+    requires_genesis: bool = True
 
     def at(self, rpc_urls: tuple[str, ...]) -> ChainSettings:
         """The same law at these endpoints."""
@@ -171,6 +173,7 @@ def _chain(members: Members, attestation: Members) -> ChainSettings:
         max_age=timedelta(seconds=seconds) if seconds else None,
         endpoints_from_configure=from_configure,
         require_listed_registers=attestation.flag("require_listed_registers", False),
+        requires_genesis=members.flag("require_genesis", True),
     )
 
 

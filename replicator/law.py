@@ -33,6 +33,11 @@ class LawReader(Protocol):
         """Which contracts on which chain."""
         ...
 
+    @property
+    def requires_genesis(self) -> bool:
+        """Whether nothing is handed over before the chain records the app's genesis."""
+        ...
+
     def block(self) -> BlockRef:
         """The block that is agreed on now.
 
@@ -78,11 +83,15 @@ def require_granted(decision: Decision, *, who: str) -> BlockRef:
     )
 
 
-def require_genesis(genesis: Digest32, recorded: Digest32 | None, *, who: str) -> None:
-    """See that a secure file is the one that the chain knows for the app, where it knows one.
+def require_genesis(genesis: Digest32, recorded: Digest32 | None, *, required: bool, who: str) -> None:
+    """See that a secure file is the one that the chain knows for the app.
 
     Raises:
-        HandoverRefusedError: It is another.
+        HandoverRefusedError: It is another; or the chain knows none, and one is *required*.
     """
+    if recorded is None and required:
+        raise HandoverRefusedError(
+            f"{who}: genesis: want {genesis.hex()} recorded on the chain, got nothing there: the owners propose it"
+        )
     if recorded is not None and recorded != genesis:
         raise HandoverRefusedError(f"{who}: genesis: the chain records {recorded.hex()}, got {genesis.hex()}")

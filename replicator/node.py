@@ -20,6 +20,7 @@ from replicator.documents import VERSION, QuotedRequest
 from replicator.identity import Identity
 from replicator.law import LawReader
 from replicator.moments import Moments
+from replicator.parts import Parts
 from replicator.peers import EvidenceVerifier, QuoteProvider
 from replicator.receipts import ReceiptFolder
 from replicator.receiving import Delivery, Receiver
@@ -72,16 +73,16 @@ class Replicator:
         self._settings = chain
         self._configuring = threading.Lock()
         self._law = around.connect(chain) if chain.rpc_urls else None
-        self._identity = Identity(around.quotes, around.verifier, now=self._now, random=around.random)
-        parts = (self._identity, around.verifier, around.secure_file, around.receipts)
-        self._receiver = Receiver(*parts, moments=self.moments, random=around.random)
-        self._sender = Sender(*parts, moments=self.moments, random=around.random)
+        identity = Identity(around.quotes, around.verifier, now=self._now, random=around.random)
+        self.parts = Parts(identity, around.verifier, around.secure_file, around.receipts, self.moments, around.random)
+        self._receiver = Receiver(self.parts)
+        self._sender = Sender(self.parts)
         self._announce()
 
     @property
     def identity(self) -> Identity:
         """Who this node is."""
-        return self._identity
+        return self.parts.identity
 
     @property
     def law(self) -> LawReader:

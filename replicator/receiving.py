@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -12,18 +11,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from dstack.attestation.appraise import Appraisal
 from dstack.errors import DstackError, HandoverRefusedError, KeystoreError, SealError
 from dstack.keys.sealing import open_sealed
-from dstack.keys.sealing_stream import StreamCipher, StreamShape
+from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
 from dstack.values import Digest32
 from replicator.answers import Answer, parse_answer
 from replicator.custody import Receipt, fingerprint_of
 from replicator.documents import Party, QuotedRequest, Request
 from replicator.handover import REQUEST_LIFETIME, Asked, NewNode, require_parties
-from replicator.identity import Identity
 from replicator.law import LawReader, require_genesis, require_granted
-from replicator.moments import Moments
-from replicator.peers import EvidenceVerifier, boot_info_of
-from replicator.receipts import KeptReceipt, ReceiptFolder
-from replicator.storage import Incoming, SecureFile
+from replicator.parts import Parts
+from replicator.peers import boot_info_of
+from replicator.receipts import KeptReceipt
+from replicator.storage import Incoming
 
 
 @dataclass(slots=True)
@@ -36,6 +34,7 @@ class _Transfer:
     shape: StreamShape
     incoming: Incoming
     busy: bool = False
+    opened: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
 
 
 class Delivery:
@@ -52,12 +51,7 @@ class Delivery:
         """Whether every chunk has come."""
         return self.next_chunk == self.shape.chunks
 
-    @property
-    def expected(self) -> int:
-        """Sealed bytes of the next chunk; 0 after the last."""
-        return 0 if self.is_complete else self.shape.sealed_length(self.next_chunk)
-
-    def add(self, sealed: bytes) -> None:
+    def add(self, sealed: bytes | memoryview) -> None:
         """Open the next chunk and write it.
 
         Raises:
@@ -88,22 +82,8 @@ class Delivery:
 class Receiver:
     """Asks and receives. May be used from several threads."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        verifier: EvidenceVerifier,
-        secure_file: SecureFile,
-        receipts: ReceiptFolder,
-        *,
-        moments: Moments,
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._identity = identity
-        self._verifier = verifier
-        self._file = secure_file
-        self._receipts = receipts
-        self._moments = moments
-        self._random = random
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._new = NewNode()
         self._transfers: dict[Request, _Transfer] = {}
         self._lock = threading.Lock()
@@ -120,17 +100,17 @@ class Receiver:
             HandoverRefusedError: Too many requests wait already.
             UnavailableError: The guest agent, the chain or the collateral could not be reached.
         """
-        at = self._moments.now(law.block())
+        at = self._parts.moments.now(law.block())
         self._new.at(at).require_room()
-        private_key = self._random(32)
+        private_key = self._parts.random(32)
         request = Request(
             public_key=Digest32(X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()),
-            nonce=Digest32(self._random(32)),
-            app_id=self._identity.app_id,
+            nonce=Digest32(self._parts.random(32)),
+            app_id=self._parts.identity.app_id,
             law=law.law,
             expires_at=int((at + REQUEST_LIFETIME).timestamp()),
         )
-        quoted = QuotedRequest(request, self._identity.quoted(request.report_data()))
+        quoted = QuotedRequest(request, self._parts.identity.quoted(request.report_data()))
         with self._lock:
             self._new = self._new.asking(Asked(quoted, private_key), at)
             self._forget_ended()
@@ -149,7 +129,7 @@ class Receiver:
             UnavailableError: The guest agent, the chain or the collateral could not be reached.
         """
         answer = parse_answer(line)
-        at = self._moments.now(law.block())
+        at = self._parts.moments.now(law.block())
         asked = self._new.for_answer(answer, at)
         shape = StreamShape(answer.receipt.terms.size)
         if asked.stored:
@@ -159,10 +139,12 @@ class Receiver:
             self._accept(asked, answer, sender, shape)
         return self._deliver(answer.receipt, shape)
 
-    def add(self, receipt: Receipt, number: int, sealed: bytes) -> None:
+    def add(self, receipt: Receipt, number: int, sealed: bytes | memoryview) -> None:
         """Open chunk *number* and write it; only for the delivery that holds the transfer."""
         transfer = self._transfers[receipt.terms.request]
-        transfer.incoming.add(transfer.cipher.open(number, sealed))
+        content = memoryview(transfer.opened)[: transfer.shape.length(number)]
+        transfer.cipher.open_into(number, sealed, content)
+        transfer.incoming.add(content)
         with self._lock:
             self._new = self._new.received(receipt, number + 1)
 
@@ -192,22 +174,22 @@ class Receiver:
 
     def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Appraisal:
         """Verify, appraise and authorize who answered, and see that the receipt says what is so."""
-        receipt, own = answer.receipt, self._identity.boot()
-        sender = self._verifier.appraise_blob(answer.evidence, expected=receipt.report_data(), at=at)
+        receipt, own = answer.receipt, self._parts.identity.boot()
+        sender = self._parts.verifier.appraise_blob(answer.evidence, expected=receipt.report_data(), at=at)
         boot = boot_info_of(sender, own.app_id, who="old node")
         require_parties(receipt, sender=Party.of(boot), receiver=Party.of(own))
         answer.custody.require_before(receipt.terms)
         verdict = law.judge(boot, sender)
         require_granted(verdict.decision, who="old node")
-        require_genesis(receipt.terms.genesis, verdict.genesis, who="old node")
+        require_genesis(receipt.terms.genesis, verdict.genesis, required=law.requires_genesis, who="old node")
         self._require_place(answer)
         return sender
 
     def _require_place(self, answer: Answer) -> bool:
         """See that the content may be stored here; says whether it is here already."""
-        if not self._file.exists():
+        if not self._parts.secure_file.exists():
             return False
-        held, terms = self._file.held(), answer.receipt.terms
+        held, terms = self._parts.secure_file.held(), answer.receipt.terms
         if held.fingerprint == terms.fingerprint:
             if held.custody is not None and held.custody.genesis.hash() != terms.genesis:
                 raise HandoverRefusedError("answer: the same content, of another genesis")
@@ -229,7 +211,7 @@ class Receiver:
             if before is not None and self._new.of(answer.receipt).next_chunk == 0:
                 self._drop(asked.request)
                 before = None
-            incoming = before.incoming if before else self._file.incoming(asked.request.hash().hex())
+            incoming = before.incoming if before else self._parts.secure_file.incoming(asked.request.hash().hex())
             simulated = sender.verified.root.simulated
             self._transfers[asked.request] = _Transfer(answer, simulated, cipher, shape, incoming)
 
@@ -255,11 +237,11 @@ class Receiver:
         )
         with self._storing:
             if self._require_place(answer):
-                self._receipts.keep(kept)
+                self._parts.receipts.keep(kept)
                 return
             custody = answer.custody.after(answer.receipt)
-            at = int(self._moments.now().timestamp())
-            self._file.replace(transfer.incoming, custody, at=at, receipt=kept, to=self._receipts)
+            at = int(self._parts.moments.now().timestamp())
+            self._parts.secure_file.replace(transfer.incoming, custody, at=at, receipt=kept, to=self._parts.receipts)
 
     def _forget_ended(self) -> None:
         for request in self._transfers.keys() - {each.request for each in self._new.asked}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +19,10 @@ from replicator.answers import Answer, serialise_answer
 from replicator.custody import Receipt, Terms
 from replicator.documents import Party, QuotedRequest, parse_request
 from replicator.handover import OldNode
-from replicator.identity import Identity
 from replicator.law import LawReader, require_genesis, require_granted
-from replicator.moments import Moments
-from replicator.peers import EvidenceVerifier, boot_info_of
-from replicator.receipts import KeptReceipt, ReceiptFolder
+from replicator.parts import Parts
+from replicator.peers import boot_info_of
+from replicator.receipts import KeptReceipt
 from replicator.storage import Held, SecureFile
 
 MAX_AT_ONCE = 4
@@ -66,22 +65,8 @@ class Sending:
 class Sender:
     """Answers requests. May be used from several threads."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        verifier: EvidenceVerifier,
-        secure_file: SecureFile,
-        receipts: ReceiptFolder,
-        *,
-        moments: Moments,
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._identity = identity
-        self._verifier = verifier
-        self._file = secure_file
-        self._receipts = receipts
-        self._moments = moments
-        self._random = random
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._old = OldNode()
         self._keys: dict[Digest32, bytes] = {}
         self._lock = threading.Lock()
@@ -100,7 +85,7 @@ class Sender:
         quoted = parse_request(raw)
         with self._slot():
             judged, _ = self._judged(quoted, law, known=None)
-            self._held(judged.genesis)
+            self._held(judged.genesis, law)
             return judged
 
     def onboard(self, raw: bytes, law: LawReader) -> Sending:
@@ -119,29 +104,29 @@ class Sender:
         """
         quoted = parse_request(raw)
         with self._slot():
-            known = self._old.answer_to(quoted, self._moments.now())
+            known = self._old.answer_to(quoted, self._parts.moments.now())
             judged, at = self._judged(quoted, law, known=known)
-            held = self._held(judged.genesis)
+            held = self._held(judged.genesis, law)
             if known is not None:
                 return self._again(known, held)
             return self._answer(quoted, judged, held, at)
 
     def _judged(self, quoted: QuotedRequest, law: LawReader, *, known: Receipt | None) -> tuple[Judged, datetime]:
-        request, at = quoted.request, self._moments.now(law.block())
-        app_id = self._identity.app_id
+        request, at = quoted.request, self._parts.moments.now(law.block())
+        app_id = self._parts.identity.app_id
         if known is None:
             self._old.admit(quoted, law=law.law, app_id=app_id, at=at)
-        receiver = self._verifier.appraise_blob(quoted.evidence, expected=request.report_data(), at=at)
+        receiver = self._parts.verifier.appraise_blob(quoted.evidence, expected=request.report_data(), at=at)
         boot = boot_info_of(receiver, app_id, who="new node")
         verdict = law.judge(boot, receiver)
         block = require_granted(verdict.decision, who="new node")
         return Judged(boot, block, receiver.verified.root.simulated, verdict.genesis), at
 
-    def _held(self, recorded: Digest32 | None) -> Held:
-        held = self._file.held()
+    def _held(self, recorded: Digest32 | None, law: LawReader) -> Held:
+        held = self._parts.secure_file.held()
         if held.custody is None:
             raise KeystoreError("secure file: want one with a custody record, got none: bootstrap --adopt makes one")
-        require_genesis(held.custody.genesis.hash(), recorded, who="old node")
+        require_genesis(held.custody.genesis.hash(), recorded, required=law.requires_genesis, who="old node")
         return held
 
     def _answer(self, quoted: QuotedRequest, judged: Judged, held: Held, at: datetime) -> Sending:
@@ -152,7 +137,7 @@ class Sender:
             block_number=judged.block.number,
             block_hash=judged.block.hash,
             at=int(at.timestamp()),
-            sender=Party.of(self._identity.boot()),
+            sender=Party.of(self._parts.identity.boot()),
             receiver=Party.of(judged.boot),
             simulated_root=judged.simulated,
             fingerprint=held.fingerprint,
@@ -161,20 +146,20 @@ class Sender:
             custody=held.custody.head,
             depth=held.custody.depth,
         )
-        key = self._random(KEY_SIZE)
+        key = self._parts.random(KEY_SIZE)
         sealed_key = seal(quoted.request.public_key, key, terms.seal_info())
         receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
-        answer = Answer(sealed_key, receipt, held.custody, self._identity.quoted(receipt.report_data()))
+        answer = Answer(sealed_key, receipt, held.custody, self._parts.identity.quoted(receipt.report_data()))
         self._remember(quoted, answer, key, at)
-        return Sending(answer, key, self._file)
+        return Sending(answer, key, self._parts.secure_file)
 
     def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> None:
         """Keep the receipt, then the state: nothing is handed over without one."""
         request, receipt = quoted.request, answer.receipt
         with self._lock:
             later = self._old.answering(quoted, receipt, law=request.law, app_id=request.app_id, at=at)
-            self._receipts.keep(
-                KeptReceipt("sent", receipt, answer.evidence, self._identity.simulated, quoted, answer.sealed_key)
+            self._parts.receipts.keep(
+                KeptReceipt("sent", receipt, answer.evidence, self._parts.identity.simulated, quoted, answer.sealed_key)
             )
             self._old = later
             remembered = {each.receipt.hash() for each in later.answered}
@@ -185,9 +170,9 @@ class Sender:
             raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")
         with self._lock:
             key = self._keys[known.hash()]
-        kept = self._receipts.read(known.hash(), "sent")
+        kept = self._parts.receipts.read(known.hash(), "sent")
         evidence, sealed_key = bytes.fromhex(kept["evidence"]), bytes.fromhex(kept["sealed_key"])
-        return Sending(Answer(sealed_key, known, held.custody, evidence), key, self._file)
+        return Sending(Answer(sealed_key, known, held.custody, evidence), key, self._parts.secure_file)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:

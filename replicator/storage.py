@@ -67,7 +67,7 @@ class Incoming:
         self.size = 0
         self._hash = hashlib.sha256()
 
-    def add(self, content: bytes) -> None:
+    def add(self, content: bytes | memoryview) -> None:
         """Write more.
 
         Raises:

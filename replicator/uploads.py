@@ -1,4 +1,4 @@
-"""The body of `/receiveKey` as it comes: a line, then pieces of known length. Bounded in size and time."""
+"""The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time."""
 
 from __future__ import annotations
 
@@ -44,18 +44,25 @@ class Upload:
         del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
         return line
 
-    async def take(self, size: int) -> bytes:
-        """The next *size* bytes; nothing where the body ends before.
+    async def fill(self, buffer: memoryview) -> bool:
+        """Fill *buffer* with the next bytes; says whether there were enough before the end of the body.
 
         Raises:
             MessageMalformedError: They do not come.
         """
-        while len(self._buffer) < size:
-            if not await self._more():
-                return b""
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
+        ahead = min(len(self._buffer), len(buffer))
+        buffer[:ahead] = memoryview(self._buffer)[:ahead]
+        del self._buffer[:ahead]
+        filled = ahead
+        while filled < len(buffer):
+            piece = await self._piece()
+            if piece is None:
+                return False
+            used = min(len(piece), len(buffer) - filled)
+            buffer[filled : filled + used] = memoryview(piece)[:used]
+            self._buffer += memoryview(piece)[used:]
+            filled += used
+        return True
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -81,16 +88,18 @@ class Upload:
         return line
 
     async def _more(self) -> bool:
-        """Read a piece; says whether there was one."""
+        """Read a piece into the buffer; says whether there was one."""
+        piece = await self._piece()
+        self._buffer += piece or b""
+        return piece is not None
+
+    async def _piece(self) -> bytes | None:
         if self._ended:
-            return False
+            return None
         try:
             async with asyncio.timeout(IDLE_SECONDS):
                 piece = await anext(self._stream, None)
         except TimeoutError as exc:
             raise MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing") from exc
-        if piece is None:
-            self._ended = True
-            return False
-        self._buffer += piece
-        return True
+        self._ended = piece is None
+        return piece

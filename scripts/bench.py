@@ -17,6 +17,7 @@ from typing import Any
 
 import bench_app_key
 import bench_chain
+import bench_handover
 import bench_measurement
 import bench_verification
 import coincurve
@@ -130,6 +131,12 @@ def image_figure() -> dict[str, Any]:
     }
 
 
+def handover_figure() -> dict[str, Any]:
+    """1 GiB (or BENCH_HANDOVER_MIB) from node to node; the slower limit counts."""
+    size = int(os.environ.get("BENCH_HANDOVER_MIB", "1024"))
+    return {"unit": "MB/s; ratio to the slower limit, goal 0.4; MiB grown, goal 64", **bench_handover.measure(size)}
+
+
 FIGURES: dict[str, Callable[[], dict[str, Any]]] = {
     "rtmr_replay_30_events": replay_figure,
     "rtmr3_from_app_compose": rtmr3_figure,
@@ -138,6 +145,7 @@ FIGURES: dict[str, Callable[[], dict[str, Any]]] = {
     "kms_key_derivation": derivation_figure,
     "get_app_key": get_app_key_figure,
     "chain_among_faults": chain_figure,
+    "handover_1_gib": handover_figure,
 }
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,20 @@ def build(root: Path = ROOT) -> dict[str, str]:
     return {f"{name}.json": artifact(name, path, output) for name, path in SOURCES.items()}
 
 
-def run_solc(root: Path = ROOT, outputs: Sequence[str] = OUTPUTS) -> dict[str, Any]:
+def run_solc(
+    root: Path = ROOT, outputs: Sequence[str] = OUTPUTS, names: Iterable[str] = tuple(SOURCES)
+) -> dict[str, Any]:
     """Run solc on every contract of ours and those of OpenZeppelin that are deployed.
 
     Args:
         root: A folder with `contracts` and `node_modules`: this checkout, or a copy of it elsewhere.
         outputs: What to ask of solc about each contract; `ast` is the syntax of each source.
+        names: Which artifacts are wanted.
 
     Raises:
         BuildError: It is missing or gives no answer.
     """
-    urls = {path: {"urls": [source_file(path)]} for path in SOURCES.values()}
+    urls = {path: {"urls": [source_file(path)]} for path in map(SOURCES.__getitem__, names)}
     selection = {"*": {"*": [each for each in outputs if each != "ast"], "": ["ast"] if "ast" in outputs else []}}
     request = {"language": "Solidity", "sources": urls, "settings": SETTINGS | {"outputSelection": selection}}
     command = [SOLC, "--standard-json", "--base-path", root, "--allow-paths", f"{root},{ROOT}"]
@@ -152,7 +155,7 @@ def compare(built: dict[str, str]) -> None:
     different = sorted(name for name in built.keys() | on_disk.keys() if built.get(name) != on_disk.get(name))
     if different:
         raise BuildError(
-            f"the sources do not compile to the committed {', '.join(different)}; run make contracts and commit them"
+            f"the sources do not compile to the committed {', '.join(different)}; run make build and commit them"
         )
 
 

@@ -8,6 +8,7 @@ Prints one JSON object with the addresses. The account keeps no power: the opera
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -40,20 +41,21 @@ def cli(account: Any, owner: str, guardian: str, delay_hours: int, upgrade_delay
     """Deploy UpgradeOperator, and KmsAuth with UpgradeOperator as its owner."""
     accounts = parse_address(owner, what="--owner"), parse_address(guardian, what="--guardian")
     delays = tuple(hours * SECONDS_AN_HOUR for hours in (delay_hours, delay_hours, upgrade_delay_hours))
-    operator = deploy(account, "UpgradeOperator", *accounts, delays)
+    click.echo(json.dumps(deploy_all(account, accounts, delays)))
+
+
+def deploy_all(account: Any, accounts: Sequence[str], delays: Sequence[int]) -> dict[str, str]:
+    """Deploy everything, paid by *account*; owner and guardian are *accounts*, *delays* are in seconds by class."""
+    operator = deploy(account, "UpgradeOperator", *accounts, tuple(delays))
     app_implementation = deploy(account, "AppAuth")
     kms_implementation = deploy(account, "KmsAuth")
     set_up = encode_call("KmsAuth", "initialize", operator.address, app_implementation.address)
     kms_auth = deploy(account, "ERC1967Proxy", kms_implementation, set_up)
-    click.echo(
-        json.dumps(
-            {
-                "operator": operator.address,
-                "kms_auth": kms_auth.address,
-                "app_implementation": app_implementation.address,
-            }
-        )
-    )
+    return {
+        "operator": operator.address,
+        "kms_auth": kms_auth.address,
+        "app_implementation": app_implementation.address,
+    }
 
 
 def deploy(account: Any, name: str, *arguments: Any) -> Any:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,6 +28,8 @@ LOGS = ROOT / ".fuzz" / "logs"
 MEMORY_MIB = 256
 # Wall time after which an input counts as hanging; the worker itself counts a second of processor time.
 _HANG_SECONDS = 30
+_LOCK, _STOPPED = threading.Lock(), threading.Event()
+_RUNNING: list[subprocess.Popen[bytes]] = []
 _WORDS = ROOT / "tests" / "fuzz" / "words.dict"
 
 
@@ -74,8 +77,31 @@ def _fuzz(names: list[str], seconds: int, jobs: int) -> Iterator[Outcome]:
             for done in as_completed(waiting):
                 yield done.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            _stop()
             raise
+
+
+def _stop() -> None:
+    """End the processes that run, and let no other begin."""
+    with _LOCK:
+        _STOPPED.set()
+        for process in _RUNNING:
+            process.terminate()
+
+
+def _run(command: list[str], log: Path) -> int:
+    """Run a worker to its end; its exit code."""
+    with log.open("wb") as stream:
+        with _LOCK:
+            if _STOPPED.is_set():
+                return 0
+            process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=_environment())
+            _RUNNING.append(process)
+        try:
+            return process.wait()
+        finally:
+            with _LOCK:
+                _RUNNING.remove(process)
 
 
 def _fuzz_one(name: str, seconds: int) -> Outcome:
@@ -91,10 +117,7 @@ def _fuzz_one(name: str, seconds: int) -> Outcome:
         *(f"-max_len={longest}", f"-dict={_WORDS}", f"-artifact_prefix={found}/", "-print_final_stats=1"),
         str(corpus),
     ]
-    with log.open("wb") as stream:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False, env=_environment()
-        )
+    exit_code = _run(command, log)
     said = log.read_text(errors="replace")
     findings = tuple(sorted(set(found.iterdir()) - before))
     if not any(found.iterdir()):
@@ -106,7 +129,7 @@ def _fuzz_one(name: str, seconds: int) -> Outcome:
         coverage=_number(r"cov: (\d+)", said),
         memory_mib=_number(r"stat::peak_rss_mb:\s*(\d+)", said) or _number(r"rss: (\d+)Mb", said),
         findings=findings,
-        failed=done.returncode != 0 or bool(findings),
+        failed=exit_code != 0 or bool(findings),
     )
 
 

@@ -65,8 +65,8 @@ CONTROLS = (
         "check_P1_floorOfDelays",
         "every action waits as long as policy",
         OPERATOR,
-        "return _delay(action.classOf());",
-        "return delays.policy;",
+        "uint256 delay = _delay(action.classOf());",
+        "uint256 delay = delays.policy;",
     ),
     Control(
         "check_P9_guardian",
@@ -93,7 +93,21 @@ CONTROLS = (
         "check_P11_once",
         "an execution leaves no trace",
         OPERATOR,
-        "record.executedAt = uint48(block.timestamp);",
+        "_proposals[id].executedAt = uint48(block.timestamp);",
+        "",
+    ),
+    Control(
+        "check_P1_forcedGuardian",
+        "forcing out the guardian waits no longer than anything else",
+        OPERATOR,
+        "FORCED_DELAY = 7 days;",
+        "FORCED_DELAY = 48 hours;",
+    ),
+    Control(
+        "check_P9_forcedGuardian",
+        "the guardian may cancel what replaces it",
+        OPERATOR,
+        "require(!record.forced || msg.sender == owner(), NotForGuardian(Kind.ForcedGuardian));",
         "",
     ),
 )

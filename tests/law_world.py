@@ -57,7 +57,7 @@ class LawWorld:
         deployment = self.chain.deployment
         addresses = (Address.from_hex(deployment.operator), Address.from_hex(deployment.kms_auth))
         law = Law(deployment.chain_id, *addresses)
-        return ChainSettings(law, (self.chain.chain.rpc_url,), "latest", max_age=None)
+        return ChainSettings(law, (self.chain.chain.rpc_url,), "latest", max_age=None, requires_genesis=False)
 
     def machine(self, folder: Path, compose: bytes) -> Machine:
         """A machine of the app."""

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,9 +18,13 @@ GENESIS = 1_800_000_000
 TARGET = "0x" + "11" * 20
 
 
+def _every_12_seconds(number: int) -> int:
+    return GENESIS + 12 * number
+
+
 def block_at(number: int, fork: str = "main") -> BlockRef:
     """The block of this number on a fork; one every 12 seconds."""
-    return BlockRef(number, Digest32(sha256(f"{fork} {number}".encode()).digest()), GENESIS + 12 * number)
+    return BlockRef(number, Digest32(sha256(f"{fork} {number}".encode()).digest()), _every_12_seconds(number))
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Node:
     Attributes:
         head: Number of the block it stands at.
         fork_from: From this number on it is on a fork of its own; None for none.
+        at: The time of its blocks, by number.
         say: What contracts answer, by call data and block number; None reverts.
         hang: Answers nothing while it is set.
         raw: Answers these bytes to everything.
@@ -41,6 +46,7 @@ class Node:
     head: int = 100
     fork_from: int | None = None
     fork: str = "other"
+    at: Callable[[int], int] = _every_12_seconds
     say: Callable[[bytes, int], bytes | None] = lambda _data, _number: b"yes"
     hang: threading.Event = field(default_factory=threading.Event)
     raw: bytes | None = None
@@ -57,7 +63,8 @@ class Node:
     def block(self, number: int) -> BlockRef:
         """Its block of this number."""
         is_forked = self.fork_from is not None and number >= self.fork_from
-        return block_at(number, self.fork if is_forked else "main")
+        block = block_at(number, self.fork if is_forked else "main")
+        return replace(block, timestamp=self.at(number))
 
     def start(self) -> None:
         """Listen; at the same port as before, when it was started before."""
@@ -69,7 +76,7 @@ class Node:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if node.hang.is_set():
-                    threading.Event().wait(3)
+                    threading.Event().wait(2.5)
                 if node.hang.is_set() or node._server is None:
                     self.close_connection = True
                     return

@@ -165,6 +165,7 @@ class MemoryChain:
     asked: list[BootInfo] = field(default_factory=list)
     law: Law = LAW
     recorded: Digest32 | None = None
+    requires_genesis: bool = False
     now: BlockRef = BLOCK
 
     def block(self) -> BlockRef:

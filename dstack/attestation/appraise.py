@@ -109,7 +109,7 @@ def appraise(
         mr_system=_mr_system(report, key_provider),
         mr_aggregated=_mr_aggregated(report, rtmr3),
         # (20) The device is named by the PPID of its verified certificate.
-        device_id=identities.device_id(verified.ppid),
+        device_id=verified.device_id,
         rtmr3_boot=_rtmr3_at_boot(evidence.runtime_events),
         runtime_events=evidence.runtime_events,
     )

@@ -20,7 +20,6 @@ from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import QuoteChecks, check_quote
 from dstack.errors import AppraisalError, InputError
-from dstack.measurement import identities
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import replay_event_log
 from dstack.measurement.mr_config_id import NO_MR_CONFIG_ID, mr_config_id_v1
@@ -228,7 +227,7 @@ def _check_device(checks: QuoteChecks, ledger: Ledger) -> None:
     if checks.verified is None:
         ledger.skip((20,), "the quote is not verified, so its PPID is a claim")
     else:
-        ledger.passed(20, identities.device_id(checks.verified.ppid).hex())
+        ledger.passed(20, checks.verified.device_id.hex())
 
 
 def compose_hash_of(envelope: Envelope) -> ComposeHash | None:

@@ -29,6 +29,8 @@ from dstack.attestation.td import check_attributes, check_enclave, check_module
 from dstack.attestation.verification_policy import STRICT, AcceptStatus, Relaxation, VerificationPolicy
 from dstack.attestation.verify_collateral import VerifiedCollateral, require_time
 from dstack.errors import QuoteUntrustedError
+from dstack.measurement.identities import device_id
+from dstack.values import DeviceId
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,11 @@ class VerifiedQuote:
     pck_crl_number: int
     expires_at: datetime
     expires_first: str
+
+    @property
+    def device_id(self) -> DeviceId:
+        """Names the machine: SHA-256 of the PPID."""
+        return device_id(self.ppid)
 
     @property
     def evaluation_number(self) -> int:

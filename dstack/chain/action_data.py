@@ -230,7 +230,10 @@ def _optional(raw: bytes) -> Register | None:
 
 
 def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OSError, OverflowError, ValueError) as exc:
+        raise InputError(f"time: want seconds that a calendar has, got {seconds}") from exc
 
 
 def _seconds(at: datetime | None) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from dstack.chain.agreement import Head, block_numbers, said_by_enough
 from dstack.chain.bounded_http import EndpointError
@@ -15,8 +16,6 @@ from dstack.chain.rpc_answers import block_of, block_request, number_of
 from dstack.errors import ChainUnavailableError
 from dstack.policy.decision import BlockRef
 
-# More blocks than finality ever lags behind on the chains we know; further ahead is not believed.
-AHEAD_LIMIT = 4096
 _ROUNDS = 2
 # Chain id and block come first in each endpoint's results, then the blocks that were claimed.
 _CLAIMS_AT = 2
@@ -61,13 +60,16 @@ class BlockAgreement:
         block_tag: str,
         chain_id: int | None,
         seconds: float,
+        ahead_limit: timedelta,
     ) -> None:
+        """Take the settings; `ahead_limit` is how much later a single endpoint's block may be than the agreed one."""
         self.endpoints = endpoints
         self.needed = needed
         self._pool = pool
         self._tag = block_tag
         self._chain_id = chain_id
         self._seconds = seconds
+        self._ahead_seconds = ahead_limit.total_seconds()
 
     def take(self) -> View:
         """Ask all of them now.
@@ -82,7 +84,7 @@ class BlockAgreement:
             votes = self._votes(heads, number)
             if found := said_by_enough(votes, self.needed):
                 agreed, voters = found
-                self._judge_claims(results, voters)
+                self._judge_claims(results, agreed, voters)
                 self._judge_others(agreed, voters, heads, votes)
                 return View(agreed, voters, self._ahead(agreed, voters, heads), taken)
         raise self.disagreement("the block")
@@ -134,8 +136,9 @@ class BlockAgreement:
     ) -> tuple[tuple[Endpoint, BlockRef], ...]:
         ahead = []
         for endpoint, own in heads.items():
-            lead = own.block.number - agreed.block.number
-            if endpoint in voters and 0 < lead <= AHEAD_LIMIT and endpoint.standing.is_believed:
+            is_further = endpoint in voters and own.block.number > agreed.block.number
+            is_plausible = 0 <= own.block.timestamp - agreed.block.timestamp <= self._ahead_seconds
+            if is_further and is_plausible and endpoint.standing.is_believed:
                 endpoint.claim = endpoint.claim or own.block
                 ahead.append((endpoint, own.block))
         return tuple(ahead)
@@ -156,15 +159,22 @@ class BlockAgreement:
             elif own.block.number < number:
                 endpoint.standing.failed("behind", f"stands at block {own.block.number}, the others at {number}")
 
-    def _judge_claims(self, results: Results, voters: frozenset[Endpoint]) -> None:
-        """Compare blocks that single endpoints once named with those that enough of them have there now."""
+    def _judge_claims(self, results: Results, agreed: Head, voters: frozenset[Endpoint]) -> None:
+        """Compare blocks that single endpoints once named with what became of the chain.
+
+        The block at that number must be the one that was named; and before that, the chain must not get later than it
+        without having as many blocks. So a claim is settled when the agreed block comes to its time.
+        """
         claimants = [endpoint for endpoint in self.endpoints if endpoint.claim]
         for place, endpoint in enumerate(claimants, start=_CLAIMS_AT):
+            claim = endpoint.claim
+            assert claim is not None
             found = said_by_enough(_blocks(results, voters, place), self.needed)
-            if found is None:
+            is_overdue = agreed.block.timestamp > claim.timestamp and agreed.block.number < claim.number
+            if found is None and not is_overdue:
                 continue
-            if found[0] != endpoint.claim:
-                endpoint.standing.caught(f"named a block {found[0].number} that never came")
+            if found is None or found[0] != claim:
+                endpoint.standing.caught(f"named a block {claim.number} that never came")
             endpoint.claim = None
 
     def _gather(self, jobs: Mapping[Endpoint, Sequence[Request]], *, already: int) -> Results:

@@ -40,6 +40,7 @@ ENDPOINT_SECONDS = 2.0
 HEAD_SECONDS = 1.0
 FAILURE_SECONDS = 0.25
 CLOCK_SKEW = timedelta(seconds=60)
+AHEAD_LIMIT = timedelta(hours=1)
 KEPT_ANSWERS = 4096
 
 READINGS = Counter(
@@ -92,7 +93,14 @@ class Endpoints:
         endpoints = named_endpoints(urls, seconds=seconds)
         self._pool = ThreadPoolExecutor(REQUESTS_AT_ONCE * len(urls), thread_name_prefix="chain")
         self._blocks = BlockAgreement(
-            self._pool, endpoints, needed=needed, block_tag=block_tag, chain_id=chain_id, seconds=seconds
+            self._pool,
+            endpoints,
+            needed=needed,
+            block_tag=block_tag,
+            chain_id=chain_id,
+            seconds=seconds,
+            # The agreed block is no older than that, and nobody's block is from the future.
+            ahead_limit=(max_age or AHEAD_LIMIT) + CLOCK_SKEW,
         )
         self._tag = block_tag
         self._max_age = max_age
@@ -117,8 +125,8 @@ class Endpoints:
         return {endpoint.standing.name: endpoint.standing.complaint for endpoint in self._blocks.endpoints}
 
     def close(self) -> None:
-        """End its threads and connections; what is being asked goes unanswered."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End its threads and connections, when what is being asked has come to its deadline."""
+        self._pool.shutdown(cancel_futures=True)
         for endpoint in self._blocks.endpoints:
             endpoint.close()
 

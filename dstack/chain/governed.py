@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from eth_typing import ChecksumAddress
+from eth_typing import ChecksumAddress, HexStr
+from eth_utils.address import to_checksum_address
 from web3 import Web3
 from web3.contract.contract import ContractFunction
+from web3.types import TxParams
 
 from dstack.chain.action_data import Genesis
 from dstack.chain.allowed import Allowed, allowed_after, registered_apps
-from dstack.chain.bindings import contract_at
+from dstack.chain.bindings import contract_at, encode_call
 from dstack.chain.deploy import Deployment
-from dstack.chain.history import PastEvent, past_events
+from dstack.chain.history import PastEvent, past_events, read_header, require_unchanged
 from dstack.chain.operator import Action, Proposal, parse_proposal
 from dstack.chain.tx import translated
 from dstack.errors import ChainUnavailableError, RefusedError
@@ -101,12 +103,11 @@ def read_governed(w3: Web3, deployment: Deployment, *, first_block: int) -> Gove
     """Read everything, in the state of the newest block.
 
     Raises:
-        ChainUnavailableError: The endpoint does not answer, leaves proposals out, or shows events that do not fit the
-            contracts' own answers.
+        ChainUnavailableError: The endpoint does not answer, leaves proposals out, shows events that do not fit the
+            contracts' own answers, or the chain was reorganised in between.
     """
-    with translated():
-        newest = w3.eth.get_block("latest")
-    block = newest["number"]
+    newest = read_header(w3, "latest")
+    block = newest.number
     blocks = {"first_block": first_block, "last_block": block}
     kms_events = past_events(w3, {deployment.kms_auth: "KmsAuth"}, **blocks)
     apps = registered_apps(kms_events)
@@ -128,10 +129,11 @@ def read_governed(w3: Web3, deployment: Deployment, *, first_block: int) -> Gove
     proposals = known_proposals(operator_events, deployment)
     if [known.proposal.nonce for known in proposals] != list(range(count)):
         raise ChainUnavailableError(f"UpgradeOperator: want {count} proposals, the endpoint shows {len(proposals)}")
+    require_unchanged(w3, newest)
     events = sorted((*kms_events, *operator_events, *app_events), key=lambda event: (event.block, event.index))
     return Governed(
         block=block,
-        at=datetime.fromtimestamp(newest["timestamp"], UTC),
+        at=newest.at,
         owner=owner,
         guardian=guardian,
         delays={"policy": policy, "roles": roles, "upgrades": upgrades},
@@ -181,12 +183,15 @@ def _genesis(event: PastEvent) -> tuple[ChecksumAddress, Genesis]:
 
 def _owner(w3: Web3, app: ChecksumAddress, block: int) -> ChecksumAddress | None:
     """Who owns *app*; None for a contract that does not say."""
+    question = TxParams({"to": app, "data": HexStr("0x" + encode_call("AppAuth", "owner").hex())})
     try:
         with translated():
-            owner: ChecksumAddress = contract_at(w3, "AppAuth", app).functions.owner().call(block_identifier=block)
-    except (RefusedError, ChainUnavailableError):
+            answer = bytes(w3.eth.call(question, block, ccip_read_enabled=False))
+    except RefusedError:
         return None
-    return owner
+    padding, account = answer[:12], answer[12:]
+    is_address = len(answer) == 32 and not any(padding)
+    return to_checksum_address(account) if is_address else None
 
 
 def _compare(w3: Web3, deployment: Deployment, allowed: Allowed, block: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from eth_typing import BlockNumber, ChecksumAddress
 from eth_utils.abi import abi_to_signature
@@ -28,6 +28,7 @@ class PastEvent:
 
     at: datetime
     block: int
+    block_hash: bytes
     index: int
     transaction: bytes
     contract: ChecksumAddress
@@ -44,7 +45,8 @@ def past_events(
     Events that the artifact does not know, such as OpenZeppelin's own of a proxy, are left out.
 
     Raises:
-        ChainUnavailableError: The endpoint does not answer, or shows an event that cannot be decoded.
+        ChainUnavailableError: The endpoint does not answer, shows an event that cannot be decoded, or one of a block
+            that is no longer part of the chain.
     """
     if not contracts:
         return ()
@@ -53,20 +55,54 @@ def past_events(
     )
     with translated():
         logs = w3.eth.get_logs(wanted)
-    time_of = _clock(w3)
+    header_of = _headers(w3)
     found = []
     for log in sorted(logs, key=lambda log: (log["blockNumber"], log["logIndex"])):
         name = contracts.get(log["address"])
         decoded = None if name is None else _decoded(w3, name, log)
         if decoded is not None:
-            found.append(_past_event(log, time_of(log["blockNumber"]), *decoded))
+            header = header_of(log["blockNumber"])
+            if log.get("removed") or bytes(log["blockHash"]) != header.hash:
+                raise ChainUnavailableError(f"chain: reorganised at block {header.number} while its events were read")
+            found.append(_past_event(log, header, *decoded))
     return tuple(found)
 
 
-def _past_event(log: LogReceipt, at: datetime, name: str, arguments: Mapping[str, Any]) -> PastEvent:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A block as the endpoint has it now."""
+
+    number: int
+    hash: bytes
+    at: datetime
+
+
+def read_header(w3: Web3, block: int | Literal["latest"]) -> Header:
+    """The block of this number as it is now.
+
+    Raises:
+        ChainUnavailableError: The endpoint does not answer, or has no such block.
+    """
+    with translated():
+        found = w3.eth.get_block(block)
+    return Header(found["number"], bytes(found["hash"]), datetime.fromtimestamp(found["timestamp"], UTC))
+
+
+def require_unchanged(w3: Web3, header: Header) -> None:
+    """Fail if *header* is no longer what the chain has at its number: what was read may be of two branches.
+
+    Raises:
+        ChainUnavailableError: So it is, or the endpoint does not answer.
+    """
+    if read_header(w3, header.number).hash != header.hash:
+        raise ChainUnavailableError(f"chain: reorganised at block {header.number} while it was read; ask again")
+
+
+def _past_event(log: LogReceipt, header: Header, name: str, arguments: Mapping[str, Any]) -> PastEvent:
     return PastEvent(
-        at=at,
-        block=log["blockNumber"],
+        at=header.at,
+        block=header.number,
+        block_hash=header.hash,
         index=log["logIndex"],
         transaction=bytes(log["transactionHash"]),
         contract=log["address"],
@@ -95,10 +131,9 @@ def _event_names(artifact: str) -> dict[bytes, str]:
     return {keccak(text=abi_to_signature(entry)): entry["name"] for entry in entries}
 
 
-def _clock(w3: Web3) -> Callable[[int], datetime]:
+def _headers(w3: Web3) -> Callable[[int], Header]:
     @cache
-    def time_of(block: int) -> datetime:
-        with translated():
-            return datetime.fromtimestamp(w3.eth.get_block(block)["timestamp"], UTC)
+    def header_of(block: int) -> Header:
+        return read_header(w3, block)
 
-    return time_of
+    return header_of

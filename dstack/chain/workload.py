@@ -11,8 +11,8 @@ from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from eth_utils.crypto import keccak
 
+from dstack.chain.action_data import Genesis
 from dstack.chain.bindings import encode_call
 from dstack.chain.client import parse_address, printable
 from dstack.chain.kms_auth import app_decision, app_question
@@ -23,15 +23,6 @@ from dstack.policy.decision import BlockRef, Decision, Denied, Granted, Rule, de
 from dstack.values import AppId, Digest32, Register
 
 _NONE = (b"", b"", b"", b"", b"")
-_GENESIS_OF = keccak(text="genesisOf(address)")[:4]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedGenesis:
-    """The genesis of an app's secure file, as the owners recorded it: fingerprint, and digest of the evidence."""
-
-    fingerprint: Digest32
-    evidence: Digest32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +30,7 @@ class WorkloadAnswer:
     """What the chain says of one machine; *genesis* is None where none was recorded for its app."""
 
     decision: Decision
-    genesis: RecordedGenesis | None
+    genesis: Genesis | None
 
 
 class WorkloadReader:
@@ -92,7 +83,7 @@ class WorkloadReader:
         """
         return self._reader.read((Call(self.operator, encode_call("UpgradeOperator", "MIN_DELAY")),)).block
 
-    def genesis(self, app_id: AppId) -> RecordedGenesis | None:
+    def genesis(self, app_id: AppId) -> Genesis | None:
         """What was recorded for an app.
 
         Raises:
@@ -143,17 +134,15 @@ class WorkloadReader:
         return Call(self.operator, encode_call("UpgradeOperator", "isAllowed", workload))
 
     def _genesis_question(self, app_id: AppId) -> Call:
-        # Not by the committed ABI: an operator from before this function reverts, and so records nothing.
-        return Call(self.operator, _GENESIS_OF + bytes(app_id).rjust(32, b"\0"))
+        app = parse_address("0x" + app_id.hex(), what="app")
+        return Call(self.operator, encode_call("UpgradeOperator", "genesisOf", app))
 
-    def _genesis_in(self, answer: Answer) -> RecordedGenesis | None:
-        if isinstance(answer, Reverted):
-            return None
-        decoded = _decoded(["bytes32", "bytes32"], answer)
+    def _genesis_in(self, answer: Answer) -> Genesis | None:
+        decoded = _decoded(["bytes32", "bytes32", "uint64", "uint48"], answer)
         if decoded is None:
             raise ChainUnavailableError("UpgradeOperator: genesis: it does not answer as one")
-        fingerprint, evidence = decoded
-        return RecordedGenesis(Digest32(fingerprint), Digest32(evidence)) if any(fingerprint) else None
+        fingerprint, evidence, *_ = decoded
+        return Genesis(Digest32(fingerprint), Digest32(evidence)) if any(fingerprint) else None
 
 
 def _operator_decision(answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": ("dstack.cli.demo", "the whole story on your own docker-compose file"),
     "explain": ("dstack.cli.explain", "where two measurements, logs or quotes part, in words"),
     "govern": ("dstack.cli.govern", "propose, sign, execute, deny; who can do what, and when"),
+    "handover": ("dstack.cli.handover", "a secure file from an old node to a new one"),
     "kms": ("dstack.cli.kms", "look after a KMS: its surroundings, its decisions"),
     "measure": ("dstack.cli.measure", "image, shape and app to registers; compared with a quote"),
     "quote": ("dstack.cli.quote", "every field of a quote by its name"),

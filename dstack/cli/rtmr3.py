@@ -14,12 +14,15 @@ from dstack.cli.files import read_input
 from dstack.errors import InputError
 from dstack.measurement.compose import MAX_APP_COMPOSE, parse_app_compose
 from dstack.measurement.event_log import RuntimeEvent
+from dstack.measurement.prediction import runtime
 from dstack.measurement.rtmr3 import (
+    BOOT_MR_DONE,
     OUR_SEQUENCE,
     SEQUENCES,
     boot_events,
     predict_legacy_rtmr3,
     predict_rtmr3,
+    split_at_boot_mr_done,
 )
 from dstack.values import Digest32, Register
 
@@ -43,7 +46,8 @@ def command(
 ) -> None:
     """Predict RTMR3 of the app-compose.json FILE (- for standard input) when the system is ready.
 
-    Events that the app itself emits later are not in it. For the sequence `legacy`, FILE is a docker-compose file.
+    Events that the app itself emits later are not in it. --json adds the register while the guest asks for its keys,
+    and what each event depends on. For the sequence `legacy`, FILE is a docker-compose file.
     """
     raw = read_input(file, limit=MAX_APP_COMPOSE)
     facts = AppFacts(**typed)
@@ -68,12 +72,21 @@ def _legacy(docker_compose: bytes, facts: AppFacts) -> Register:
     return predict_legacy_rtmr3(rootfs, Digest32(sha256(docker_compose).digest()), ca_cert)
 
 
+def _event_facts(event: RuntimeEvent) -> dict[str, object]:
+    predicted = runtime(event)
+    return {
+        "event": event.name,
+        "payload": event.payload.hex(),
+        "digest": predicted.event.extended.hex(),
+        "depends_on": [each.value for each in predicted.depends_on],
+    }
+
+
 def _print(events: Sequence[RuntimeEvent], register: Register, expected: Register | None, *, as_json: bool) -> None:
     if as_json:
-        answer: dict[str, object] = {
-            "rtmr3": register.hex(),
-            "events": [{"event": event.name, "payload": event.payload.hex()} for event in events],
-        }
+        answer: dict[str, object] = {"rtmr3": register.hex(), "events": [_event_facts(event) for event in events]}
+        if any(event.name == BOOT_MR_DONE for event in events):
+            answer["rtmr3_at_boot_mr_done"] = predict_rtmr3(split_at_boot_mr_done(events)[0]).hex()
         click.echo(json.dumps(answer if expected is None else {**answer, "equal": expected == register}))
         return
     for event in events:

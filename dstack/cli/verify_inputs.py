@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import click
+
 from dstack.attestation.collateral import Collateral, parse_collateral
 from dstack.attestation.envelope import MAX_ENVELOPE, Envelope, certificate_envelope, open_envelope
 from dstack.attestation.policy_document import MAX_POLICY, parse_moment, parse_policy, parse_status
@@ -32,6 +34,7 @@ def read_evidence(subject: str) -> Envelope:
         # Only here: TLS is slow to load.
         from dstack.transport.server_certificate import fetch_server_certificate
 
+        click.echo(f"asking {subject[:200]!r} for its certificate ...", err=True)
         return certificate_envelope(fetch_server_certificate(subject))
     return open_envelope(read_input(subject, limit=MAX_ENVELOPE))
 

@@ -13,7 +13,6 @@ from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.tcb import Rating
 from dstack.attestation.verify import VerifiedQuote
 from dstack.cli.printable import printable
-from dstack.measurement.identities import device_id
 from dstack.measurement.result import Verdict
 
 SIMULATED = "SIMULATED: no Intel CPU stands behind this quote. Its root was trusted because --root says so."
@@ -69,7 +68,7 @@ def _left_aside(outcome: EvidenceChecks) -> str:
 def _verified_facts(verified: VerifiedQuote) -> dict[str, object]:
     return {
         "advisory_ids": list(verified.advisory_ids),
-        "device_id": device_id(verified.ppid).hex(),
+        "device_id": verified.device_id.hex(),
         "ppid": verified.ppid.hex(),
         "fmspc": verified.fmspc.hex(),
         "root": verified.root.names.root,

@@ -13,6 +13,7 @@ from eth_account.signers.local import LocalAccount
 from web3 import Web3
 from web3.types import RPCEndpoint, TxReceipt
 
+from dstack.chain.action_data import Genesis
 from dstack.chain.deploy import MIN_DELAY, AppPolicy, Deployment, deploy_app, deploy_system
 from dstack.chain.operator import Action, Kind, Proposal, deny_call, execute_call, proposal_in, propose_call
 from dstack.chain.proposing import current_content
@@ -127,6 +128,11 @@ class Governance:
     def propose_app(self, app: AppId, compose_hash: ComposeHash, world: World) -> Proposal:
         """Propose one compose hash, and leave it waiting."""
         return self.propose([_compose_action(app, compose_hash)], "version 2 of the handover app", world)
+
+    def propose_genesis(self, app: AppId, genesis: Genesis, world: World) -> Proposal:
+        """Propose to record where the custody of an app's secure file begins, and leave it waiting."""
+        action = Action(Kind.GENESIS, Web3.to_checksum_address(app), genesis.encode())
+        return self.propose([action], "the genesis of the secure file", world)
 
     def execute_when_ready(self, proposal: Proposal, world: World) -> None:
         """Wait and execute."""

@@ -6,20 +6,19 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import httpx
 
 from dstack.attestation.evidence import serialise_evidence
 from dstack.attestation.report_data import report_data
+from dstack.chain.action_data import Genesis
 from dstack.chain.operator import Proposal
 from dstack.devnet.evidence import appraised
 from dstack.devnet.governance import Governance
-from dstack.devnet.http import HttpAnswer, call, wait_for
-from dstack.devnet.programs import free_port
+from dstack.devnet.http import HttpAnswer, call
+from dstack.devnet.replicators import Node, bootstrap, start_replicator, write_settings
 from dstack.devnet.transcript import demand
 from dstack.devnet.world import Machine, World, boot_answer
-from dstack.errors import ToolUnavailableError
 from dstack.keys.sealing import seal
 from dstack.keys.sealing_stream import StreamCipher, StreamShape
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash
@@ -30,7 +29,6 @@ from replicator.answers import Answer, parse_answer, serialise_answer
 from replicator.custody import Receipt, fingerprint_of
 from replicator.documents import Party, parse_request
 
-_START_SECONDS = 30.0
 _TRIES = 5
 _PAUSE_SECONDS = 1.0
 
@@ -54,24 +52,6 @@ class HandoverPlan:
         return compose_hash(self.new)
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A machine and the replicator on it."""
-
-    machine: Machine
-    url: str
-    folder: Path
-
-    @property
-    def secure_file(self) -> Path:
-        """Where it keeps the secure file."""
-        return self.folder / "secure-file"
-
-    def receipts(self) -> list[Path]:
-        """The receipts it keeps."""
-        return sorted((self.folder / "receipts").glob("*.[rs]e*.json"))
-
-
 def plan_handover(docker_compose: bytes, app_id: AppId) -> HandoverPlan:
     """Two versions of the reader's compose file, one comment apart; neither needs a KMS."""
     new = docker_compose.rstrip(b"\n") + b"\n# version 2\n"
@@ -89,7 +69,7 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     )
     booting = [machine.start(world) for machine in (*machines, stranger_machine(plan))]
     demand(all(boot_answer(program).get("ready") is True for program in booting), "a machine did not boot")
-    old, new = (_start_replicator(world, governance, machine) for machine in machines)
+    old, new = (start_node(world, governance, machine) for machine in machines)
     say.did(f"old node {old.url} holds the secure file; new node {new.url} runs version 2 of the app")
 
     request = call(f"{new.url}/requestKey", {})
@@ -99,7 +79,10 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     _must_refuse(refused, "COMPOSE_HASH", "the old node answered a node that the chain does not allow")
     say.refused("a node whose configuration still waits", by="the old node", **_words(refused))
 
+    recording = governance.propose_genesis(plan.app_id, genesis_of(old), world)
     governance.execute_when_ready(pending, world)
+    governance.execute(recording)
+    say.did("the chain records the genesis of the secure file; no other one counts for this app from now on")
     # The chain's clock has gone on by 48 hours: what was asked before has expired.
     request, answer = _ask_in_the_new_state(old, new)
     demand(answer.ok, f"the old node refused an allowed node: {answer.text[:300]}")
@@ -115,45 +98,19 @@ def hand_over(world: World, governance: Governance, plan: HandoverPlan, pending:
     _compare(world, old, new)
 
 
-def _start_replicator(world: World, governance: Governance, machine: Machine) -> Node:
-    folder = world.secret / f"replicator-{machine.name}"
-    folder.mkdir(mode=0o700)
-    port = free_port()
-    config = folder / "replicator.toml"
-    config.write_text(f"""\
-[http]
-host = "127.0.0.1"
-port = {port}
+def genesis_of(node: Node) -> Genesis:
+    """What the first node says for the owners to record."""
+    (path,) = (node.folder / "receipts").glob("*.genesis.json")
+    kept = json.loads(path.read_text())
+    return Genesis(Digest32.from_hex(kept["receipt"]["fingerprint"]), Digest32.from_hex(kept["hash"]))
 
-[files]
-secure_file = "{folder / "secure-file"}"
-receipts_dir = "{folder / "receipts"}"
 
-[agent]
-socket = "{machine.socket(world)}"
-
-[chain]
-rpc_urls = ["{governance.rpc_url}"]
-operator = "{governance.deployment.operator}"
-kms_auth = "{governance.kms_auth}"
-chain_id = {governance.deployment.chain_id}
-block_tag = "latest"  # a development chain finalizes nothing in time
-max_age_seconds = 0  # and its clock is set by hand
-
-[attestation]
-# NOT PRODUCTION: trusts the simulator's root.
-insecure_allow_external_trust_anchors = true
-root_ca = "{world.platform / "root.der"}"
-collateral_dir = "{world.platform}"
-""")
+def start_node(world: World, governance: Governance, machine: Machine) -> Node:
+    """A replicator on *machine*; the old one makes the secure file first."""
+    node = write_settings(world, governance, machine)
     if machine.name == "old":
-        first = world.programs.start("replicator-bootstrap", "replicator", "bootstrap", "-c", str(config))
-        if first.process.wait(_START_SECONDS):
-            raise ToolUnavailableError(f"replicator bootstrap failed; its log is {first.log}")
-    program = world.programs.start(f"replicator-{machine.name}", "replicator", "-c", str(config))
-    node = Node(machine, f"http://127.0.0.1:{port}", folder)
-    wait_for(f"{node.url}/status", program, seconds=_START_SECONDS)
-    return node
+        bootstrap(world, node)
+    return start_replicator(world, node)
 
 
 def stranger_machine(plan: HandoverPlan) -> Machine:
@@ -185,7 +142,7 @@ def _ask_in_the_new_state(old: Node, new: Node) -> tuple[HttpAnswer, HttpAnswer]
     for _ in range(_TRIES):
         request = call(f"{new.url}/requestKey", {})
         answer = call(f"{old.url}/onboard", request.text)
-        if answer.ok or answer.status != httpx.codes.FORBIDDEN:
+        if answer.ok or answer.status not in (httpx.codes.FORBIDDEN, httpx.codes.CONFLICT):
             break
         time.sleep(_PAUSE_SECONDS)
     return request, answer

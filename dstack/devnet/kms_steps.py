@@ -109,6 +109,7 @@ def _write_config(
 ) -> Path:
     certificates = world.secret / "kms-certs"
     certificates.mkdir(mode=0o700)
+    pccs = world.start_pccs()
     text = f"""\
 [rpc]
 address = "127.0.0.1"
@@ -129,7 +130,8 @@ port = {onboard_port}
 # NOT PRODUCTION: trusts the simulator's root.
 insecure_allow_external_trust_anchors = true
 root_ca.tdx = "{world.platform / "root.der"}"
-urls.collateral_dir = "{world.platform}"
+urls.pccs = "{pccs}"
+urls.collateral_dir = "{world.secret / "kms-collateral"}"
 
 [core.auth_api]
 type = "chain"

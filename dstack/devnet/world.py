@@ -53,6 +53,15 @@ class World:
             say.keep(f"image/{name}", content)
         return world
 
+    def start_pccs(self) -> str:
+        """Start the maker's collateral service, in the shape of Intel's; returns its URL.
+
+        Raises:
+            ToolUnavailableError: It does not start.
+        """
+        program = self.programs.start("pccs", "dstack.simulator", "pccs", "--pki", str(self.platform))
+        return str(program.next_answer(READY_SECONDS).get("url"))
+
     @property
     def platform(self) -> Path:
         """The folder with the simulated platform's keys and collateral."""

@@ -90,18 +90,25 @@ class StreamCipher:
         return self._aead.encrypt(self._nonce(number), content, self._occasion)
 
     def open(self, number: int, sealed: bytes) -> bytes:
-        """The content of chunk *number*.
+        """The content of chunk *number*; raises as `open_into`."""
+        content = bytearray(self._shape.length(number))
+        self.open_into(number, sealed, memoryview(content))
+        return bytes(content)
+
+    def open_into(self, number: int, sealed: bytes | memoryview, content: memoryview) -> None:
+        """Write the content of chunk *number* into *content*, which has its length.
 
         Raises:
             MessageMalformedError: There is no such chunk, or *sealed* has not its length.
-            SealError: It was sealed with another key, in another place, for another occasion, or was changed.
+            SealError: It was sealed with another key, in another place, for another occasion, or was changed; what
+                *content* holds then means nothing.
         """
         if len(sealed) != self._shape.sealed_length(number):
             raise MessageMalformedError(
                 f"chunk {number}: want {self._shape.sealed_length(number)} sealed bytes, got {len(sealed)}"
             )
         try:
-            return self._aead.decrypt(self._nonce(number), sealed, self._occasion)
+            self._aead.decrypt_into(self._nonce(number), sealed, self._occasion, content)
         except InvalidTag as exc:
             raise SealError(f"chunk {number}: not of this stream, not in its place, or changed") from exc
 

@@ -198,7 +198,7 @@ def _check_memory(sections: tuple[Section, ...]) -> None:
     hobs = sum(section.type is SectionType.TD_HOB for section in sections)
     if hobs > 1:
         raise _malformed(f"want one TD_HOB section, got {hobs}")
-    in_order = sorted(sections, key=lambda section: section.gpa)
+    in_order = sorted((section for section in sections if section.mem_size), key=lambda section: section.gpa)
     if any(left.gpa + left.mem_size > right.gpa for left, right in pairwise(in_order)):
         raise _malformed("sections overlap in memory")
     pages = sum(section.mem_size for section in sections if section.added) // PAGE

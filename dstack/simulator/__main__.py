@@ -31,6 +31,7 @@ from dstack.guest.host_shared import (
     serialise_instance_info,
 )
 from dstack.guest.kms_client import KmsTrust, request_app_keys
+from dstack.measurement.vm_config import serialise_vm_config
 from dstack.simulator.os_image import DEFAULT_NAME, SimulatedImage, make_image
 from dstack.simulator.pccs import Behaviour, pccs_app
 from dstack.simulator.pki import SimulatedPki
@@ -71,6 +72,10 @@ def make_os_image(arguments: argparse.Namespace) -> None:
     """Write an OS image of stand-in files into a folder."""
     image = make_image(arguments.name)
     image.save(arguments.folder)
+    if arguments.sys_config is not None:
+        vm_config = serialise_vm_config(image.vm_config())
+        arguments.sys_config.parent.mkdir(parents=True, exist_ok=True)
+        arguments.sys_config.write_text(json.dumps({"kms_urls": [], "gateway_urls": [], "vm_config": vm_config}))
     _say({"os_image_hash": image.os_image_hash.hex()})
 
 
@@ -189,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="write an OS image of stand-in files")
     image.add_argument("folder", type=Path)
     image.add_argument("--name", default=DEFAULT_NAME)
+    image.add_argument("--sys-config", type=Path, help="write the .sys-config.json of a machine that runs it here")
     image.set_defaults(run=make_os_image)
 
     collateral = commands.add_parser("collateral", help="write fresh collateral of a platform")

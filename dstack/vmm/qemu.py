@@ -108,7 +108,8 @@ def own_qemu_arguments(config: VmConfig) -> list[str]:
     """Write the arguments with which a stock QEMU, paused, has the machine's ACPI tables.
 
     Devices that need the host's kernel or files have stand-ins in the same place on the bus: a device's place is in
-    the tables, and what it does is not.
+    the tables, and what it does is not. What makes the machine a TD is left out, because it needs TDX; what follows
+    from it for the tables (no SMM, no HPET) is said.
 
     Raises:
         MeasurementMalformedError: A shape whose devices have no stand-in: huge pages, GPUs, NVSwitches.

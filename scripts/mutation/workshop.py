@@ -11,17 +11,16 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import compile_contracts
 
 from mutation.rules import Mutation
+from mutation.session import run_pytest
 
 LINKED = ("node_modules", ".solcx")
 # They state what the code is, not what it does: any other code would fail them.
@@ -34,10 +33,17 @@ LEFT_OUT = (
 )
 TESTS = ("tests/contracts/test_*.py", "tests/contracts/properties/test_*.py", "tests/adversary/governance/test_*.py")
 FORGE = Path("node_modules/@foundry-rs/forge-linux-amd64/bin/forge")
-# forge looks only at what pytest let pass, and at fewer sequences than `make test` has it look at.
+# forge looks only at what the likeliest files let pass, and at fewer sequences than `make test` has it look at.
 FORGE_RUNS = {"FOUNDRY_FUZZ_RUNS": "32", "FOUNDRY_INVARIANT_RUNS": "12", "FOUNDRY_INVARIANT_DEPTH": "48"}
-SECONDS_A_TEST = 60
-SECONDS_TO_END = 30
+# What notices most, before the run has learnt that by itself.
+FIRST = (
+    "tests/contracts/test_operator_grant.py",
+    "tests/contracts/test_operator_deny.py",
+    "tests/contracts/properties/test_p15_nothing_is_padded.py",
+    "tests/contracts/properties/test_p18_events_alone_rebuild_the_state.py",
+)
+SECONDS_A_TEST = 120
+LIKELIEST = 5
 _FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 # The steps that led to a broken invariant may stand between the two.
 _FORGE_FAILED = re.compile(r"^\[FAIL.*?\b(\w+)\([\w, ]*\) \(", re.MULTILINE | re.DOTALL)
@@ -53,7 +59,7 @@ class Fate:
 
     Attributes:
         outcome: `killed` or `survived`; `refused` when solc does not compile it, `same` when it compiles to the code
-            that there was.
+            that there was, `unjudged` when there was no time for the tests to end.
         by: The test that failed, or what else ended it.
     """
 
@@ -81,54 +87,82 @@ class Workshop:
             shutil.copy2(compile_contracts.ROOT / name, target)
         for name in LINKED:
             (folder / name).symlink_to(compile_contracts.ROOT / name)
-        said = self.compile()
+        self._parts: dict[str, set[str]] = {}
+        self._sound: set[str] = set()
+        said = self.compile(compile_contracts.SOURCES)
         if said:
             raise WorkshopError(f"the sources do not compile: {said}")
+        self._unharmed = {path: path.read_text() for path in self._artifacts.glob("*.json")}
         self._codes = self._codes_now()
 
     def try_mutation(self, mutation: Mutation, *, seconds: int) -> Fate:
-        """Put the fault in, see what the tests say, and take it out again."""
+        """Put the fault in, see what the tests say, and take it out again.
+
+        Raises:
+            WorkshopError: What noticed it also fails without it.
+        """
         source = self.folder / mutation.path
         original = source.read_bytes()
         source.write_bytes(mutation.apply(original))
         try:
-            said = self.compile()
+            said = self.compile([name for name, parts in self._parts.items() if mutation.path in parts])
             if said:
                 return Fate("refused", said)
             if self._codes_now() == self._codes:
                 return Fate("same")
-            return self.judge(mutation.path, seconds=seconds)
+            fate = self.judge(mutation.path, seconds=seconds)
         finally:
             source.write_bytes(original)
+            for path, text in self._unharmed.items():
+                path.write_text(text)
+        if fate.outcome == "killed":
+            self._require_sound(fate.by.split("::")[0], seconds=seconds)
+        return fate
 
-    def compile(self) -> str:
-        """Write the artifacts of the sources as they are; what solc objects to, nothing when it does not."""
-        output = compile_contracts.run_solc(self.folder)
+    def _require_sound(self, test: str, *, seconds: int) -> None:
+        """What noticed a fault must pass where there is none, or it would have noticed anything."""
+        by_forge = test.startswith("forge")
+        name = "forge" if by_forge else test
+        if name not in self._sound:
+            fate = self._run_forge(seconds=seconds) if by_forge else self._run_pytest([test], seconds=seconds)
+            if fate.outcome != "survived":
+                raise WorkshopError(f"{test} fails on the contracts as they are: {fate.by}")
+            self._sound.add(name)
+
+    def compile(self, names: Iterable[str]) -> str:
+        """Write these artifacts of the sources as they are; what solc objects to, nothing when it does not."""
+        wanted = {name: compile_contracts.SOURCES[name] for name in names}
+        output = compile_contracts.run_solc(self.folder, names=wanted)
         errors = [entry["message"] for entry in output.get("errors", ()) if entry["severity"] == "error"]
         if errors:
             return str(errors[0])
         self._artifacts.mkdir(parents=True, exist_ok=True)
-        for name, path in compile_contracts.SOURCES.items():
+        for name, path in wanted.items():
             (self._artifacts / f"{name}.json").write_text(compile_contracts.artifact(name, path, output))
+            self._parts[name] = set(json.loads(output["contracts"][path][name]["metadata"])["sources"])
         return ""
 
     def tests(self, source: str = "") -> list[str]:
-        """Every test file: first those that noticed most in *source* so far, then those whose name sounds like it."""
+        """Every test file: first those that noticed most in *source* so far, then `FIRST`, then those named like it."""
         words = {word.lower() for word in re.findall("[A-Z][a-z]+", Path(source).stem)}
         files = sorted(path for pattern in TESTS for path in self.folder.glob(pattern))
         names = [str(path.relative_to(self.folder)) for path in files]
 
-        def promise(name: str) -> tuple[int, int, int]:
+        def promise(name: str) -> tuple[int, bool, int, int]:
             alike = len(words & set(re.split(r"[_./]", name)))
-            return -self._noticed[source, name], -alike, -self._noticed["", name]
+            return -self._noticed[source, name], name not in FIRST, -alike, -self._noticed["", name]
 
         return sorted((name for name in names if name not in LEFT_OUT), key=promise)
 
     def judge(self, source: str = "", *, seconds: int) -> Fate:
-        """What the tests say of the sources as they are: pytest's, and forge's if those say nothing."""
-        fate = self._run_pytest(self.tests(source), seconds=seconds)
+        """What the tests say of the sources as they are: the likeliest files, then forge, then all others."""
+        files = self.tests(source)
+        for some in (files[:LIKELIEST], None, files[LIKELIEST:]):
+            fate = self._run_forge(seconds=seconds) if some is None else self._run_pytest(some, seconds=seconds)
+            if fate.outcome != "survived":
+                break
         self._noticed.update([(source, fate.by.split("::")[0]), ("", fate.by.split("::")[0])])
-        return self._run_forge(seconds=seconds) if fate.outcome == "survived" else fate
+        return fate
 
     def _run_forge(self, *, seconds: int) -> Fate:
         if not (self.folder / FORGE).exists() or not (self.folder / "tests" / "forge").is_dir():
@@ -144,7 +178,7 @@ class Workshop:
                 timeout=seconds,
             )
         except subprocess.TimeoutExpired:
-            return Fate("killed", f"forge: no end within {seconds} s")
+            return Fate("unjudged", f"forge: no end within {seconds} s")
         failed = _FORGE_FAILED.search(said.stdout)
         if said.returncode and not failed:
             raise WorkshopError(f"forge does not work:\n{said.stdout[-1000:]}{said.stderr[-1000:]}")
@@ -156,34 +190,14 @@ class Workshop:
         Raises:
             WorkshopError: pytest itself does not work.
         """
-        command = [sys.executable, "-m", "pytest", "-p", "no:ape_test", "-p", "no:cacheprovider", "-q", "-x"]
-        command += ["--tb=no", f"--timeout={SECONDS_A_TEST}", *files]
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self._environment(),
-        )
-        try:
-            said, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            # Politely: a test session that is interrupted ends the chain that it started.
-            process.send_signal(signal.SIGINT)
-            try:
-                process.communicate(timeout=SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-            return Fate("killed", f"no end within {seconds} s")
-        if process.returncode not in (0, 1):
+        options = ["-p", "no:ape_test", "-p", "no:cacheprovider", "-q", "-x", "--tb=no", f"--timeout={SECONDS_A_TEST}"]
+        code, said = run_pytest(self.folder, [*options, *files], seconds=seconds)
+        if code is None:
+            return Fate("unjudged", f"no end within {seconds} s")
+        if code not in (0, 1):
             raise WorkshopError(f"pytest does not work:\n{said[-2000:]}")
         failed = _FAILED.search(said)
-        return Fate("killed", failed[1] if failed else "?") if process.returncode else Fate("survived")
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.folder)}
+        return Fate("killed", failed[1] if failed else "?") if code else Fate("survived")
 
     def _codes_now(self) -> dict[str, str]:
         """Creation code of each contract, without the digest of its source text."""

@@ -20,25 +20,35 @@ _bytes = bytes.fromhex
 _Lines = Sequence[Mapping[str, Any]]
 
 
-def _written(quote: str, report_data: str, config: str, events: _Lines, runtime_events: _Lines) -> Computed:
-    """The evidence in each form, from its parts."""
+def _written(
+    quote: str, report_data: str, config: str, events: _Lines, runtime_events: _Lines, pod_payload: str | None
+) -> Computed:
+    """The evidence in each form that can carry it, from its parts."""
     evidence = Evidence(
         quote=_bytes(quote),
         event_log=tuple(_event(each) for each in events),
-        runtime_events=tuple(RuntimeEvent(each["event"], _bytes(each["payload"])) for each in runtime_events),
+        runtime_events=tuple(_runtime_event(each) for each in runtime_events),
         report_data=ReportData(_bytes(report_data)),
         config=config,
     )
-    return {
-        "v0_scale_hex": serialise_evidence(evidence).hex(),
-        "v0_scale_stripped_hex": serialise_evidence(strip_evidence(evidence)).hex(),
-        "v1_msgpack_hex": serialise_evidence_v1(evidence).hex(),
-    }
+    # Pods are read, not written.
+    forms: dict[str, object] = (
+        {} if pod_payload is not None else {"v1_msgpack_hex": serialise_evidence_v1(evidence).hex()}
+    )
+    if all(each.version == 1 for each in (*evidence.event_log, *evidence.runtime_events)):
+        forms["v0_scale_hex"] = serialise_evidence(evidence).hex()
+        forms["v0_scale_stripped_hex"] = serialise_evidence(strip_evidence(evidence)).hex()
+    return forms
 
 
 def _event(line: Mapping[str, Any]) -> Event:
     digest, payload = _bytes(line["digest"]), _bytes(line["event_payload"])
-    return Event(line["imr"], line["event_type"], digest, line["event"], payload)
+    preimage = _bytes(line["preimage"]) if "preimage" in line else None
+    return Event(line["imr"], line["event_type"], digest, line["event"], payload, line.get("version", 1), preimage)
+
+
+def _runtime_event(line: Mapping[str, Any]) -> RuntimeEvent:
+    return RuntimeEvent(line["event"], _bytes(line["payload"]), line.get("version", 1))
 
 
 def _read(blob: str) -> Computed:
@@ -55,11 +65,19 @@ def _read(blob: str) -> Computed:
                 "digest": each.digest.hex(),
                 "event": each.name,
                 "event_payload": each.payload.hex(),
+                **_version(each),
+                **({} if each.preimage is None else {"preimage": each.preimage.hex()}),
             }
             for each in evidence.event_log
         ],
-        "runtime_events": [{"event": each.name, "payload": each.payload.hex()} for each in evidence.runtime_events],
+        "runtime_events": [
+            {"event": each.name, "payload": each.payload.hex(), **_version(each)} for each in evidence.runtime_events
+        ],
     }
+
+
+def _version(event: Event | RuntimeEvent) -> dict[str, int]:
+    return {} if event.version == 1 else {"version": event.version}
 
 
 def _read_stripped(blob: str) -> Computed:
@@ -83,7 +101,7 @@ def _td_report(quote: str) -> TdReport:
 def _measured(quote: str, config: str, lines: _Lines, ppid: str | None) -> Computed:
     """What the KMS derives: from all runtime events, and as of `boot-mr-done`."""
     report = _td_report(quote)
-    events = tuple(RuntimeEvent(each["event"], _bytes(each["payload"])) for each in lines)
+    events = tuple(_runtime_event(each) for each in lines)
     early = split_at_boot_mr_done(events)[0]
     payloads = _payloads(events)
     measured = {
@@ -152,7 +170,11 @@ def _aggregated(report: TdReport) -> bytes:
 KINDS: Mapping[str, Sections] = {
     "kms/attestation": {
         "cases": (
-            Computation(("quote_hex", "report_data", "config", "events", "runtime_events"), _written),
+            Computation(
+                ("quote_hex", "report_data", "config", "events", "runtime_events"),
+                _written,
+                optional=("report_data_payload",),
+            ),
             Computation(("v0_scale_hex",), _read),
             Computation(("v1_msgpack_hex",), _read),
             Computation(("v0_scale_stripped_hex",), _read_stripped),

@@ -74,7 +74,7 @@ def run(world: ChainWorld, endpoint_count: int, count: int) -> tuple[Tally, dict
         changing.change()
     with faulty_endpoints(world.chain.rpc_url, endpoint_count) as endpoints:
         urls = [endpoint.url for endpoint in endpoints]
-        with closing(Endpoints(urls, block_tag="latest", chain_id=31337, seconds=1.0, head_seconds=0.1)) as reader:
+        with closing(Endpoints(urls, block_tag="latest", chain_id=31337, head_seconds=0.1)) as reader:
             kms_auth = KmsAuthReader(reader, world.own_kms_auth.address)
             tally = ask_among_faults(
                 kms_auth, endpoints, boots(world), changing.truth, count=count, change=changing.change

@@ -93,11 +93,45 @@ contract Proofs is World {
         vm.assume(by != OWNER && by != GUARDIAN);
         vm.warp(time);
         bytes memory call = svm.createCalldata("UpgradeOperator");
+        vm.assume(bytes4(call) != IUpgradeOperator.anchorReceipt.selector); // it is for everybody, and only an event
 
         vm.prank(by);
         (bool done,) = address(operator).call(call);
 
         assert(!done);
+    }
+
+    /// @dev P1, P8: whoever is named so that the guardian cannot cancel it was announced 7 days before, or the delay of
+    /// roles before where that is longer.
+    function check_P1_forcedGuardian(uint48 roles, address heir, uint256 proposedAt, uint256 executedAt) public {
+        vm.assume(START <= proposedAt && proposedAt <= executedAt && executedAt < FAR);
+        _build(48 hours, roles, 365 days);
+        IUpgradeOperator.Content memory content = _content(_force(heir));
+        vm.warp(proposedAt);
+        bytes32 id = _propose(content);
+        vm.warp(executedAt);
+
+        operator.execute(id, content);
+
+        (address named,) = operator.nominatedGuardian();
+        assert(named == heir && operator.guardian() == GUARDIAN);
+        assert(executedAt - proposedAt >= 7 days && executedAt - proposedAt >= roles);
+    }
+
+    /// @dev P9: the guardian cancels its own forced replacement at no time.
+    function check_P9_forcedGuardian(address heir, uint256 time) public {
+        vm.assume(START <= time && time < FAR && heir != address(0));
+        bytes32 id = _propose(_content(_force(heir)));
+        vm.warp(time);
+
+        vm.prank(GUARDIAN);
+        (bool done,) = address(operator).call(abi.encodeCall(IUpgradeOperator.cancel, (id)));
+
+        assert(!done);
+    }
+
+    function _force(address heir) private view returns (IUpgradeOperator.Action memory) {
+        return _action(IUpgradeOperator.Kind.ForcedGuardian, address(operator), abi.encode(heir));
     }
 
     /// @dev P11: after an execution no other one of the same proposal succeeds: by nobody, at no time, and whatever

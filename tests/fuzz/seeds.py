@@ -20,6 +20,12 @@ from dstack.attestation.evidence import Evidence, serialise_evidence
 from dstack.attestation.evidence_v1 import serialise_evidence_v1
 from dstack.attestation.pck import SGX_EXTENSION
 from dstack.attestation.signing_request import serialise_signing_request
+from dstack.chain.action_data import AppVersion, SunsetChange
+from dstack.chain.client import checked_address
+from dstack.chain.operator import Kind
+from dstack.chain.safe import SafeTransaction
+from dstack.chain.signing_file import SigningFile, serialise_signing_file
+from dstack.guest.host_shared import serialise_instance_info
 from dstack.keys.app_certs import CertificateWishes
 from dstack.keys.certs import OID_ATTESTATION, OID_EVENT_LOG, OID_TDX_QUOTE
 from dstack.keys.der import octet_string
@@ -162,6 +168,26 @@ def _measurement_results() -> list[bytes]:
     return [json.dumps({"registers": {"mrtd": "00" * 48}, "events": events}).encode()]
 
 
+_POLICY = b"""{"relaxations": [{"accept_status": "SWHardeningNeeded", "until": "2027-06-30T00:00:00Z"},
+ {"allow_td_attribute": "PERFMON", "until": "2027-06-30T00:00:00Z"}],
+ "min_evaluation_number": 17, "xfam": "0x602e7", "mr_enclaves": []}"""
+
+
+def _actions() -> Iterable[bytes]:
+    image = OsImageHash(b"\3" * 32)
+    version = AppVersion(2, ComposeHash(b"\1" * 32), (image,), supersedes=1, sunset=AT)
+    for at, kind in enumerate(Kind):
+        if kind is Kind.VERSION:
+            yield bytes([at]) + version.encode()
+        elif kind is Kind.SUNSET:
+            yield bytes([at]) + SunsetChange(2, AT).encode()
+
+
+def _signing_file() -> SigningFile:
+    owner, safe, target = (checked_address("0x" + digit * 40, what="address") for digit in "345")
+    return SigningFile(SafeTransaction(31337, safe, target, b"\x01\x02", 7), (owner,), 1)
+
+
 def _request() -> documents.QuotedRequest:
     law = documents.Law(1, documents.Address(b"\4" * 20), documents.Address(b"\5" * 20))
     request = documents.Request(Digest32(bytes(32)), Digest32(bytes(32)), AppId(bytes(20)), law, 2)
@@ -241,11 +267,18 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "issuer_chain": lambda: [quote(_pki().collateral().tcb_info_issuer_chain).encode()],
     "hob_witness": lambda: [serialise_hob_witness(make_image().document.hob)],
     "checksum_file": lambda: [make_image().files[CHECKSUM_FILE_NAME]],
+    "policy": lambda: [_POLICY],
+    "reference": lambda: [b'{"mrtd": "' + b"00" * 48 + b'"}', *_measurement_results()],
+    "sys_config": lambda: [b'{"kms_urls": ["https://kms.example"], "vm_config": "{}", "pccs_url": ""}'],
+    "instance_info": lambda: [serialise_instance_info(bytes(20), InstanceId(bytes(20)), AppId(bytes(20))).encode()],
+    "action_data": _actions,
+    "signing_file": lambda: [serialise_signing_file(_signing_file())],
     "prpc_json": lambda: _messages(lambda message: to_json(message).encode()),
     "prpc_protobuf": lambda: _messages(to_protobuf),
     "prpc_query": lambda: [b"\0api_version=1&vm_config=%7b%7d", b"\6subject=a&alt_names[0]=b&alt_names[1]=c"],
     "environment": lambda: [serialise_environment([Variable("A", "1"), Variable("B", "ü")])],
     "handover_request": lambda: [documents.serialise_request(_request()).encode()],
+    "handover_receipt": lambda: [documents.compact(_answer().receipt.members()).encode()],
     "handover_answer": lambda: [serialise_answer(_answer()).encode()],
 }
 

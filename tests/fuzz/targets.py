@@ -25,11 +25,17 @@ from dstack.attestation.evidence import parse_evidence, serialise_evidence
 from dstack.attestation.evidence_v1 import parse_evidence_v1, serialise_evidence_v1
 from dstack.attestation.pck import SGX_EXTENSION, parse_pck_extension
 from dstack.attestation.pcs_answers import TCB_INFO, parse_crl_answer, parse_issuer_chain, parse_signed_document
+from dstack.attestation.policy_document import parse_policy
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.ratls import evidence_from_certificate
+from dstack.attestation.reference import parse_reference
 from dstack.attestation.signing_request import verify_signing_request
 from dstack.attestation.tcb import parse_qe_identity, parse_tcb_info
+from dstack.chain.action_data import parse_action_data
+from dstack.chain.operator import Kind
+from dstack.chain.signing_file import parse_signing_file, serialise_signing_file
 from dstack.errors import DstackError, EvidenceMalformedError, SignatureUntrustedError
+from dstack.guest.host_shared import parse_instance_info, parse_sys_config
 from dstack.keys.environment import parse_environment, serialise_environment
 from dstack.measurement.acpi import derive_acpi_blobs
 from dstack.measurement.acpi_store import parse_store_index, serialise_store_index
@@ -51,7 +57,8 @@ from dstack.wire import guest, kms
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import read_error_json, read_error_protobuf
 from replicator.answers import parse_answer, serialise_answer
-from replicator.documents import parse_request, serialise_request
+from replicator.custody import parse_receipt
+from replicator.documents import compact, parse_request, serialise_request
 
 Target = Callable[[bytes], object]
 
@@ -156,6 +163,12 @@ def _pcs_answer(data: bytes) -> None:
     assert text.encode() in data
 
 
+def _action_data(data: bytes) -> None:
+    """The first byte of an input selects the kind of action."""
+    kinds = tuple(Kind)
+    parse_action_data(kinds[data[0] % len(kinds)] if data else kinds[0], data[1:])
+
+
 def _selected(data: bytes) -> tuple[type[Any], bytes]:
     return MESSAGES[data[0] % len(MESSAGES)] if data else MESSAGES[0], data[1:]
 
@@ -210,10 +223,17 @@ TARGETS: Final[dict[str, Target]] = {
     "issuer_chain": lambda data: parse_issuer_chain(data.decode("latin-1")),
     "hob_witness": _again(parse_hob_witness, serialise_hob_witness),
     "checksum_file": parse_checksum_file,
+    "policy": parse_policy,
+    "reference": parse_reference,
+    "sys_config": parse_sys_config,
+    "instance_info": parse_instance_info,
+    "action_data": _action_data,
+    "signing_file": _again(parse_signing_file, serialise_signing_file),
     "prpc_json": _prpc_json,
     "prpc_protobuf": _prpc_protobuf,
     "prpc_query": _prpc_query,
     "environment": _again(parse_environment, serialise_environment),
     "handover_request": _again(parse_request, lambda request: serialise_request(request).encode()),
+    "handover_receipt": _again(parse_receipt, lambda receipt: compact(receipt.members()).encode()),
     "handover_answer": _again(parse_answer, lambda answer: serialise_answer(answer).encode()),
 }

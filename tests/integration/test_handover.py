@@ -152,6 +152,23 @@ def test_the_recorded_genesis_decides(tmp_path: Path, site: Site) -> None:
     assert not world.new_secure_file.exists()
 
 
+def test_nothing_is_handed_over_before_the_genesis_is_recorded(tmp_path: Path, site: Site) -> None:
+    """Where the law requires a recorded genesis, both sides refuse until there is one."""
+    world = make_handover(tmp_path, site)
+    request = world.request()
+    sending = world.old.onboard(request)
+    world.chain.requires_genesis = True
+
+    with pytest.raises(HandoverRefusedError, match=r"old node: genesis: want [0-9a-f]{64} recorded on the chain"):
+        world.old.onboard(request)
+    with pytest.raises(HandoverRefusedError, match="recorded on the chain, got nothing there"):
+        receive(world.new, sending)
+    world.chain.recorded = sending.receipt.terms.genesis
+    receive(world.new, sending)
+
+    assert world.new_secure_file.read_bytes() == SECRET
+
+
 def test_an_answer_after_expiry_is_refused(tmp_path: Path, site: Site) -> None:
     """Ten minutes after it was made a request takes no answer any more."""
     world = make_handover(tmp_path, site)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.worlds import Site
+
 DEMO_SECONDS = 180
 
 # Another real compose file: YAML 1.1 habits, an anchor, a build instead of an image, no digests, non-ASCII text.
@@ -67,3 +69,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     compose = folder / "docker-compose.yaml"
     compose.write_text(OTHER_COMPOSE)
     return run_demo(folder / "results", "--compose", str(compose))
+
+
+@pytest.fixture(scope="session")
+def site() -> Site:
+    """A simulated platform and an OS image."""
+    return Site.make()

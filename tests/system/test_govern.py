@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from web3 import Web3
 
 from dstack.chain.bindings import contract_at, encode_call
 from dstack.chain.deploy import deploy_contract
@@ -266,3 +271,88 @@ def test_a_denial_stops_what_was_proposed_of_it(world: GovernWorld) -> None:
 
     assert denied["stopped"] == [f"proposal {made['id']} can no longer be executed"]
     assert "denied at" in late.refusal
+
+
+def test_a_look_alike_is_named_when_it_is_proposed_and_when_it_is_reviewed(world: GovernWorld) -> None:
+    """An account with both ends of a known one, and a name that reads like the one before, are warned of."""
+    owner, safe = world.account("owner"), world.safe("alice", "bob", "carol")
+    world.deploy(safe)
+    twin = Web3.to_checksum_address(safe[:6] + "5" * 32 + safe[-4:])
+    compose = world.compose("app-compose.json")
+    cyrillic = world.write("other.json", Path(compose).read_bytes().replace(b'"web"', '"w\u0435b"'.encode()))
+
+    made = world.govern("propose", f"Guardian={twin}", "--uri", "ipfs://x", "--out", world.path("twin.json")).facts
+    reviewed = world.govern("review", "--file", world.path("twin.json"), "--compose", compose, "--compose", cyrillic)
+    honest = world.govern("propose", f"Guardian={owner}", "--out", world.path("honest.json")).facts
+
+    warning = f"! LOOK-ALIKE: GUARDIAN names {twin}, which is not the owner {safe}"
+    assert made["warnings"] == [warning]
+    assert honest["warnings"] == []
+    said = json.loads(reviewed.out)["warnings"]
+    assert said[0] == warning
+    assert "! LOOK-ALIKE: name 'web' is not 'w\u0435b'" in said
+
+
+def test_a_genesis_is_proposed_once_and_an_anchor_is_put_on_record(world: GovernWorld) -> None:
+    """Shown as nothing, as pending and as recorded; a second one is refused before anything is sent."""
+    world.deploy(world.account("owner"))
+    app = world.app()
+    first = ("--fingerprint", "f1" * 32, "--evidence", "e1" * 32)
+    nothing = world.govern("genesis", app).facts
+    made = world.govern("genesis", app, *first, *world.key("owner")).facts
+    pending = world.govern("genesis", app).facts
+    world.warp(hours=48)
+    world.govern("execute", made["id"], *world.key("stranger"))
+    recorded = world.govern("genesis", app).facts
+    again = world.govern("genesis", app, *first, *world.key("owner"))
+    anchored = world.govern("anchor", "7e" * 32, "--app", app, *world.key("stranger")).facts
+    events = world.govern("history", "--event", "ReceiptAnchored").facts["events"]
+
+    genesis = {"fingerprint": "f1" * 32, "evidence": "e1" * 32}
+    assert (nothing["recorded"], nothing["pending"]) == (None, [])
+    assert pending["pending"] == [{"id": made["id"], **genesis}]
+    assert (recorded["recorded"], recorded["pending"]) == (genesis, [])
+    assert (again.code, "is never replaced" in again.refusal) == (1, True)
+    assert anchored["by"] == world.account("stranger")
+    assert [event["arguments"]["digest"] for event in events] == ["0x" + "7e" * 32]
+
+
+def test_key_epochs_and_kms_info_are_proposed(world: GovernWorld) -> None:
+    """Both are in the status once executed; the calendar tells when the epoch before ends."""
+    world.deploy(world.account("owner"))
+    info = {"k256_pubkey": "02" * 33, "ca_pubkey": "04" * 65, "quote": "0a", "eventlog": ""}
+    path = world.write("kms-info.json", json.dumps(info))
+    made = world.govern("propose", "KeyEpoch=1,86400", "--kms-info", path, *world.key("owner")).facts
+    world.warp(days=7)
+    world.govern("execute", made["id"], *world.key("stranger"))
+
+    status, calendar = world.govern("status").facts, world.govern("calendar").facts["entries"]
+
+    assert status["key_epoch"] == 1
+    assert [entry["sentence"] for entry in calendar] == ["keys of epoch 0 are no longer given, only those of epoch 1"]
+    assert calendar[0]["at"] == status["previous_epoch_until"]
+
+
+def test_history_is_followed_until_it_is_interrupted(world: GovernWorld) -> None:
+    """A proposal that is made later is shown as it is mined; Ctrl-C ends it without a traceback."""
+    world.deploy(world.account("owner"))
+    command = [sys.executable, "-m", "dstack.cli", "govern", "history", "--follow", "--event", "ProposalQueued"]
+    settings = {"DSTACK_RPC_URL": world.chain.rpc_url, "DSTACK_DEPLOYMENT": world.path("deployment.json")}
+    with subprocess.Popen(
+        command,
+        cwd=world.project_root,
+        env=os.environ | settings | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "\n"  # nothing has happened; it follows from here on
+        made = world.govern("propose", f"OsImage={IMAGE}", *world.key("owner")).facts
+        line = program.stdout.readline()
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=60)
+
+    assert f"ProposalQueued 0x{made['id'][2:]}" in line or made["id"] in line
+    assert IMAGE in line
+    assert "Traceback" not in said

@@ -18,6 +18,7 @@ from dstack.chain.effects import effects_of_grants
 from dstack.chain.governed import Governed
 from dstack.chain.kms_info_file import MAX_FILE as MAX_KMS_INFO_FILE
 from dstack.chain.kms_info_file import parse_kms_info_file
+from dstack.chain.look_alikes import content_warnings, known_accounts, name_warnings, text_warnings
 from dstack.chain.operator import Action, Kind, proposal_id, propose_call
 from dstack.chain.register_file import MAX_FILE, parse_register_file
 from dstack.cli.files import read_input
@@ -93,6 +94,7 @@ def command(
     if kms_info is not None:
         wanted.append(_kms_info(kms_info, connection.deployment))
     compose_diff: list[str] = []
+    warnings: list[str] = []
     if app is not None and compose is not None:
         known = _app(governed, app, connection.deployment)
         parsed = parse_app_compose(read_input(compose, limit=MAX_APP_COMPOSE))
@@ -107,6 +109,7 @@ def command(
         if stage_rollback:
             ends_at = governed.at + delay_of(connection.w3, connection.deployment, wanted)
             undo.append(draft_rollback(wanted[-1], known, at=ends_at))
+        warnings += text_warnings("name", parsed.name)
         compose_diff = [] if previous is None else _compose_diff(previous, parsed, known, governed.at)
     elif app is not None or compose is not None:
         raise InputError("want --app and --compose together")
@@ -116,16 +119,19 @@ def command(
     ready_at = governed.at + delay_of(connection.w3, connection.deployment, wanted + undo)
     effects = effects_of_grants(wanted, governed.allowed, at=ready_at)
     made = proposal_id(connection.deployment.chain_id, connection.deployment.operator, len(governed.proposals), content)
+    warnings += content_warnings(content, known_accounts(governed, connection.deployment))
     facts = {
         "expected_id": "0x" + made.hex(),
         "sentence": proposal_sentence(wanted, ready_at=ready_at),
+        "warnings": warnings,
         "diff": list(effects.diff),
         "cut_off": list(effects.cut_off),
         "rollback": [grant_sentence(one) for one in undo],
         "compose_diff": compose_diff,
     }
     staged = [f"rollback, if owner and guardian agree: {grant_sentence(one)}" for one in undo]
-    lines = [f"{facts['sentence']}", *shown_effects(effects), *staged, *compose_diff, f"expected id 0x{made.hex()}"]
+    lines = [f"{facts['sentence']}", *warnings, *shown_effects(effects), *staged, *compose_diff]
+    lines.append(f"expected id 0x{made.hex()}")
     call = propose_call(connection.deployment.operator, content)
     act(connection, call, governed.owner, role="owner", as_json=as_json, facts=facts, lines=lines, **how)
 
@@ -164,4 +170,5 @@ def _compose_diff(path: str, new: AppCompose, app: AllowedApp, at: datetime) -> 
     ]
     settings = [name for name in AppCompose.__dataclass_fields__ if name not in ("raw", "docker_compose_file")]
     changed = [name for name in settings if getattr(old, name) != getattr(new, name)]
+    lines += name_warnings(new.name, [old.name])
     return lines + [f"! {name}: {getattr(old, name)!r} -> {getattr(new, name)!r}" for name in changed]

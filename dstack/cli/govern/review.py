@@ -11,6 +11,7 @@ from dstack.chain.action_words import grant_sentence, proposal_sentence
 from dstack.chain.client import printable
 from dstack.chain.drafting import delay_of, draft_content
 from dstack.chain.effects import effects_of_grants
+from dstack.chain.look_alikes import content_warnings, known_accounts, name_warnings
 from dstack.chain.operator import Content, proposal_id
 from dstack.chain.review import Finding, Result, content_of_signing_file, reproduce
 from dstack.cli.files import read_input
@@ -57,11 +58,15 @@ def command(
         content, facts = _of_file(connection, file)
     else:
         content, facts = _of_chain(connection, wanted or "")
-    composes = [compose_hash(_app_compose(path)) for path in compose]
+    parsed = [parse_app_compose(read_input(path, limit=MAX_APP_COMPOSE)) for path in compose]
+    composes = [compose_hash(one.raw) for one in parsed]
     findings = [*_code(connection, content), *reproduce(content, composes, [measure_image(one) for one in image])]
     reproduced = _verdict(findings)
     facts["findings"] = [{"what": one.what, "value": one.value, "result": one.result.value} for one in findings]
     facts["reproduced"] = reproduced
+    names = dict.fromkeys(one.name for one in parsed)
+    alike = [warning for name in names for warning in name_warnings(name, list(names))]
+    facts["warnings"] = [*_look_alikes(connection, content), *dict.fromkeys(alike)]
     lines = _lines(facts, findings, content)
     answer(as_json, facts, [*lines, "REPRODUCED" if reproduced else "NOT REPRODUCED"])
     context.exit(0 if reproduced else 1)
@@ -105,8 +110,8 @@ def _of_chain(connection: Connection, wanted: str) -> tuple[Content, dict[str, o
     return known.proposal.content, facts
 
 
-def _app_compose(path: str) -> bytes:
-    return parse_app_compose(read_input(path, limit=MAX_APP_COMPOSE)).raw
+def _look_alikes(connection: Connection, content: Content) -> list[str]:
+    return content_warnings(content, known_accounts(connection.governed(), connection.deployment))
 
 
 def _code(connection: Connection, content: Content) -> list[Finding]:
@@ -126,10 +131,12 @@ def _lines(facts: dict[str, object], findings: Sequence[Finding], content: Conte
     shown = [
         f"{name.replace('_', ' '):13} {value}"
         for name, value in facts.items()
-        if name not in ("effects", "findings", "reproduced")
+        if name not in ("effects", "findings", "reproduced", "warnings")
     ]
-    effects = facts["effects"]
+    effects, warnings = facts["effects"], facts["warnings"]
     assert isinstance(effects, list)
+    assert isinstance(warnings, list)
     rollback = [f"rollback      {grant_sentence(one)}" for one in content.rollback]
     uri = [f"content       {printable(content.uri, 512)}"]
-    return [*shown, *rollback, *uri, *effects, *(f"{one.result.value:14} {one.what}: {one.value}" for one in findings)]
+    found = [f"{one.result.value:14} {one.what}: {one.value}" for one in findings]
+    return [*shown, *warnings, *rollback, *uri, *effects, *found]

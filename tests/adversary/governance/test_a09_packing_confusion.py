@@ -5,7 +5,23 @@ Every wrong length: test_p15_nothing_is_padded.py.
 
 from __future__ import annotations
 
-from tests.governed_world import COMPOSE, OWN, Action, Content, GovernedWorld, Kind, version_data, words
+from eth_abi.abi import encode
+
+from tests.governed_world import (
+    COMPOSE,
+    CONTENT_TYPE,
+    MIN_DELAY,
+    OWN,
+    Action,
+    Content,
+    GovernedWorld,
+    Kind,
+    proposal_id,
+    version_data,
+    words,
+)
+
+EVIL = b"\xee" * 32
 
 
 def test_a09_bytes_cannot_be_moved_between_fields(governed: GovernedWorld) -> None:
@@ -69,4 +85,53 @@ def test_a09_the_same_bytes_mean_different_things_to_different_subjects(governed
 
     governed.execute(proposal, at=proposal.ready_at)
 
+    assert governed.app.functions.allowedComposeHashes(COMPOSE).call()
+
+
+def test_a09_content_behind_the_announced_one_is_not_executed(governed: GovernedWorld) -> None:
+    """A call that holds the announced bytes, and points at other content behind or inside them, runs neither."""
+    proposal = governed.propose(governed.compose())
+    announced = encode([CONTENT_TYPE], [tuple(proposal.content)])[32:]
+    other = encode([CONTENT_TYPE], [tuple(governed.content([governed.compose(EVIL)]))])[32:]
+    function = bytes.fromhex(governed.operator.encode_abi("execute", args=[proposal.id, proposal.content])[2:10])
+    calls = {
+        "behind": words(64 + len(announced)) + announced + other,
+        "before": words(64 + len(other)) + other + announced,
+        "beside": words(64) + other + announced,
+        "longer": words(64) + announced + bytes(32),
+        "shifted": words(96) + bytes(32) + announced,
+        "inside": words(96) + announced,
+    }
+
+    outcomes = {
+        name: governed.transact(
+            governed.stranger,
+            governed.operator.address,
+            function + proposal.id + call,
+            at=proposal.ready_at + number,
+        )["status"]
+        for number, (name, call) in enumerate(calls.items())
+    }
+
+    assert outcomes == dict.fromkeys(calls, 0)
+    assert not governed.app.functions.allowedComposeHashes(EVIL).call()
+    assert not governed.app.functions.allowedComposeHashes(COMPOSE).call()
+    governed.execute(proposal)
+    assert governed.app.functions.allowedComposeHashes(COMPOSE).call()
+
+
+def test_a09_content_that_was_proposed_in_another_encoding_is_the_same(governed: GovernedWorld) -> None:
+    """Its id is that of the one encoding, which the event shows; so everybody can execute what they read."""
+    content = governed.content([governed.compose()])
+    usual = encode([CONTENT_TYPE], [tuple(content)])[32:]
+    function = bytes.fromhex(governed.operator.encode_abi("propose", args=[content])[2:10])
+
+    receipt = governed.transact(
+        governed.owner, governed.operator.address, function + words(64) + bytes(32) + usual + bytes(64)
+    )
+
+    identity = proposal_id(31337, governed.operator.address, 0, content)
+    assert receipt["status"] == 1
+    assert governed.operator.functions.proposalIds(0, 1).call() == [identity]
+    governed.send(governed.stranger, governed.operator, "execute", identity, content, at=governed.now + MIN_DELAY)
     assert governed.app.functions.allowedComposeHashes(COMPOSE).call()

@@ -1,8 +1,8 @@
 """A16: an indexer that saw logs removed by a reorganisation.
 
-We keep no index. `OperatorReader` and `history.past_events` read everything anew each time; what is called is addressed
-by the hash of its block, and the list of proposals is compared with the count that the contract gives. A persistent
-indexer, or one that follows a reorganisation, does not exist here.
+`OperatorReader` and `read_governed` read everything anew each time, and compare the hashes of blocks; what is called is
+addressed by the hash of its block, and the list of proposals is compared with the count that the contract gives.
+`EventIndex` is carried on from where it ended, and takes out again what was in blocks that are gone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import pytest
 
 from dstack.chain.client import ChainClient
-from dstack.chain.history import past_events
+from dstack.chain.history import past_events, read_header, require_unchanged
+from dstack.chain.index import EventIndex, carry_on
 from dstack.chain.operator_reader import OperatorReader
 from dstack.errors import ChainUnavailableError
 from tests.governed_world import GovernedWorld
@@ -65,6 +66,62 @@ def test_a16_a_block_that_was_removed_answers_nothing(governed: GovernedWorld) -
 
     with pytest.raises(ChainUnavailableError, match="eth_call"):
         client.call(governed.operator.address, bytes.fromhex("da35c664"), block)
+
+
+def indexed(world: GovernedWorld, index: EventIndex) -> EventIndex:
+    """The index, carried on to the newest block."""
+    return carry_on(world.w3, {world.operator.address: "UpgradeOperator"}, index)
+
+
+def test_a16_an_index_takes_out_what_was_removed(governed: GovernedWorld) -> None:
+    """Events of blocks that are gone leave it, those of the other branch come in, and the rest is not read again."""
+    governed.propose(governed.compose())
+    first = indexed(governed, EventIndex(0))
+    governed.propose(governed.compose(b"\x01" * 32))
+    governed.deny(governed.compose())
+    second = indexed(governed, first)
+
+    governed.rpc("anvil_rollback", 2)
+    governed.propose(governed.compose(b"\x02" * 32))
+    third = indexed(governed, second)
+
+    assert [event.name for event in second.events[len(first.events) :]] == ["ProposalQueued", "ActionDenied"]
+    assert third.dropped == 2
+    assert third.events[: len(first.events)] == first.events
+    assert third.events == indexed(governed, EventIndex(0)).events
+
+
+def test_a16_an_index_survives_a_shorter_chain(governed: GovernedWorld) -> None:
+    """A chain that ends before the index did leaves what both have, also if nothing new has come."""
+    governed.propose(governed.compose())
+    first = indexed(governed, EventIndex(0))
+    governed.propose(governed.compose(b"\x01" * 32))
+    second = indexed(governed, first)
+
+    governed.rpc("anvil_rollback", 1)
+    third = indexed(governed, second)
+
+    assert (third.events, third.newest, third.dropped) == (first.events, first.newest, 1)
+
+
+def test_a16_an_index_that_nothing_removed_reads_on(governed: GovernedWorld) -> None:
+    """Carried on twice without a new block it stays what it is."""
+    governed.propose(governed.compose())
+    first = indexed(governed, EventIndex(0))
+
+    assert indexed(governed, first) == first
+
+
+def test_a16_events_of_two_branches_are_not_mixed(governed: GovernedWorld) -> None:
+    """What was read up to a block that is gone meanwhile is no answer."""
+    governed.propose(governed.compose())
+    newest = read_header(governed.w3, "latest")
+    require_unchanged(governed.w3, newest)
+    governed.rpc("anvil_rollback", 1)
+    governed.propose(governed.compose(b"\x01" * 32))
+
+    with pytest.raises(ChainUnavailableError, match="reorganised at block"):
+        require_unchanged(governed.w3, newest)
 
 
 def test_a16_decisions_rest_on_finalized_blocks_unless_told_otherwise(governed: GovernedWorld) -> None:

@@ -1,7 +1,7 @@
 """A18: look-alike addresses and names.
 
-No name service is asked anywhere: a target is an address with its checksum. A list of addresses known to a signer,
-with a warning for one that resembles them, does not exist here.
+No name service is asked anywhere: a target is an address with its checksum. What resembles an address that the governed
+contracts know, or another name, is named by `propose` and `review` (`dstack.chain.look_alikes`, which has unit tests).
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dstack.chain.action_data import Genesis as RecordedGenesis
 from dstack.chain.operator import Action, Kind, cancel_call, deny_call, execute_call
-from dstack.errors import KeyReleaseDeniedError
+from dstack.errors import HandoverRefusedError, KeyReleaseDeniedError
 from replicator.documents import serialise_request
 from tests.chain_world import DELAY, WINDOW
 from tests.law_world import LawWorld
@@ -110,6 +111,26 @@ def test_frozen_app_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
     law.warp(timedelta(days=7))
 
     assert hand_over(law, tmp_path) == SECRET
+
+
+def test_an_unrecorded_genesis_is_handed_to_nobody(law: LawWorld, tmp_path: Path) -> None:
+    """By default the owners must have recorded the genesis: then both nodes agree with the chain on it."""
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    strict = replace(law.settings, requires_genesis=True)
+    genesis = place_genesis(law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD)))
+
+    def attempt() -> bytes:
+        old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD), settings=strict)
+        new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW), settings=strict)
+        receive(new, old.onboard(serialise_request(new.request_key()).encode()))
+        return new.around.secure_file.path.read_bytes()
+
+    with pytest.raises(HandoverRefusedError, match=r"genesis: want .* recorded on the chain"):
+        attempt()
+    recorded = RecordedGenesis(genesis.fingerprint, genesis.hash())
+    law.chain.grant(Action(Kind.GENESIS, law.chain.app_auth.address, recorded.encode()))
+
+    assert attempt() == SECRET
 
 
 def test_unlisted_registers_get_nothing_where_they_are_asked(law: LawWorld, tmp_path: Path) -> None:

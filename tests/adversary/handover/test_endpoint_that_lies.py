@@ -18,6 +18,7 @@ from tests.law_world import Batch, LawWorld, go_between
 from tests.worlds import SECRET, app_compose, place_genesis, receive
 
 OLD, NEW = app_compose("notes:old"), app_compose("notes:new")
+NO = "0x" + bytes(32).hex() + (64).to_bytes(32, "big").hex()
 YES = "0x" + (1).to_bytes(32, "big").hex() + (64).to_bytes(32, "big").hex() + bytes(32).hex()
 
 
@@ -26,7 +27,7 @@ def lie(asked: Batch, told: Batch) -> Batch:
     calls = {each["id"] for each in asked if each["method"] == "eth_call"}
     for each in told:
         result = each.get("result")
-        if each["id"] in calls and isinstance(result, str) and result[64:66] == "00" and len(result) > 200:
+        if each["id"] in calls and isinstance(result, str) and result.startswith(NO):
             each["result"] = YES
     return told
 

@@ -177,3 +177,27 @@ def test_p09_what_the_guardian_cannot_cancel_brings_nothing_along(governed: Gove
     refusal = governed.refused(governed.owner, governed.operator, "propose", content)
 
     assert refusal == ("NotAlone", Kind.FORCED_GUARDIAN)
+
+
+def test_p09_an_owner_that_is_its_own_guardian_cancels_everything(governed: GovernedWorld) -> None:
+    """The limit is the guardian's; where both are one account it is the owner's, who may."""
+    governed.grant(governed.on_self(Kind.GUARDIAN, word(governed.owner)))
+    governed.send(governed.owner, governed.operator, "acceptGuardian")
+    forced = governed.propose(governed.force_guardian(governed.stranger))
+
+    governed.send(governed.owner, governed.operator, "cancel", forced.id)
+
+    assert governed.state(forced) is State.CANCELLED
+
+
+def test_p09_a_nomination_by_force_is_no_stronger_than_another(governed: GovernedWorld) -> None:
+    """The newest nomination counts, whichever kind made it; the old guardian stays until somebody accepts."""
+    heirs = [governed.chain.funded_account().address for _ in range(2)]
+    forced = governed.propose(governed.force_guardian(heirs[0]))
+    governed.execute(forced, at=forced.ready_at)
+    governed.grant(governed.on_self(Kind.GUARDIAN, word(heirs[1])))
+
+    assert governed.refused(heirs[0], governed.operator, "acceptGuardian") == ("NotNominated", heirs[0])
+    assert governed.operator.functions.guardian().call() == governed.guardian
+    governed.send(heirs[1], governed.operator, "acceptGuardian")
+    assert governed.operator.functions.guardian().call() == heirs[1]

@@ -152,3 +152,32 @@ def test_p13_registers_end_with_their_version(governed: GovernedWorld) -> None:
     ]
 
     assert answers == [GRANTED, NO, (False, "Registers not allowed"), (False, "Registers not allowed")]
+
+
+def test_p13_the_highest_number_is_the_last(governed: GovernedWorld) -> None:
+    """Numbers have 48 bits: the highest is taken, one more is refused when it is proposed, and none comes after."""
+    highest = (1 << 48) - 1
+    beyond = governed.content([governed.version(highest + 1)])
+
+    refusal = governed.refused(governed.owner, governed.operator, "propose", beyond)
+    governed.grant(governed.image(), governed.version(highest))
+    next_one = governed.propose(governed.version(highest, compose_hash=b"\x07" * 32))
+
+    assert refusal == ("NumberTooHigh", highest + 1, highest)
+    assert governed.app.functions.newestVersion().call() == highest
+    assert governed.execution_refused(next_one, at=next_one.ready_at) == ("NumberNotRising", highest, highest)
+
+
+def test_p13_the_newest_and_the_older_records_say_the_same(governed: GovernedWorld) -> None:
+    """What is kept of a version reads alike before and after it is no longer the newest, its end included."""
+    record = governed.app.functions.versionRecord
+    governed.grant(governed.image(), governed.version(3))
+    governed.deny(governed.sunset(3, governed.now + 90 * DAY))
+    before = record(3).call(), governed.app.functions.endSetAt(3).call()
+
+    governed.grant(governed.version(9, compose_hash=b"\x07" * 32))
+
+    assert (record(3).call(), governed.app.functions.endSetAt(3).call()) == before
+    assert record(9).call()[2:] == (3, False)
+    assert governed.app.functions.versionNumbers(0, 10).call() == [9, 3]
+    assert record(4).call() == (0, 0, 0, False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 
 from dstack.attestation.content_cache import ContentCache, Period, content_key
 from dstack.attestation.roots import TrustedRoots, simulated_root
+from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
+from dstack.attestation.verification_policy import AcceptStatus, VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.errors import ConfigError, DstackError, QuoteUntrustedError
 from dstack.simulator.pki import SimulatedPki
@@ -97,3 +100,34 @@ def test_other_roots_and_collateral_are_checked_anew(pki, roots, registers, at):
         verify_quote(raw, revoked, roots=roots, at=at, cache=cache)
     with pytest.raises(QuoteUntrustedError, match=r"step 5: TCB info: its signature"):
         verify_quote(raw, replace(good, tcb_info=good.tcb_info + " "), roots=roots, at=at, cache=cache)
+
+
+def test_tds_of_one_platform_are_rated_by_their_own_svns(pki, roots, registers, at):
+    """A platform that is known, but whose TD states other SVNs, gets the status of these, cached or not."""
+    cache, collateral = ContentCache(), pki.collateral()
+    later = at + timedelta(days=1)
+    policy = VerificationPolicy(relaxations=tuple(AcceptStatus(status, later) for status in LEVEL_STATUSES[:-1]))
+
+    def status(wanted: TcbStatus) -> TcbStatus:
+        raw = make_quote(pki, registers=registers, report_data=ReportData(bytes(64)), tcb_status=wanted.value)
+        return verify_quote(raw, collateral, roots=roots, at=at, policy=policy, cache=cache).tcb_status
+
+    for _ in range(2):
+        assert [status(wanted) for wanted in LEVEL_STATUSES[:-1]] == list(LEVEL_STATUSES[:-1])
+    with pytest.raises(QuoteUntrustedError, match=r"step 13: .*Revoked"):
+        status(TcbStatus.REVOKED)
+
+
+def test_a_relaxation_ends_in_spite_of_the_cache(pki, roots, registers, at):
+    """What a relaxation let in is refused from its end on, though platform and collateral are remembered."""
+    cache, collateral = ContentCache(), pki.collateral()
+    end = at + timedelta(hours=1)
+    policy = VerificationPolicy(relaxations=(AcceptStatus(TcbStatus.OUT_OF_DATE, end),))
+    raw = make_quote(pki, registers=registers, report_data=ReportData(bytes(64)), tcb_status="OutOfDate")
+
+    verified = verify_quote(raw, collateral, roots=roots, at=at, policy=policy, cache=cache)
+
+    assert (verified.expires_at, verified.expires_first) == (end, "acceptance of OutOfDate")
+    assert verified.device_id == sha256(verified.ppid).digest()
+    with pytest.raises(QuoteUntrustedError, match=r"step 19: TCB status OutOfDate .* is not accepted since"):
+        verify_quote(raw, collateral, roots=roots, at=end, policy=policy, cache=cache)

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from dstack.cli.rtmr3 import command
 from dstack.errors import DstackError, InputError, MeasurementMalformedError
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id, parse_app_compose
+from dstack.measurement.event_log import RuntimeEvent, runtime_event_digest
 from dstack.measurement.rtmr3 import BootInputs, boot_events, predict_legacy_rtmr3, predict_rtmr3
 from dstack.values import AppId, Digest32, InstanceId, OsImageHash
 
@@ -47,10 +48,15 @@ def test_a_kms_app_is_predicted() -> None:
     )
     events = boot_events("0.6-pre", inputs)
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == {
-        "rtmr3": predict_rtmr3(events).hex(),
-        "events": [{"event": event.name, "payload": event.payload.hex()} for event in events],
-    }
+    facts = json.loads(result.stdout)
+    assert (facts["rtmr3"], facts["rtmr3_at_boot_mr_done"]) == (
+        predict_rtmr3(events).hex(),
+        predict_rtmr3(events[:5]).hex(),
+    )
+    assert [(each["event"], each["payload"], each["digest"]) for each in facts["events"]] == [
+        (event.name, event.payload.hex(), runtime_event_digest(event).hex()) for event in events
+    ]
+    assert facts["events"][2]["depends_on"] == ["app-compose.json"]
 
 
 def test_an_app_without_instance_id_has_one_register() -> None:
@@ -176,5 +182,10 @@ def test_an_attested_gpu_is_measured() -> None:
     names = [event["event"] for event in with_gpu["events"]]
     assert names[names.index("gpu-policy-hash") + 1 : names.index("instance-id")] == ["gpu-attestation"]
     assert [event for event in with_gpu["events"] if event not in without["events"]] == [
-        {"event": "gpu-attestation", "payload": "6770"}
+        {
+            "event": "gpu-attestation",
+            "payload": "6770",
+            "digest": runtime_event_digest(RuntimeEvent("gpu-attestation", b"gp", 2)).hex(),
+            "depends_on": ["attached GPUs"],
+        }
     ]

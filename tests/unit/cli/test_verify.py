@@ -86,10 +86,12 @@ def run(files: Path, subject: str, *options: str, root: str = "root.der", conten
     """Run the command against the simulated root; returns exit code and output, raises what it raises."""
     path = subject if subject == "-" or "://" in subject else str(files / subject)
     common = ["--collateral", str(files / "collateral.json"), "--root", str(files / root), "--at", AT]
-    result = CliRunner().invoke(command, [path, *common, *options], standalone_mode=False, input=content)
+    result = CliRunner(mix_stderr=False).invoke(
+        command, [path, *common, *options], standalone_mode=False, input=content
+    )
     if result.exception is not None:
         raise result.exception
-    return int(result.return_value or 0), result.output
+    return int(result.return_value or 0), result.stdout
 
 
 def outcomes(output: str, item: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,7 +14,11 @@ from dstack.keys.derivation import derive_app_ca
 from dstack.keys.pem import load_certificate, spki_der
 from dstack.keys.scalars import p256_from_scalar
 from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
+from dstack.transport.server import CallContext
+from dstack.wire.kms import AppIdRequest, AppKeyResponse, EpochKeys, GetAppKeyRequest
+from dstack.wire.message import from_protobuf, to_json, to_protobuf
 from kms.release import KeyRelease
+from kms.service import KmsService
 from tests.unit.kms.conftest import APP_ID, AT, INSTANCE_ID, World, allow_kms, app_machine
 from tests.unit.kms.test_release import certificate_of
 from tests.unit.kms.test_release_of_certificates import KEYS, request
@@ -87,3 +92,38 @@ def test_epochs_do_not_go_back(release: KeyRelease, world: World) -> None:
 
     with pytest.raises(UnavailableError, match="could not ask: key epoch went back from 2 to 0"):
         release.app_keys(certificate_of(app_machine()), "", "request")
+
+
+def test_epochs_on_the_wire(release: KeyRelease, world: World) -> None:
+    """Two epochs show as members that upstream's readers skip; before a rotation the answer has upstream's only."""
+    service = KmsService(KEYS, release, world.chain, None, simulated=True)
+    context = CallContext(certificate_of(app_machine()), "request")
+    before = derive_app_keys(ROOT, APP_ID, INSTANCE_ID, 1)
+
+    answer = service.get_app_key(GetAppKeyRequest(api_version=1), context)
+    told = service.get_app_env_encrypt_pub_key(AppIdRequest(APP_ID, key_epoch=1), context)
+    world.chain.epochs = FIRST_EPOCH
+    plain = KmsService(KEYS, KeyRelease(KEYS.roots, world.own, world.verifier, world.chain), world.chain, None, True)
+
+    assert answer.previous == EpochKeys(
+        key_epoch=1,
+        disk_crypt_key=before.disk_crypt_key,
+        env_crypt_key=before.env_crypt_key,
+        k256_key=before.k256_key,
+        k256_signature=before.k256_signature,
+        served_until=int((AT + timedelta(days=1)).timestamp()),
+    )
+    assert json.loads(to_json(answer))["key_epoch"] == 2
+    assert from_protobuf(AppKeyResponse, to_protobuf(answer)) == answer
+    assert told.key_epoch == 1
+    first = json.loads(to_json(plain.get_app_key(GetAppKeyRequest(api_version=1), context)))
+    assert list(first) == [
+        "ca_cert",
+        "disk_crypt_key",
+        "env_crypt_key",
+        "k256_key",
+        "k256_signature",
+        "tproxy_app_id",
+        "gateway_app_id",
+        "os_image_hash",
+    ]

@@ -13,6 +13,7 @@ from dstack.measurement.identities import (
     derive_instance_id,
     device_id,
     key_provider_payload,
+    launch_token_hash,
     mr_aggregated,
     mr_key_provider,
     mr_system,
@@ -108,3 +109,12 @@ def test_a_device_id_needs_a_ppid() -> None:
     """Evidence that nobody verified has no PPID, and must not get the digest of nothing as its device."""
     with pytest.raises(MeasurementMalformedError, match="PPID: want 16 bytes, got 0"):
         device_id(b"")
+
+
+def test_a_launch_token_has_its_hash() -> None:
+    """The value of dstack's own unit test; a short token is refused without being repeated."""
+    assert launch_token_hash("unit-test-launch-token-0000000001").hex() == (
+        "28faa1319055d733ad9651f5ab7689c15b04609846bcd27b3c5bc8df6246f5a3"
+    )
+    with pytest.raises(MeasurementMalformedError, match=r"^launch token: want at least 32 bytes, got 31$"):
+        launch_token_hash("x" * 31)

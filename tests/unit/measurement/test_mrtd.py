@@ -72,6 +72,7 @@ def test_debians_split_firmware_is_refused() -> None:
         (replace(CODE, attributes=2), VARIABLES, HOB),
         (replace(VARIABLES, attributes=1), CODE, HOB),
         (*PARTS, Part(0, 100, 0x90_0000, PAGE, 5)),
+        (*PARTS, Part(0, 0, HOB.gpa, 0, 4)),
     ],
 )
 def test_mrtd_is_that_of_the_records_one_by_one(parts: tuple[Part, ...], two_pass: bool) -> None:

@@ -1,0 +1,195 @@
+"""`dstack handover`: bring a secure file from an old node to a new one, or see whether that would be allowed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from web3 import HTTPProvider, Web3
+
+from dstack.chain.deployment_file import MAX_FILE, parse_deployment
+from dstack.chain.governed import read_governed
+from dstack.cli.files import read_input
+from dstack.cli.handover_anchor import command as anchor
+from dstack.cli.handover_receipt import command as verify
+from dstack.cli.handover_session import Node, Progress, Session
+from dstack.cli.handover_words import When, explain, measured_compose_hash, when_allowed
+from dstack.errors import DstackError, KeyReleaseDeniedError, PeerRefusedError
+from replicator.custody import Receipt
+
+_MAX_COMPOSE = 50 << 20
+_EXAMPLES = """\b
+Examples:
+  dstack handover http://old:4001 http://new:4001 --dry-run
+  dstack handover http://old:4001 http://new:4001 --app-compose new/app-compose.json
+  dstack handover run http://old:4001 http://new:4001 --receipt receipt.json
+  dstack handover http://old:4001 http://new:4001 --dry-run --deployment deployment.json --rpc-url $RPC
+  dstack handover verify 4f..a0.received.json --collateral collateral.json
+
+Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask."""
+
+
+class _DefaultGroup(click.Group):
+    """Runs `run` where the first word names no other sub-command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command, or take all words for `run`."""
+        if args and args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "run", self.commands["run"], args
+
+
+@click.group(
+    cls=_DefaultGroup,
+    name="handover",
+    epilog=_EXAMPLES,
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+)
+def command() -> None:
+    """Hand a secure file from an old node to a new one: dstack handover OLD NEW.
+
+    OLD and NEW are the addresses of two replicators. You carry; the nodes judge each other and the chain judges both.
+    `dstack handover run --help` shows the options.
+    """
+
+
+@command.command(epilog=_EXAMPLES)
+@click.argument("old")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Only say whether it would be accepted. Uses one of NEW's 8 places.")
+@click.option("--app-compose", metavar="FILE", help="What the new node is meant to run; for explaining a refusal.")
+@click.option("--deployment", metavar="FILE", help="Where the contracts are; with --rpc-url, says when it may change.")
+@click.option("--rpc-url", metavar="URL", envvar="DSTACK_RPC_URL", help="The chain's endpoint, JSON-RPC.")
+@click.option("--receipt", metavar="FILE", help="Write the receipt here.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def run(
+    *,
+    old: str,
+    new: str,
+    dry_run: bool,
+    app_compose: str | None,
+    deployment: str | None,
+    rpc_url: str | None,
+    receipt: str | None,
+    as_json: bool,
+) -> int:
+    """Carry the three rounds between OLD and NEW."""
+    compose = read_input(app_compose, limit=_MAX_COMPOSE) if app_compose else None
+    session = Session(Node.at(old, "old node"), Node.at(new, "new node"))
+    began = time.monotonic()
+    try:
+        session.ask()
+        if dry_run:
+            _say(
+                {"accepted": True, **session.dry_run()}, as_json, "would be accepted now, in the state of block {block}"
+            )
+            return 0
+        with _progress(as_json) as progress:
+            done = session.transfer(progress)
+    except (KeyReleaseDeniedError, PeerRefusedError) as exc:
+        whens = _whens(session, deployment, rpc_url) if deployment and rpc_url else ()
+        return _refused(exc, session, compose, whens, as_json)
+    if receipt:
+        Path(receipt).write_text(json.dumps(done.members(), indent=2) + "\n")
+    _handed_over(done, time.monotonic() - began, as_json)
+    return 0
+
+
+def _refused(
+    error: DstackError, session: Session, compose: bytes | None, whens: tuple[When, ...], as_json: bool
+) -> int:
+    reasons = list(explain(error, session.quoted if session.request else None, compose))
+    if as_json:
+        rule = error.rule if isinstance(error, KeyReleaseDeniedError) else ""
+        facts = {"accepted": False, "error": str(error), "kind": type(error).__name__, "rule": rule}
+        when = [
+            {"proposal": each.proposal, "stage": each.stage, "ready_at": each.ready_at.isoformat()} for each in whens
+        ]
+        click.echo(json.dumps({**facts, "because": reasons, "when": when}))
+        return error.exit_code
+    click.echo(f"refused: {error}")
+    for reason in (*reasons, *(each.sentence() for each in whens)):
+        click.echo(f"  {reason}")
+    return error.exit_code
+
+
+def _whens(session: Session, deployment: str, rpc_url: str) -> tuple[When, ...]:
+    """Which pending proposals would let the new node through."""
+    if not session.request:
+        return ()
+    wanted = measured_compose_hash(session.quoted)
+    if wanted is None:
+        return ()
+    where, first_block = parse_deployment(read_input(deployment, limit=MAX_FILE))
+    governed = read_governed(Web3(HTTPProvider(rpc_url)), where, first_block=first_block)
+    return when_allowed(governed, f"0x{session.quoted.request.app_id.hex()}", wanted)
+
+
+def _handed_over(receipt: Receipt, seconds: float, as_json: bool) -> None:
+    terms = receipt.terms
+    facts = {
+        "handed_over": True,
+        "receipt": receipt.hash().hex(),
+        "head": receipt.head().hex(),
+        "fingerprint": terms.fingerprint.hex(),
+        "genesis": terms.genesis.hex(),
+        "depth": terms.depth + 1,
+        "size": terms.size,
+        "block": terms.block_number,
+        "simulated_root": terms.simulated_root,
+        "seconds": round(seconds, 3),
+    }
+    text = (
+        "handed over {size} bytes in {seconds} s, allowed in the state of block {block}\n"
+        "fingerprint {fingerprint}\nreceipt {receipt}, handover {depth} since genesis {genesis}"
+    )
+    if terms.simulated_root:
+        text = "SIMULATED: no Intel CPU stands behind these quotes\n" + text
+    _say(facts, as_json, text)
+
+
+def _say(facts: dict[str, Any], as_json: bool, text: str) -> None:
+    click.echo(json.dumps(facts) if as_json else text.format(**facts))
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Progress]:
+    """A bar on a terminal, a line every two seconds elsewhere, nothing beside JSON."""
+    if as_json:
+        yield lambda _done, _all: None
+        return
+    show: Callable[[int, int], None] = _bar if sys.stderr.isatty() else _lines()
+    yield show
+    if sys.stderr.isatty():
+        click.echo("", err=True)
+
+
+def _bar(done: int, everything: int) -> None:
+    filled = 30 * done // everything
+    click.echo(f"\r[{'#' * filled}{'.' * (30 - filled)}] {100 * done // everything:3d} %", nl=False, err=True)
+
+
+def _lines() -> Callable[[int, int], None]:
+    last = datetime.now(UTC)
+
+    def show(done: int, everything: int) -> None:
+        nonlocal last
+        now = datetime.now(UTC)
+        if (now - last).total_seconds() >= 2:
+            last = now
+            click.echo(f"{done} of {everything} bytes", err=True)
+
+    return show
+
+
+command.add_command(verify)
+command.add_command(anchor)

@@ -1,0 +1,242 @@
+"""The three rounds between two replicators, from outside: documents are carried, chunks are passed on as they come.
+
+Whoever carries can delay and drop; every document is judged by the nodes, and what broke goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from dstack.cli.relay import SourceBrokeError, pass_on
+from dstack.errors import ConfigError, DstackError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
+from dstack.keys.sealing_stream import StreamShape
+from replicator.answers import MAX_ANSWER, Answer, parse_answer
+from replicator.custody import Receipt, parse_receipt
+from replicator.documents import QuotedRequest, parse_request
+
+TIMEOUT = 60.0
+TRIES = 5
+_PAUSE_SECONDS = 1.0
+_MAX_BODY = 16 << 20
+_QUOTED = 600
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of content that the new node has, and all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A replicator at an http or https address."""
+
+    address: SplitResult
+    name: str
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @classmethod
+    def at(cls, url: str, name: str) -> Node:
+        """The replicator at *url*; *name* is for errors.
+
+        Raises:
+            ConfigError: It is no http or https URL of a host.
+        """
+        try:
+            parts = urlsplit(url)
+            plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.username
+            _ = parts.port
+        except ValueError:
+            plain = False
+        if not plain:
+            raise ConfigError(f"{name}: want http://host:port or https://host:port, got {url[:80]!r}")
+        return cls(parts, name, ssl.create_default_context() if parts.scheme == "https" else None)
+
+    @contextmanager
+    def connected(self) -> Iterator[http.client.HTTPConnection]:
+        """A connection, closed at the end."""
+        host, port = self.address.hostname or "", self.address.port
+        if self.tls is None:
+            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        else:
+            connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self.tls)
+        with closing(connection):
+            yield connection
+
+    def path(self, path: str) -> str:
+        """*path* under the address."""
+        return self.address.path.rstrip("/") + path
+
+    def call(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """One short exchange.
+
+        Raises:
+            DstackError: What the node answered, or that it did not.
+        """
+        try:
+            with self.connected() as connection:
+                connection.request(method, self.path(path), body)
+                response = connection.getresponse()
+                content = response.read(_MAX_BODY + 1)
+        except (OSError, http.client.HTTPException) as exc:
+            raise PeerUnavailableError(f"{self.name}: no answer: {exc or type(exc).__name__}") from exc
+        if len(content) > _MAX_BODY:
+            raise PeerUnavailableError(f"{self.name}: {path}: want at most {_MAX_BODY} bytes, got more")
+        if response.status != http.client.OK:
+            raise self.refusal(response.status, content)
+        return content
+
+    def refusal(self, status: int, content: bytes) -> DstackError:
+        """The error that the node answered with."""
+        try:
+            members = json.loads(content)
+            text = str(members["error"])[:_QUOTED]
+            rule, block = members.get("rule"), members.get("block")
+        except (ValueError, KeyError, TypeError):
+            return PeerUnavailableError(f"{self.name}: want a replicator, got status {status}")
+        text = f"{self.name}: {''.join(char if char.isprintable() else '?' for char in text)}"
+        if status == http.client.SERVICE_UNAVAILABLE:
+            return PeerUnavailableError(text)
+        if isinstance(rule, str):
+            return KeyReleaseDeniedError(rule[:80], text, block if isinstance(block, int) else None)
+        return PeerRefusedError(text)
+
+
+class BrokenTransferError(Exception):
+    """A connection broke in the middle of a transfer."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One handover.
+
+    Attributes:
+        request: What the new node asked, once it has.
+    """
+
+    old: Node
+    new: Node
+    request: bytes = b""
+
+    @property
+    def quoted(self) -> QuotedRequest:
+        """The request, read."""
+        return parse_request(self.request)
+
+    def ask(self) -> None:
+        """Round 1.
+
+        Raises:
+            DstackError: The new node refused, or did not answer.
+        """
+        self.request = self.new.call("POST", "/requestKey", b'{"version": 2}')
+
+    def dry_run(self) -> dict[str, Any]:
+        """Have the old node judge the request, and hand nothing over.
+
+        Raises:
+            DstackError: It would refuse, and why; or it could not find out.
+        """
+        answer: dict[str, Any] = json.loads(self.old.call("POST", "/onboard?dry_run=1", self.request))
+        return answer
+
+    def transfer(self, progress: Progress) -> Receipt:
+        """Rounds 2 and 3; goes on where a connection broke, up to `TRIES` times without progress.
+
+        Raises:
+            DstackError: A node refused, or they could not be reached.
+        """
+        first, left = 0, TRIES
+        while True:
+            try:
+                return self._pass_on(first, progress)
+            except BrokenTransferError as exc:
+                reached = self._next_chunk(first)
+                left = TRIES if reached > first else left - 1
+                first = reached
+                if not left:
+                    raise PeerUnavailableError(f"the connection broke {TRIES} times: {exc}") from exc
+                time.sleep(_PAUSE_SECONDS)
+
+    def _next_chunk(self, otherwise: int) -> int:
+        name = self.quoted.request.hash().hex()
+        try:
+            pending = json.loads(self.new.call("GET", "/status"))["pending"]
+            return next((int(each["next_chunk"]) for each in pending if each["request"] == name), 0)
+        except (PeerUnavailableError, ValueError, KeyError, TypeError):
+            return otherwise
+
+    def _pass_on(self, first: int, progress: Progress) -> Receipt:
+        with self.old.connected() as source, self.new.connected() as target:
+            try:
+                source.request("POST", self.old.path(f"/onboard?from={first}"), self.request)
+                response = source.getresponse()
+            except (OSError, http.client.HTTPException) as exc:
+                raise BrokenTransferError(f"{self.old.name}: {exc or type(exc).__name__}") from exc
+            if response.status != http.client.OK:
+                raise self.old.refusal(response.status, response.read(_MAX_BODY))
+            answer, line = _line(response)
+            shape = StreamShape(answer.receipt.terms.size)
+            try:
+                self._send(target, source, response, line, shape, first, progress)
+            except SourceBrokeError as exc:
+                raise BrokenTransferError(f"{self.old.name}: {exc}") from exc
+            except OSError as exc:
+                self._read_early_refusal(target, exc)
+            return self._acknowledged(target)
+
+    def _send(
+        self,
+        target: http.client.HTTPConnection,
+        source: http.client.HTTPConnection,
+        response: http.client.HTTPResponse,
+        line: bytes,
+        shape: StreamShape,
+        first: int,
+        progress: Progress,
+    ) -> None:
+        size = shape.sealed_size(first)
+        target.putrequest("POST", self.new.path(f"/receiveKey?from={first}"))
+        target.putheader("Content-Length", str(len(line) + size))
+        target.putheader("Content-Type", "application/octet-stream")
+        target.endheaders()
+        target.send(line)
+        pass_on(
+            source,
+            response,
+            target.sock,
+            size,
+            timeout=TIMEOUT,
+            passed=lambda sent: progress(min(shape.size, shape.size - size + sent), shape.size),
+        )
+
+    def _acknowledged(self, target: http.client.HTTPConnection) -> Receipt:
+        try:
+            response = target.getresponse()
+            content = response.read(_MAX_BODY)
+        except (OSError, http.client.HTTPException) as exc:
+            raise BrokenTransferError(f"{self.new.name}: {exc or type(exc).__name__}") from exc
+        if response.status != http.client.OK:
+            raise self.new.refusal(response.status, content)
+        return parse_receipt(content)
+
+    def _read_early_refusal(self, target: http.client.HTTPConnection, broke: OSError) -> None:
+        """A node that refuses answers before it has read everything; what it said is on the broken connection."""
+        try:
+            response = target.getresponse()
+            content = response.read(_MAX_BODY)
+        except (OSError, http.client.HTTPException):
+            raise BrokenTransferError(f"{self.new.name}: {broke}") from broke
+        raise self.new.refusal(response.status, content)
+
+
+def _line(response: http.client.HTTPResponse) -> tuple[Answer, bytes]:
+    line = response.readline(MAX_ANSWER + 2)
+    if not line.endswith(b"\n"):
+        raise BrokenTransferError("old node: the answer ended early")
+    return parse_answer(line[:-1]), line

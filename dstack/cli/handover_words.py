@@ -1,0 +1,151 @@
+"""Why a handover was refused, in sentences: what differs, where it comes from, and when it may become different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from dstack.attestation.evidence import Evidence, parse_evidence
+from dstack.chain.action_data import AppVersion, parse_action_data
+from dstack.chain.governed import Governed, KnownProposal
+from dstack.chain.operator import Kind
+from dstack.errors import DstackError, InputError, KeyReleaseDeniedError
+from dstack.measurement.compose import compose_hash
+from dstack.measurement.event_log import runtime_event_digest
+from dstack.measurement.rtmr3 import SYSTEM_READY
+from dstack.policy.decision import Rule
+from dstack.policy.timelock import Stage
+from dstack.values import ComposeHash
+from replicator.documents import QuotedRequest
+
+_REGISTERS = {
+    "MRTD": "the firmware",
+    "RTMR0": "the shape of the VM: CPUs, memory, ACPI tables, firmware settings",
+    "RTMR1": "the kernel",
+    "RTMR2": "the kernel's command line or the initrd",
+}
+_RULES = {
+    Rule.OS_IMAGE: "KmsAuth does not list the OS image that the machine booted",
+    Rule.TCB_STATUS: "the app demands an up-to-date platform, and this one is not",
+    Rule.DEVICE: "the app lists the machines that it may run on, and this one is not among them",
+    Rule.APP_FROZEN: "owner or guardian froze the app: it gets nothing for up to 7 days",
+    Rule.APP_REGISTERED: "KmsAuth does not know this app",
+    Rule.NOT_GOVERNED: "UpgradeOperator owns not both of KmsAuth and the app",
+    Rule.NOT_ANNOUNCED: "no proposal about KmsAuth or the app was ever executed",
+    Rule.REGISTERS: "the version does not list the exact registers of this machine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """What would let a node through; *ready_at* is when it can be executed."""
+
+    proposal: str
+    stage: str
+    ready_at: datetime
+    expires_at: datetime
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.stage == Stage.READY.value:
+            return f"proposal 0x{self.proposal} allows it: anybody may execute it now, until {self.expires_at}"
+        return f"proposal 0x{self.proposal} allows it: anybody may execute it from {self.ready_at} to {self.expires_at}"
+
+
+def explain(error: DstackError, quoted: QuotedRequest | None, app_compose: bytes | None) -> Iterator[str]:
+    """What lies behind a refusal of the old node.
+
+    Args:
+        error: As the node answered.
+        quoted: The new node's request; None if there was none yet.
+        app_compose: The app-compose.json that the new node is meant to run, if it is known.
+    """
+    evidence = _evidence(quoted)
+    text = str(error)
+    if isinstance(error, KeyReleaseDeniedError):
+        if error.rule == Rule.COMPOSE_HASH.name and evidence is not None:
+            yield from _compose(evidence, app_compose)
+        elif error.rule in Rule.__members__ and Rule[error.rule] in _RULES:
+            yield _RULES[Rule[error.rule]]
+    elif "RTMR3: want" in text and evidence is not None:
+        yield from _replay(evidence)
+    for name, what in _REGISTERS.items():
+        if f"{name}: want" in text:
+            yield f"{name} differs: {what} is not that of the OS image that the machine names"
+    if "step " in text:
+        yield "the numbers of the steps are those of docs/verification-steps.md"
+
+
+def when_allowed(governed: Governed, app: str, wanted: ComposeHash) -> tuple[When, ...]:
+    """Pending proposals that would allow *wanted*, soonest first."""
+    found = [known for known in governed.pending() if _allows(known, app, wanted)]
+    return tuple(
+        When(
+            known.id.hex(),
+            known.timetable.stage(governed.at).value,
+            known.proposal.ready_at,
+            known.proposal.expires_at,
+        )
+        for known in sorted(found, key=lambda known: known.proposal.ready_at)
+    )
+
+
+def measured_compose_hash(quoted: QuotedRequest) -> ComposeHash | None:
+    """What the new node's log says that it runs; not verified here."""
+    evidence = _evidence(quoted)
+    payload = _payload(evidence, "compose-hash") if evidence else None
+    return ComposeHash(payload) if payload is not None and len(payload) == ComposeHash.SIZE else None
+
+
+def _allows(known: KnownProposal, app: str, wanted: ComposeHash) -> bool:
+    for action in known.actions:
+        if action.target.lower() != app.lower():
+            continue
+        if action.kind is Kind.COMPOSE_HASH and bytes(action.data) == wanted:
+            return True
+        meaning = parse_action_data(action.kind, action.data)
+        if isinstance(meaning, AppVersion) and meaning.compose_hash == wanted:
+            return True
+    return False
+
+
+def _compose(evidence: Evidence, app_compose: bytes | None) -> Iterator[str]:
+    measured = _payload(evidence, "compose-hash")
+    if measured is None:
+        yield "RTMR3 holds no compose-hash"
+        return
+    if app_compose is None:
+        yield f"RTMR3 differs at compose-hash: the machine measured {measured.hex()}, which no version in force names"
+        return
+    wanted = compose_hash(app_compose)
+    if measured == wanted:
+        yield f"the machine runs your file, compose hash {wanted.hex()}; no version in force names it"
+    else:
+        yield f"RTMR3 differs at compose-hash: your file gives {wanted.hex()}, the machine measured {measured.hex()}"
+
+
+def _replay(evidence: Evidence) -> Iterator[str]:
+    """Find the event whose digest in the log is not that of its name and payload."""
+    for event in evidence.event_log:
+        runtime = event.runtime
+        if runtime is not None and event.digest and event.digest != runtime_event_digest(runtime):
+            yield f"RTMR3 differs at {runtime.name}: the log's digest is not that of its payload"
+            return
+    names = [event.name for event in evidence.runtime_events]
+    missing = [name for name in ("app-id", "compose-hash", "instance-id", SYSTEM_READY) if name not in names]
+    if missing:
+        yield f"RTMR3 differs at {missing[0]}: the log does not hold it"
+    else:
+        yield f"RTMR3 differs: after {names[-1]!r} more was extended than the log shows, or an event was changed"
+
+
+def _payload(evidence: Evidence, name: str) -> bytes | None:
+    return next((event.payload for event in evidence.runtime_events if event.name == name), None)
+
+
+def _evidence(quoted: QuotedRequest | None) -> Evidence | None:
+    try:
+        return parse_evidence(quoted.evidence) if quoted else None
+    except InputError:
+        return None

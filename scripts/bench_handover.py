@@ -1,0 +1,121 @@
+"""A handover over loopback between programs, beside bare AES-256-GCM and cp over the same bytes. Used by bench.py."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from dstack.cli.handover_session import Node as Address
+from dstack.cli.handover_session import Session
+from dstack.devnet.governance import Governance
+from dstack.devnet.handover_steps import plan_handover
+from dstack.devnet.programs import Program, Programs
+from dstack.devnet.replicators import Node, bootstrap, start_program, write_settings
+from dstack.devnet.transcript import Transcript
+from dstack.devnet.world import Machine, World, boot_answer
+
+MIB = 1 << 20
+_ROUNDS = 5
+
+
+def measure(size_mib: int) -> dict[str, Any]:
+    """Hand over a small file and one of *size_mib* MiB.
+
+    Returns:
+        MB/s (10^6 bytes) of the stream, of the limits, and the ratio to the slower one; seconds of a whole small
+        handover and of its rounds (medians); MiB that each program grew by at most while it streamed.
+    """
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
+        quiet = cleanup.enter_context(Path(os.devnull).open("w"))
+        programs = cleanup.enter_context(Programs(folder / "logs"))
+        world = World.create(Transcript(quiet, False, folder / "results"), programs, folder / "secret")
+        governance = Governance.deploy(world, cleanup)
+        plan = plan_handover(b"services:\n  app:\n    image: notes:1\n", governance.handover_app)
+        governance.allow_apps({plan.app_id: plan.old_hash}, world)
+        machines = [Machine(name, plan.old, app_id=plan.app_id) for name in ("old", "new", "small", "other")]
+        booting = [machine.start(world) for machine in machines]
+        for program in booting:
+            boot_answer(program)
+        old, new, small, other = (
+            write_settings(world, governance, machine, require_genesis=False) for machine in machines
+        )
+        content = folder / "content"
+        _fill(content, size_mib)
+        limits = {"aes_256_gcm": _aes(content), "cp": _cp(content, folder / "copy")}
+        content.rename(old.secure_file)
+        bootstrap(world, old, "--adopt")
+        bootstrap(world, small)
+        return {**_small(world, small, other), **_large(world, old, new, size_mib, limits)}
+
+
+def _small(world: World, old: Node, new: Node) -> dict[str, Any]:
+    """Rounds of a small handover; the new node keeps what it has from the first one on."""
+    for node in (old, new):
+        start_program(world, node)
+    times: dict[str, list[float]] = {"request": [], "whole": []}
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        session = Session(Address.at(old.url, "old node"), Address.at(new.url, "new node"))
+        session.ask()
+        times["request"].append(time.perf_counter() - began)
+        session.transfer(lambda _done, _all: None)
+        times["whole"].append(time.perf_counter() - began)
+    return {f"small_{name}_seconds": round(statistics.median(each), 4) for name, each in times.items()}
+
+
+def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, float]) -> dict[str, Any]:
+    programs = [start_program(world, node) for node in (old, new)]
+    before = [_resident(program, "VmRSS") for program in programs]
+    began = time.perf_counter()
+    session = Session(Address.at(old.url, "old node"), Address.at(new.url, "new node"))
+    session.ask()
+    session.transfer(lambda _done, _all: None)
+    rate = size_mib * MIB / (time.perf_counter() - began) / 1e6
+    grown = [_resident(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)]
+    return {
+        "ours": round(rate, 1),
+        "limits": {name: round(each, 1) for name, each in limits.items()},
+        "ratio": round(rate / min(limits.values()), 3),
+        "grown_mib": {"old": round(grown[0] / MIB, 1), "new": round(grown[1] / MIB, 1)},
+    }
+
+
+def _fill(path: Path, size_mib: int) -> None:
+    with path.open("wb") as stream:
+        for _ in range(size_mib):
+            stream.write(os.urandom(MIB))
+
+
+def _aes(path: Path) -> float:
+    """Encryption of each MiB of the file, which is in the page cache; reading is not counted."""
+    cipher, spent = AESGCM(bytes(32)), 0.0
+    with path.open("rb") as stream:
+        for number in range(path.stat().st_size // MIB):
+            content = stream.read(MIB)
+            began = time.perf_counter()
+            cipher.encrypt(number.to_bytes(12, "big"), content, None)
+            spent += time.perf_counter() - began
+    return path.stat().st_size / spent / 1e6
+
+
+def _cp(path: Path, to: Path) -> float:
+    began = time.perf_counter()
+    subprocess.run(["cp", str(path), str(to)], check=True)
+    rate = path.stat().st_size / (time.perf_counter() - began) / 1e6
+    to.unlink()
+    return rate
+
+
+def _resident(program: Program, name: str) -> int:
+    """Bytes of memory of a program: VmRSS now, VmHWM at most so far."""
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(name))

@@ -1,0 +1,302 @@
+"""`dstack handover` between two addresses: what it says, its exit codes, and what it does when connections break."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dstack.attestation.collateral import serialise_collateral
+from dstack.cli.handover import command
+from dstack.cli.handover_words import explain
+from dstack.errors import AppraisalError, DstackError, KeyReleaseDeniedError, PeerUnavailableError
+from dstack.keys.sealing_stream import CHUNK
+from dstack.measurement.event_log import RuntimeEvent
+from dstack.transport.listener import Listener
+from replicator.app import replicator_app
+from replicator.documents import QuotedRequest, parse_request
+from tests.handover_attacks import quoted_by
+from tests.worlds import SECRET, Handover, Site, make_handover
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the command said."""
+
+    code: int
+    out: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The JSON on its standard output."""
+        answer: dict[str, Any] = json.loads(self.out)
+        return answer
+
+
+def handover(*words: str) -> Said:
+    """Run the command; errors come out as they do at a shell's prompt."""
+    result = CliRunner().invoke(command, words, standalone_mode=False, catch_exceptions=False)
+    return Said(result.return_value if isinstance(result.return_value, int) else 0, result.stdout)
+
+
+@contextmanager
+def served(world: Handover) -> Iterator[tuple[str, str]]:
+    """The addresses of both nodes."""
+    with Listener(replicator_app(world.old)).running() as old, Listener(replicator_app(world.new)).running() as new:
+        yield f"http://127.0.0.1:{old.port}", f"http://127.0.0.1:{new.port}"
+
+
+@pytest.fixture
+def world(tmp_path: Path, site: Site) -> Handover:
+    """Two nodes, nothing handed over."""
+    return make_handover(tmp_path, site)
+
+
+def test_it_hands_over_and_writes_the_receipt(world: Handover, tmp_path: Path) -> None:
+    """Exit code 0, the receipt in a file, and people are told that the root was simulated."""
+    with served(world) as (old, new):
+        said = handover(old, new, "--receipt", str(tmp_path / "receipt.json"))
+
+    assert (said.code, world.new_secure_file.read_bytes()) == (0, SECRET)
+    assert said.out.startswith("SIMULATED: no Intel CPU")
+    assert json.loads((tmp_path / "receipt.json").read_text()) == world.receipts("new")[0]["receipt"]
+
+
+def test_a_dry_run_hands_nothing_over(world: Handover) -> None:
+    """It says that it would be accepted, and at which block."""
+    with served(world) as (old, new):
+        said = handover(old, new, "--dry-run")
+
+    assert (said.code, said.out) == (0, "would be accepted now, in the state of block 1234\n")
+    assert world.receipts("old") == []
+
+
+def test_a_refusal_is_explained(world: Handover, tmp_path: Path) -> None:
+    """Exit code 1, the rule, and where RTMR3 differs from the file that the node is meant to run."""
+    measured = world.new_machine.booted.app_compose.compose_hash
+    world.chain.allowed.remove(measured)
+    wanted = world.old_machine.booted.app_compose
+    (tmp_path / "app-compose.json").write_bytes(wanted.raw)
+
+    with served(world) as (old, new):
+        said = handover(old, new, "--app-compose", str(tmp_path / "app-compose.json"), "--json")
+        text = handover(old, new)
+
+    assert (said.code, said.facts["rule"], said.facts["kind"]) == (1, "COMPOSE_HASH", "KeyReleaseDeniedError")
+    assert said.facts["because"] == [
+        f"RTMR3 differs at compose-hash: your file gives {wanted.compose_hash.hex()}, "
+        f"the machine measured {measured.hex()}"
+    ]
+    assert f"RTMR3 differs at compose-hash: the machine measured {measured.hex()}" in text.out
+
+
+def test_a_silent_chain_is_could_not_ask(world: Handover) -> None:
+    """The new node's 503 is exit code 3, not a refusal."""
+    world.chain.reachable = False
+
+    with served(world) as (old, new), pytest.raises(PeerUnavailableError, match="new node: no endpoint") as raised:
+        handover(old, new)
+
+    assert raised.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["old:4001", "ftp://old", "http://", "http://user:pw@old", "http://old:x", "http://o?x"]
+)
+def test_what_is_no_address_is_bad_input(url: str) -> None:
+    """Exit code 2 before anything is sent anywhere."""
+    with pytest.raises(DstackError, match="old node: want http://host:port") as raised:
+        handover(url, "http://127.0.0.1:1")
+
+    assert raised.value.exit_code == 2
+
+
+def test_nobody_there_is_could_not_ask() -> None:
+    """An address where nobody listens, or something else does, is exit code 3."""
+    with pytest.raises(PeerUnavailableError, match="new node: no answer"):
+        handover("http://127.0.0.1:1", "http://127.0.0.1:1")
+
+
+@contextmanager
+def fragile(port: int, *, breaks_after: list[int]) -> Iterator[str]:
+    """An address that passes connections on to *port*, and cuts each after so many bytes; the last ones hold."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, target: socket.socket, left: int) -> None:
+        try:
+            while left > 0 and (piece := source.recv(min(65536, left))):
+                target.sendall(piece)
+                left -= len(piece)
+        except OSError:
+            left = 0
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            node = socket.create_connection(("127.0.0.1", port))
+            left = breaks_after[0] if breaks_after else 1 << 40
+            threads = [
+                threading.Thread(target=pump, args=(client, node, left)),
+                threading.Thread(target=pump, args=(node, client, 1 << 40)),
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            client.close()
+            node.close()
+            if breaks_after:
+                breaks_after.pop(0)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.close()
+        thread.join(5)
+
+
+def test_a_broken_transfer_goes_on_where_it_ended(tmp_path: Path, site: Site) -> None:
+    """Connections that break in the middle cost only the chunk that was on its way."""
+    content = bytes(range(256)) * (4 * CHUNK // 256) + b"end"
+    world = make_handover(tmp_path, site, content)
+    with served(world) as (old, new):
+        port = int(new.rpartition(":")[2])
+        # The first connection is round 1, short; the second and the fourth (after /status) carry chunks.
+        with fragile(port, breaks_after=[1 << 30, int(2.5 * CHUNK), 1 << 30, CHUNK + CHUNK // 2]) as address:
+            said = handover(old, address, "--json")
+
+    assert (said.code, said.facts["size"]) == (0, len(content))
+    assert world.new_secure_file.read_bytes() == content
+    assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
+
+
+def words(world: Handover, raw: bytes, error: DstackError) -> list[str]:
+    """How a refusal of *raw* is explained."""
+    return list(explain(error, parse_request(raw), None))
+
+
+def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -> None:
+    """Where the log's own digest contradicts the payload, that event is named; else that something is hidden."""
+    error = AppraisalError("RTMR3: want aa, the quote has bb")
+    request = parse_request(world.request()).request
+    hidden = quoted_by(world.new_machine, request)
+    changed = quoted_by(
+        world.new_machine,
+        request,
+        lambda evidence: replace(
+            evidence,
+            event_log=tuple(
+                replace(event, payload=b"\x66" * 32) if event.name == "compose-hash" else event
+                for event in evidence.event_log
+            ),
+        ),
+    )
+    short = quoted_by(
+        world.new_machine, request, lambda evidence: replace(evidence, runtime_events=evidence.runtime_events[:3])
+    )
+
+    assert words(world, changed, error) == [
+        "RTMR3 differs at compose-hash: the log's digest is not that of its payload"
+    ]
+    assert words(world, short, error) == ["RTMR3 differs at instance-id: the log does not hold it"]
+    assert words(world, hidden, error)[0].startswith("RTMR3 differs: after 'system-ready' more was extended")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (AppraisalError("RTMR1: want aa, the quote has bb"), "RTMR1 differs: the kernel is not"),
+        (AppraisalError("RTMR2: want aa, the quote has bb"), "RTMR2 differs: the kernel's command line or the initrd"),
+        (KeyReleaseDeniedError("OS_IMAGE", "x"), "KmsAuth does not list the OS image"),
+        (KeyReleaseDeniedError("APP_FROZEN", "x"), "owner or guardian froze the app"),
+        (AppraisalError("step 19: TCB status OutOfDate"), "docs/verification-steps.md"),
+    ],
+)
+def test_every_kind_of_refusal_has_words(world: Handover, error: DstackError, sentence: str) -> None:
+    """Registers, rules and steps are told in words."""
+    assert sentence in words(world, world.request(), error)[0]
+
+
+def test_evidence_that_cannot_be_read_is_not_explained(world: Handover) -> None:
+    """A request with rubbish for evidence gets the plain refusal."""
+    quoted = QuotedRequest(parse_request(world.request()).request, b"rubbish")
+
+    assert list(explain(KeyReleaseDeniedError("COMPOSE_HASH", "x"), quoted, None)) == []
+
+
+def test_receipts_verify_offline(world: Handover, tmp_path: Path) -> None:
+    """A handover's receipt and the genesis both verify; another maker's root does not."""
+    world.hand_over()
+    (tmp_path / "collateral.json").write_text(serialise_collateral(world.site.pki.collateral()))
+    (tmp_path / "root.der").write_bytes(world.site.pki.root_der)
+    (tmp_path / "other.der").write_bytes(Site.make(b"another maker").pki.root_der)
+    (sent,) = (tmp_path / "old" / "receipts").glob("*.sent.json")
+    (genesis,) = (tmp_path / "old" / "receipts").glob("*.genesis.json")
+    offline = ("--collateral", str(tmp_path / "collateral.json"), "--at", "2027-01-15T08:00:00Z")
+    trusted = ("--root", str(tmp_path / "root.der"))
+
+    answers = [handover("verify", str(path), *offline, *trusted, "--json").facts for path in (sent, genesis)]
+    text = handover("verify", str(sent), *offline, *trusted).out
+
+    assert [answer["kind"] for answer in answers] == ["handover", "genesis"]
+    assert answers[0]["genesis"] == answers[1]["hash"]
+    assert text.startswith("SIMULATED: no Intel CPU stands behind these quotes\nVERIFIED")
+    with pytest.raises(DstackError, match="step 3"):
+        handover("verify", str(sent), *offline, "--root", str(tmp_path / "other.der"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (("receipt", "at"), 1_800_000_001, "report data"),
+        (("receipt", "sender", "compose_hash"), "66" * 32, "report data"),
+        (("hash",), "66" * 32, "receipt: hash"),
+        (("sealed_key",), "66" * 80, "sealed key beside it"),
+        (("request", "nonce"), "66" * 32, "transcript"),
+        (("evidence",), "00", "platform: want 1 bytes"),
+        (("note",), "x", "unknown member"),
+    ],
+)
+def test_a_changed_receipt_does_not_verify(
+    world: Handover, tmp_path: Path, place: tuple[str, ...], value: object, match: str
+) -> None:
+    """Whatever is changed in a receipt's file is noticed."""
+    world.hand_over()
+    (tmp_path / "collateral.json").write_text(serialise_collateral(world.site.pki.collateral()))
+    (tmp_path / "root.der").write_bytes(world.site.pki.root_der)
+    kept = inner = world.receipts("new")[0]
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (tmp_path / "receipt.json").write_text(json.dumps(kept))
+
+    with pytest.raises(DstackError, match=match):
+        handover(
+            "verify", str(tmp_path / "receipt.json"), "--collateral", str(tmp_path / "collateral.json"),
+            "--root", str(tmp_path / "root.der"),
+        )  # fmt: skip
+
+
+def test_late_events_of_the_app_are_no_explanation(world: Handover) -> None:
+    """Events after system-ready do not change what is called measured."""
+    world.new_machine.platform.extend(RuntimeEvent("compose-hash", b"\x66" * 32))
+
+    (sentence,) = words(world, world.request(), KeyReleaseDeniedError("COMPOSE_HASH", "x"))
+
+    assert world.new_machine.booted.app_compose.compose_hash.hex() in sentence
