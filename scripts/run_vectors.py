@@ -31,12 +31,12 @@ def _run(folder: Path, *, as_json: bool) -> int:
     # Slow to import, and the folder of scripts must stay quick to list.
     from vectors import (
         attestations,
-        contracts,
         guest,
         guest_formats,
         guest_keys,
         kms,
         kms_certs,
+        kms_contracts,
         measurement,
         quote_parse,
         quotes,
@@ -51,7 +51,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
         **quote_parse.KINDS,
         **kms.KINDS,
         **kms_certs.KINDS,
-        **contracts.KINDS,
+        **kms_contracts.KINDS,
         **guest.KINDS,
         **guest_keys.KINDS,
         **guest_formats.KINDS,
