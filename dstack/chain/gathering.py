@@ -81,7 +81,7 @@ def named_endpoints(urls: Sequence[str], *, seconds: float) -> list[Endpoint]:
 def require_different_hosts(urls: Sequence[str]) -> None:
     """See that nobody has two voices: each URL leads to another host, or to another port of this machine.
 
-    Spelling, path, credentials and scheme make no other host. Names that only the resolver knows to be one are not seen.
+    Spelling, path, credentials and scheme make no other host. Two names that a resolver leads to one are not seen.
 
     Raises:
         ConfigError: A URL is not of its form, or two lead to one host.
