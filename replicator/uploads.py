@@ -34,7 +34,8 @@ class Upload:
             HandoverRefusedError: It is of the old form, which is not taken here.
         """
         while not self._buffer.lstrip() and await self._more():
-            pass
+            if len(self._buffer) > MAX_ANSWER and not self._buffer.lstrip():
+                raise MessageMalformedError("answer: want a document, got white space")
         if bytes(self._buffer.lstrip()[:1]) not in (b"{", b""):
             return await self._old_line()
         while (end := self._buffer.find(b"\n")) < 0 and await self._more():

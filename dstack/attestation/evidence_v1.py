@@ -126,9 +126,8 @@ class _Budget:
     def map(self, pairs: Iterable[tuple[object, object]]) -> dict[str, object]:
         members: dict[str, object] = {}
         for name, value in pairs:
-            # MessagePack also takes byte strings as names, and would give one member under two of them.
             if not isinstance(name, str):
-                raise ValueError(f"want text as the name of a member, got {str(name)[:80]}")
+                raise ValueError("want the names of members to be text")
             if name in members:
                 raise ValueError(f"member {name[:80]!r} appears twice")
             members[name] = value
