@@ -26,6 +26,8 @@ APP_AUTH_ID = bytes.fromhex("1e079198")
 # The last second of the year 9999, which is for ever.
 _LAST_SECOND = 253402300799
 _KNOWN_QUESTIONS = 1024
+_KNOWN_ANSWERS = 256
+_SHORT_ANSWER = 256
 
 
 class KmsAuthReader:
@@ -186,9 +188,17 @@ def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
     if isinstance(answer, Reverted):
         return None
     try:
+        if len(answer.data) <= _SHORT_ANSWER:
+            return _decoded_short(tuple(types), answer.data)
         return decode(types, answer.data)
     except DecodingError:
         return None
+
+
+# A yes is always the same bytes.
+@lru_cache(maxsize=_KNOWN_ANSWERS)
+def _decoded_short(types: tuple[str, ...], data: bytes) -> tuple[Any, ...]:
+    return decode(types, data)
 
 
 def _call(signature: str, types: list[str], values: list[object]) -> bytes:
