@@ -188,7 +188,7 @@ class OldNode:
 
         Raises:
             HandoverRefusedError: Another chain, contract or app; expired; valid for too long; answered with other
-                evidence before; or `MAX_ANSWERED` answered requests are remembered.
+                evidence before; or `MAX_ANSWERED` answered requests have not expired yet.
         """
         request = quoted.request
         _require_same_place(request.law, law)
@@ -201,18 +201,29 @@ class OldNode:
             raise HandoverRefusedError(f"request: want it to expire by {int(latest)}, got {request.expires_at}")
         if any(each.receipt.terms.request == request for each in self.at(at).answered):
             raise HandoverRefusedError(f"request: {request.hash().hex()} was answered before, with other evidence")
-        if len(self.at(at).answered) >= MAX_ANSWERED:
-            raise HandoverRefusedError(f"request: want at most {MAX_ANSWERED} answered, got as many; they end")
+        if len(self._unexpired(at)) >= MAX_ANSWERED:
+            raise HandoverRefusedError(f"request: want at most {MAX_ANSWERED} answered, got as many; they expire")
 
     def answering(self, quoted: QuotedRequest, receipt: Receipt, *, law: Law, app_id: AppId, at: datetime) -> OldNode:
         """Admit a request and remember its answer, before that leaves.
+
+        Where `MAX_ANSWERED` are remembered, the oldest that has expired is forgotten: its transfer can no longer be
+        gone on with.
 
         Raises:
             HandoverRefusedError: As `admit`.
         """
         current = self.at(at)
         current.admit(quoted, law=law, app_id=app_id, at=at)
-        return OldNode((*current.answered, Answered(quoted.transcript(), receipt)))
+        kept, excess = current.answered, len(current.answered) + 1 - MAX_ANSWERED
+        if excess > 0:
+            expired = [each for each in kept if each.receipt.terms.request.expires_at <= at.timestamp()]
+            forgotten = expired[:excess]
+            kept = tuple(each for each in kept if each not in forgotten)
+        return OldNode((*kept, Answered(quoted.transcript(), receipt)))
+
+    def _unexpired(self, at: datetime) -> tuple[Answered, ...]:
+        return tuple(each for each in self.answered if each.receipt.terms.request.expires_at > at.timestamp())
 
 
 def require_parties(receipt: Receipt, *, sender: Party, receiver: Party) -> None:

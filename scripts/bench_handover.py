@@ -80,11 +80,14 @@ def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, 
     session.ask()
     session.transfer(lambda _done, _all: None)
     rate = size_mib * MIB / (time.perf_counter() - began) / 1e6
+    # Before and after: what else the machine does changes meanwhile.
+    after = {"aes_256_gcm": _aes(old.secure_file), "cp": _cp(old.secure_file, old.folder / "copy")}
+    means = {name: (limits[name] + after[name]) / 2 for name in limits}
     grown = [_resident(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)]
     return {
         "ours": round(rate, 1),
-        "limits": {name: round(each, 1) for name, each in limits.items()},
-        "ratio": round(rate / min(limits.values()), 3),
+        "limits": {name: round(each, 1) for name, each in means.items()},
+        "ratio": round(rate / min(means.values()), 3),
         "grown_mib": {"old": round(grown[0] / MIB, 1), "new": round(grown[1] / MIB, 1)},
     }
 

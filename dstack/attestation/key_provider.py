@@ -66,7 +66,12 @@ def verify_provided_key(
     body = verified.quote.body
     if not isinstance(body, EnclaveReport):
         raise AppraisalError("key provider: want the quote of an SGX enclave, got that of a TD")
-    bound = sha256(encrypted_key).digest() + bytes(32)
+    bound = provider_report_data(encrypted_key)
     if not hmac.compare_digest(body.report_data, bound):
         raise AppraisalError(f"key provider: want report data {bound.hex()}, got {body.report_data.hex()}")
     return ProvidedKey(encrypted_key, body.mr_enclave, verified)
+
+
+def provider_report_data(encrypted_key: bytes) -> bytes:
+    """The 64 bytes that the provider's quote must carry."""
+    return sha256(encrypted_key).digest() + bytes(32)

@@ -90,6 +90,13 @@ def test_a_line_without_end_is_refused(world: Handover) -> None:
     assert (code, body["kind"]) == (400, "MessageMalformedError")
 
 
+def test_white_space_without_end_is_refused(world: Handover) -> None:
+    """Nothing is kept of a body that never begins."""
+    code, body = post(world, b" " * (MAX_ANSWER + 100_000))
+
+    assert (code, body["error"]) == (400, "answer: want a document, got white space")
+
+
 @pytest.mark.parametrize("size", [0, MAX_CONTENT + 1, 2**53 - 1])
 def test_a_size_that_nobody_may_send_is_refused(world: Handover, parts: list[bytes], size: int) -> None:
     """A receipt over nothing, or over more than 16 GiB, is malformed before anything is made for it."""

@@ -185,6 +185,21 @@ def test_answered_requests_are_bounded() -> None:
         node.admit(make_request(MAX_ANSWERED), law=LAW, app_id=APP, at=AT)
 
 
+def test_expired_requests_make_room_for_new_ones() -> None:
+    """Whoever has many requests answered keeps nobody out for longer than these are good."""
+    quoted = [make_request(number) for number in range(MAX_ANSWERED)]
+    full = OldNode(tuple(Answered(each.transcript(), make_receipt(each)) for each in quoted))
+    later = AT + REQUEST_LIFETIME
+    one_more = make_request(MAX_ANSWERED, later)
+
+    node = full.answering(one_more, make_receipt(one_more), law=LAW, app_id=APP, at=later)
+
+    assert len(node.answered) == MAX_ANSWERED
+    assert node.answer_to(quoted[0], later) is None
+    assert node.answer_to(quoted[1], later) is not None
+    assert node.answer_to(one_more, later) is not None
+
+
 def test_the_same_request_finds_its_answer() -> None:
     """A request that is delivered twice has one answer; with other evidence it has none, and is refused."""
     quoted = make_request(1)

@@ -1,0 +1,73 @@
+"""The kind `kms/contracts`: what the contracts are asked and answer, as our readers encode and decode it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eth_abi.abi import decode, encode
+from eth_utils.crypto import keccak
+
+from dstack.chain.kms_auth import BOOT_INFO_TYPE
+from dstack.policy.boot_info import BootInfo
+from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash
+from vectors.compare import Computation, Computed, Sections
+
+
+def _asked(told: Mapping[str, Any]) -> Computed:
+    """A boot info as the webhook's JSON has it, put to the two gates."""
+    boot = BootInfo(
+        app_id=AppId.from_hex(told["appId"]),
+        compose_hash=ComposeHash.from_hex(told["composeHash"]),
+        instance_id=InstanceId.from_hex(told["instanceId"]) if told["instanceId"] else None,
+        device_id=DeviceId.from_hex(told["deviceId"]),
+        mr_aggregated=Digest32.from_hex(told["mrAggregated"]),
+        mr_system=Digest32.from_hex(told["mrSystem"]),
+        os_image_hash=OsImageHash.from_hex(told["osImageHash"]),
+        tcb_status=told["tcbStatus"],
+        advisory_ids=tuple(told["advisoryIds"]),
+    )
+    encoded = encode([BOOT_INFO_TYPE], [boot.abi_tuple()])
+    return {
+        f"{gate}_calldata": "0x" + (keccak(text=f"{gate}({BOOT_INFO_TYPE})")[:4] + encoded).hex()
+        for gate in ("isAppAllowed", "isKmsAllowed")
+    }
+
+
+def _answered(is_allowed: bool, reason: str) -> Computed:
+    return {"returndata": "0x" + encode(["bool", "string"], [is_allowed, reason]).hex()}
+
+
+def _read(returned: str) -> Computed:
+    is_allowed, reason = decode(["bool", "string"], bytes.fromhex(returned.removeprefix("0x")))
+    return {"isAllowed": is_allowed, "reason": reason}
+
+
+def _selector(name: str) -> Computed:
+    """Of a function by its signature. Which of them our contracts have is for `tests/contracts`."""
+    return {"value": "0x" + keccak(text=name)[:4].hex()}
+
+
+def _topic(name: str) -> Computed:
+    return {"value": "0x" + keccak(text=name).hex()}
+
+
+def _slot(name: str) -> Computed:
+    """Where a namespace of storage begins (ERC-7201)."""
+    outer = keccak((int.from_bytes(keccak(text=name), "big") - 1).to_bytes(32, "big"))
+    return {"value": "0x" + (outer[:-1] + b"\0").hex()}
+
+
+KINDS: Mapping[str, Sections] = {
+    "kms/contracts": {
+        "boot_info": (Computation(("boot_info_json",), _asked),),
+        "return_values": (
+            Computation(("isAllowed", "reason"), _answered),
+            Computation(("returndata",), _read),
+        ),
+        "selectors/*": (Computation(("name",), _selector),),
+        "event_topics/*": (Computation(("name",), _topic),),
+        "policy_topics/*": (Computation(("name",), _topic),),
+        "erc7201_slots/*": (Computation(("name",), _slot),),
+    },
+}
