@@ -11,7 +11,7 @@ from dstack.attestation.appraise import Appraisal, appraise
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import parse_quote
-from dstack.attestation.ratls import certificate_report_data, evidence_from_certificate
+from dstack.attestation.ratls import bound_evidence
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
@@ -88,7 +88,8 @@ class EvidenceVerifier:
             RefusedError: As `appraise`.
             CollateralUnavailableError: As `appraise`.
         """
-        evidence = evidence_from_certificate(certificate_der) if certificate_der else None
-        if certificate_der is None or evidence is None:
+        found = bound_evidence(certificate_der) if certificate_der else None
+        if found is None:
             raise KeyReleaseDeniedError(EVIDENCE_MISSING, "No attestation provided")
-        return self.appraise(evidence, bound_to=certificate_report_data(certificate_der), vm_config=vm_config)
+        evidence, bound_to = found
+        return self.appraise(evidence, bound_to=bound_to, vm_config=vm_config)
