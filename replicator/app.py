@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from dstack.chain.client import printable
 from dstack.errors import (
     DstackError,
     HandoverRefusedError,
@@ -38,6 +39,7 @@ from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
 from replicator.receiving import Delivery
+from replicator.refusals import LONGEST_REASON
 from replicator.uploads import Upload
 
 # The first class that fits decides.
@@ -256,7 +258,7 @@ def _number(request: Request, name: str) -> int:
 
 
 def _refused(node: Replicator, path: str, error: DstackError) -> Response:
-    _log.info("%s: %s", path, error)
+    _log.info("%s: %s", path, printable(str(error), LONGEST_REASON))
     node.refusals.note(path, error, node.moments.now())
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}
