@@ -58,8 +58,11 @@ class Sending:
         with self._file.reading() as (descriptor, size):
             if size != self.shape.size:
                 raise KeystoreError(f"secure file: want {self.shape.size} bytes, got {size}; ask again")
+            buffer = memoryview(bytearray(CHUNK))
             for number in range(first, self.shape.chunks):
-                yield self._cipher.seal(number, os.pread(descriptor, self.shape.length(number), number * CHUNK))
+                content = buffer[: self.shape.length(number)]
+                content = content[: os.preadv(descriptor, [content], number * CHUNK)]
+                yield self._cipher.seal(number, content)
 
 
 class Sender:

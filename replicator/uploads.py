@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from dstack.errors import HandoverRefusedError, MessageMalformedError
 from replicator.answers import MAX_ANSWER
 from replicator.old_forms import MAX_SEALED_TEXT, answer_in_text
 
 IDLE_SECONDS = 30.0
+
+Filler = Callable[[memoryview, float], Awaitable[int]]
 
 
 class Upload:
@@ -18,11 +20,14 @@ class Upload:
     Args:
         stream: The pieces as they come from the network.
         old_forms: Take the text of the original service.
+        filler: Fills a buffer past *stream*, where the server has such a way; says how much there was. What it leaves
+            comes from *stream*.
     """
 
-    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool, filler: Filler | None = None) -> None:
         self._stream = stream
         self._old_forms = old_forms
+        self._filler = filler
         self._buffer = bytearray()
         self._ended = False
 
@@ -54,7 +59,7 @@ class Upload:
         ahead = min(len(self._buffer), len(buffer))
         buffer[:ahead] = memoryview(self._buffer)[:ahead]
         del self._buffer[:ahead]
-        filled = ahead
+        filled = ahead + await self._filled(buffer[ahead:])
         while filled < len(buffer):
             piece = await self._piece()
             if piece is None:
@@ -64,6 +69,14 @@ class Upload:
             self._buffer += memoryview(piece)[used:]
             filled += used
         return True
+
+    async def _filled(self, buffer: memoryview) -> int:
+        if self._filler is None or not buffer:
+            return 0
+        try:
+            return await self._filler(buffer, IDLE_SECONDS)
+        except TimeoutError as exc:
+            raise _idle() from exc
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -101,6 +114,10 @@ class Upload:
             async with asyncio.timeout(IDLE_SECONDS):
                 piece = await anext(self._stream, None)
         except TimeoutError as exc:
-            raise MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing") from exc
+            raise _idle() from exc
         self._ended = piece is None
         return piece
+
+
+def _idle() -> MessageMalformedError:
+    return MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing")
