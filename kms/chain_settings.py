@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dstack.chain.agreement import needed_of
 from dstack.chain.endpoints import MAX_ENDPOINTS
+from dstack.chain.gathering import require_different_hosts
 from dstack.errors import ConfigError
 from kms.settings_form import Duration, HttpUrl, Section, TrustedUrl, shown, without_effect
 
@@ -53,9 +54,8 @@ class Chain(Section):
     def _can_agree(self) -> Self:
         if bool(self.rpc_url) == bool(self.rpc_urls):
             raise ValueError("want rpc_urls or rpc_url, got " + ("both" if self.rpc_url else "neither"))
-        if len(set(self.endpoints)) != len(self.endpoints):
-            raise ValueError("rpc_urls: want each endpoint once")
         try:
+            require_different_hosts(self.endpoints)
             needed_of(len(self.endpoints), self.agreement)
         except ConfigError as exc:
             raise ValueError(str(exc)) from exc

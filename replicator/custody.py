@@ -195,10 +195,11 @@ class Custody:
         """See that *terms* continue this chain.
 
         Raises:
-            HandoverRefusedError: They name another genesis, another head or another depth.
+            HandoverRefusedError: They name another genesis, one of another app, another head or another depth.
         """
         for name, want, got in (
             ("genesis", self.genesis.hash().hex(), terms.genesis.hex()),
+            ("app", self.genesis.app_id.hex(), terms.request.app_id.hex()),
             ("custody", self.head.hex(), terms.custody.hex()),
             ("depth", str(self.depth), str(terms.depth)),
         ):
@@ -309,8 +310,14 @@ def _require_chain(custody: Custody, what: str) -> None:
     first = custody.links[0].terms
     if (first.depth == 0) != (first.custody == custody.genesis.hash()):
         raise MessageMalformedError(f"{what}: the first link does not continue the genesis")
+    if first.depth and len(custody.links) < MAX_LINKS:
+        raise MessageMalformedError(
+            f"{what}: want the last {MAX_LINKS} links, or all since the genesis, got {len(custody.links)}"
+        )
     for before, link in zip(custody.links, custody.links[1:], strict=False):
         if (link.terms.custody, link.terms.depth) != (before.head(), before.terms.depth + 1):
             raise MessageMalformedError(f"{what}: link {link.terms.depth} does not continue the one before")
     if {link.terms.genesis for link in custody.links} != {custody.genesis.hash()}:
         raise MessageMalformedError(f"{what}: a link is of another genesis")
+    if {link.terms.request.app_id for link in custody.links} != {custody.genesis.app_id}:
+        raise MessageMalformedError(f"{what}: a link is of another app")

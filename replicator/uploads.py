@@ -1,15 +1,22 @@
-"""The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time."""
+"""The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time.
+
+Whoever sends a little now and then holds a connection no longer than whoever sends nothing: the line and each buffer
+have a time of their own to be whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from dstack.errors import HandoverRefusedError, MessageMalformedError
 from replicator.answers import MAX_ANSWER
 from replicator.old_forms import MAX_SEALED_TEXT, answer_in_text
 
 IDLE_SECONDS = 30.0
+LINE_SECONDS = 60.0
+BUFFER_SECONDS = 120.0
 
 Filler = Callable[[memoryview, float], Awaitable[int]]
 
@@ -38,6 +45,10 @@ class Upload:
             MessageMalformedError: It is longer than an answer can be, or does not come.
             HandoverRefusedError: It is of the old form, which is not taken here.
         """
+        async with _within(LINE_SECONDS):
+            return await self._line()
+
+    async def _line(self) -> bytes:
         while not self._buffer.lstrip() and await self._more():
             if len(self._buffer) > MAX_ANSWER and not self._buffer.lstrip():
                 raise MessageMalformedError("answer: want a document, got white space")
@@ -56,6 +67,10 @@ class Upload:
         Raises:
             MessageMalformedError: They do not come.
         """
+        async with _within(BUFFER_SECONDS):
+            return await self._fill(buffer)
+
+    async def _fill(self, buffer: memoryview) -> bool:
         ahead = min(len(self._buffer), len(buffer))
         buffer[:ahead] = memoryview(self._buffer)[:ahead]
         del self._buffer[:ahead]
@@ -76,7 +91,7 @@ class Upload:
         try:
             return await self._filler(buffer, IDLE_SECONDS)
         except TimeoutError as exc:
-            raise _idle() from exc
+            raise _late(IDLE_SECONDS) from exc
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -110,14 +125,20 @@ class Upload:
     async def _piece(self) -> bytes | None:
         if self._ended:
             return None
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                piece = await anext(self._stream, None)
-        except TimeoutError as exc:
-            raise _idle() from exc
+        async with _within(IDLE_SECONDS):
+            piece = await anext(self._stream, None)
         self._ended = piece is None
         return piece
 
 
-def _idle() -> MessageMalformedError:
-    return MessageMalformedError(f"body: want more of it within {IDLE_SECONDS:.0f} s, got nothing")
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise _late(seconds) from exc
+
+
+def _late(seconds: float) -> MessageMalformedError:
+    return MessageMalformedError(f"body: want more of it within {seconds:g} s, got too little")

@@ -43,12 +43,14 @@ class Envelope:
         form: The envelope.
         evidence: What was in it.
         bound_to: The report data that binds the evidence to the certificate's key; None in other envelopes.
+        stated: The report data that the envelope states beside its quote; None where it states none.
         has_log: Whether it brings a log to compare with; a bare quote does not.
     """
 
     form: Form
     evidence: Evidence
     bound_to: ReportData | None
+    stated: ReportData | None
     has_log: bool
 
 
@@ -69,6 +71,8 @@ def open_envelope(raw: bytes) -> Envelope:
         return _answer(raw)
     if text.isalnum() and text.isascii() and len(text) > 1:
         raw = bytes_from_hex(text.decode(), what="evidence in hexadecimal")
+        if not raw:
+            raise EvidenceMalformedError("evidence in hexadecimal: want at least one byte, got none")
     if raw[0] == _DER_SEQUENCE:
         return certificate_envelope(raw)
     return _blob(raw)
@@ -83,23 +87,31 @@ def certificate_envelope(der: bytes) -> Envelope:
     evidence, unified = evidence_from_certificate(der), certificate_form(der)
     if evidence is None:
         raise EvidenceMalformedError("certificate: want evidence in extension .8, or in .1 and .2, got none")
-    form = Form.RATLS_UNIFIED if unified else Form.RATLS_CLASSIC
-    return Envelope(form, evidence, certificate_report_data(der), has_log=True)
+    form, stated = (Form.RATLS_UNIFIED, evidence.report_data) if unified else (Form.RATLS_CLASSIC, None)
+    return Envelope(form, evidence, certificate_report_data(der), stated, has_log=True)
 
 
 def _blob(raw: bytes) -> Envelope:
     if looks_like_quote(raw):
-        return Envelope(Form.QUOTE, bare_quote_evidence(raw), None, has_log=False)
+        return Envelope(Form.QUOTE, bare_quote_evidence(raw), None, None, has_log=False)
     evidence = parse_evidence(raw)
-    return Envelope(Form.V0 if raw[0] == 0 else Form.V1, evidence, None, has_log=True)
+    return Envelope(Form.V0 if raw[0] == 0 else Form.V1, evidence, None, evidence.report_data, has_log=True)
 
 
 def _answer(raw: bytes) -> Envelope:
-    """The answer of GetQuote (`quote`, `event_log`, `vm_config`), or of Attest (`attestation`)."""
+    """The answer of GetQuote (`quote`, `event_log`, `vm_config`), or of Attest (`attestation`).
+
+    Where both are in one answer, they must be about one quote: people read the one, and the other is verified.
+    """
     value = parse_json(raw, what="JSON", limit=MAX_ENVELOPE, error=EvidenceMalformedError)
     answer = Members.of(value, what="JSON", error=EvidenceMalformedError)
+    stated = answer.sized("report_data", ReportData) if answer.text("report_data", "") else None
     if answer.has("attestation"):
-        return _blob(answer.hexadecimal("attestation"))
+        envelope = _blob(answer.hexadecimal("attestation"))
+        beside = answer.hexadecimal("quote", "") or envelope.evidence.quote
+        if beside != envelope.evidence.quote or stated not in (None, envelope.evidence.report_data):
+            raise EvidenceMalformedError("JSON: its quote or report data is not that of its attestation")
+        return envelope
     if not answer.has("quote"):
         raise EvidenceMalformedError(
             "JSON: want the member 'quote' of a GetQuote answer, or 'attestation', got neither"
@@ -107,7 +119,6 @@ def _answer(raw: bytes) -> Envelope:
     quote = answer.hexadecimal("quote")
     log = answer.text("event_log", "")
     events = parse_event_log(log) if log else ()
-    stated = answer.sized("report_data", ReportData) if answer.text("report_data", "") else None
     evidence = Evidence(
         quote=quote,
         event_log=events,
@@ -115,4 +126,4 @@ def _answer(raw: bytes) -> Envelope:
         report_data=stated or parse_quote(quote).report_data,
         config=answer.text("vm_config", ""),
     )
-    return Envelope(Form.GET_QUOTE, evidence, None, has_log=bool(log))
+    return Envelope(Form.GET_QUOTE, evidence, None, stated, has_log=bool(log))

@@ -123,9 +123,11 @@ class _Budget:
         self._count(len(items))
         return items
 
-    def map(self, pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    def map(self, pairs: Iterable[tuple[object, object]]) -> dict[str, object]:
         members: dict[str, object] = {}
         for name, value in pairs:
+            if not isinstance(name, str):
+                raise ValueError("want the names of members to be text")
             if name in members:
                 raise ValueError(f"member {name[:80]!r} appears twice")
             members[name] = value

@@ -43,9 +43,19 @@ def evidence_from_certificate(certificate_der: bytes) -> Evidence | None:
         EvidenceMalformedError: Not a certificate, a quote without its log, or evidence that cannot be read.
         InputError: A part of the evidence is not of its form.
     """
-    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
-    blob = certificate_payload(certificate, OID_ATTESTATION)
-    return _classic_evidence(certificate) if blob is None else parse_evidence(blob)
+    return _evidence_of(_parsed(certificate_der))
+
+
+def bound_evidence(certificate_der: bytes) -> tuple[Evidence, ReportData] | None:
+    """The evidence in a certificate, and what it must be bound to if it speaks for its key; None without evidence.
+
+    Raises:
+        EvidenceMalformedError: As `evidence_from_certificate`.
+        InputError: As `evidence_from_certificate`.
+    """
+    certificate = _parsed(certificate_der)
+    evidence = _evidence_of(certificate)
+    return None if evidence is None else (evidence, ratls_report_data(spki_der(certificate)))
 
 
 def certificate_form(certificate_der: bytes) -> bool:
@@ -54,8 +64,7 @@ def certificate_form(certificate_der: bytes) -> bool:
     Raises:
         EvidenceMalformedError: Not a certificate.
     """
-    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
-    return certificate_payload(certificate, OID_ATTESTATION) is not None
+    return certificate_payload(_parsed(certificate_der), OID_ATTESTATION) is not None
 
 
 def certificate_report_data(certificate_der: bytes) -> ReportData:
@@ -64,8 +73,16 @@ def certificate_report_data(certificate_der: bytes) -> ReportData:
     Raises:
         EvidenceMalformedError: Not a certificate.
     """
-    certificate = parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
-    return ratls_report_data(spki_der(certificate))
+    return ratls_report_data(spki_der(_parsed(certificate_der)))
+
+
+def _parsed(certificate_der: bytes) -> x509.Certificate:
+    return parse_certificate(certificate_der, what="RA-TLS certificate", error=EvidenceMalformedError)
+
+
+def _evidence_of(certificate: x509.Certificate) -> Evidence | None:
+    blob = certificate_payload(certificate, OID_ATTESTATION)
+    return _classic_evidence(certificate) if blob is None else parse_evidence(blob)
 
 
 def _classic_evidence(certificate: x509.Certificate) -> Evidence | None:

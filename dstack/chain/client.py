@@ -237,9 +237,10 @@ def shown_url(rpc_url: str) -> str:
     """
     try:
         parts = urlsplit(rpc_url)
-        shown, port = f"{parts.scheme}://{parts.hostname}", parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as exc:
         raise ConfigError("RPC URL: want http or https and a host") from exc
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not host:
         raise ConfigError("RPC URL: want http or https and a host")
+    shown = f"{parts.scheme}://[{host}]" if ":" in host else f"{parts.scheme}://{host}"
     return shown if port is None else f"{shown}:{port}"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+import httpx
+
 from dstack.chain.bounded_http import EndpointError
 from dstack.chain.client import shown_url
 from dstack.chain.rpc import Request, RpcEndpoint
 from dstack.chain.standing import Standing
+from dstack.errors import ConfigError
 from dstack.policy.decision import BlockRef
 
 REQUESTS_AT_ONCE = 16
+_PORTS = {"http": 80, "https": 443}
 
 
 class Endpoint:
@@ -39,7 +45,12 @@ class Endpoint:
         if not self._free.acquire(blocking=False):
             self.standing.failed("silent", "owes too many answers")
             return None
-        return pool.submit(self._ask, requests)
+        try:
+            return pool.submit(self._ask, requests)
+        except RuntimeError:  # The pool has ended meanwhile.
+            self._free.release()
+            self.standing.failed("dead", "is not asked any more")
+            return None
 
     def close(self) -> None:
         """Close its connections."""
@@ -63,16 +74,54 @@ Results = dict[Endpoint, list[object]]
 
 
 def named_endpoints(urls: Sequence[str], *, seconds: float) -> list[Endpoint]:
-    """Endpoints by the host and port of their URLs; with their place behind, where two look alike.
+    """Endpoints by the host and port of their URLs.
 
     Raises:
-        ConfigError: A URL is not of its form.
+        ConfigError: A URL is not of its form, or two lead to one host.
     """
-    shown = [shown_url(url) for url in urls]
-    return [
-        Endpoint(url, name if shown.count(name) == 1 else f"{name} ({place})", seconds)
-        for place, (url, name) in enumerate(zip(urls, shown, strict=True), start=1)
-    ]
+    require_different_hosts(urls)
+    return [Endpoint(url, shown_url(url), seconds) for url in urls]
+
+
+def require_different_hosts(urls: Sequence[str]) -> None:
+    """See that nobody has two voices: each URL leads to another host, or to another port of this machine.
+
+    Spelling, path, credentials and scheme make no other host. Two names that a resolver leads to one are not seen.
+
+    Raises:
+        ConfigError: A URL is not of its form, or two lead to one host.
+    """
+    seen: set[tuple[str, int | None]] = set()
+    for url in urls:
+        shown, voice = shown_url(url), _voice(url)
+        if voice in seen:
+            raise ConfigError(f"chain endpoints: want each at a host of its own, got {shown} beside another there")
+        seen.add(voice)
+
+
+def _voice(url: str) -> tuple[str, int | None]:
+    """The host, and on this machine the port."""
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise ConfigError("RPC URL: want http or https and a host") from exc
+    host = parts.raw_host.decode().rstrip(".")
+    address = _address(host)
+    if host == "localhost" or (address is not None and (address.is_loopback or address.is_unspecified)):
+        return "", parts.port or _PORTS[parts.scheme]
+    return (host if address is None else str(address)), None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that *host* is, also in the short and numeric forms that resolvers take; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def gather(

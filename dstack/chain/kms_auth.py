@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from eth_abi.abi import decode, encode
@@ -25,6 +25,9 @@ BOOT_INFO_TYPE = "(address,bytes32,address,bytes32,bytes32,bytes32,bytes32,strin
 APP_AUTH_ID = bytes.fromhex("1e079198")
 # The last second of the year 9999, which is for ever.
 _LAST_SECOND = 253402300799
+_KNOWN_QUESTIONS = 1024
+_KNOWN_ANSWERS = 256
+_SHORT_ANSWER = 256
 
 
 class KmsAuthReader:
@@ -44,6 +47,10 @@ class KmsAuthReader:
         )
         self._epochs = Call(self.address, _call("keyEpoch()", [], []))
         self._facts = KeptFacts(self._read_facts)
+
+    def close(self) -> None:
+        """Wait for what is being asked beside its callers; to be called before the endpoints are closed."""
+        self._facts.close()
 
     @property
     def chain_id(self) -> int:
@@ -124,8 +131,7 @@ class KmsAuthReader:
         )
 
     def _authorize(self, function: str, boot: BootInfo) -> Decision:
-        question = _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])
-        reading = self._reader.read((Call(self.address, question), self._epochs))
+        reading = self._reader.read((Call(self.address, _boot_question(function, boot)), self._epochs))
         decision = _decision(function, reading.answers[0], reading.block, boot)
         if decision is None:
             raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
@@ -151,7 +157,7 @@ class KmsAuthReader:
 
 def app_question(address: str, boot: BootInfo) -> Call:
     """The question `isAppAllowed`, for whoever asks it together with others; `app_decision` reads the answer."""
-    return Call(address, _call(f"isAppAllowed({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()]))
+    return Call(address, _boot_question("isAppAllowed", boot))
 
 
 def app_decision(answer: Answer, block: BlockRef, boot: BootInfo) -> Decision | None:
@@ -186,13 +192,27 @@ def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
     if isinstance(answer, Reverted):
         return None
     try:
+        if len(answer.data) <= _SHORT_ANSWER:
+            return _decoded_short(tuple(types), answer.data)
         return decode(types, answer.data)
     except DecodingError:
         return None
 
 
+# A yes is always the same bytes.
+@lru_cache(maxsize=_KNOWN_ANSWERS)
+def _decoded_short(types: tuple[str, ...], data: bytes) -> tuple[Any, ...]:
+    return decode(types, data)
+
+
 def _call(signature: str, types: list[str], values: list[object]) -> bytes:
     return _selector(signature) + encode(types, values)
+
+
+# About itself a KMS asks the same at every request, and machines of one app ask much alike.
+@lru_cache(maxsize=_KNOWN_QUESTIONS)
+def _boot_question(function: str, boot: BootInfo) -> bytes:
+    return _call(f"{function}({BOOT_INFO_TYPE})", [BOOT_INFO_TYPE], [boot.abi_tuple()])
 
 
 @cache

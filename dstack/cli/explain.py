@@ -19,7 +19,7 @@ Examples:
   dstack explain /sys/firmware/acpi/tables/data/CCEL event-log.json
 
 A and B may each be an event log (JSON or CCEL), a quote, an answer of GetQuote or Info, an attestation blob, or what
-`dstack measure --json` wrote. Exit 1 if anything differs, 3 if nothing could be compared."""
+`dstack measure --json` wrote. Exit 1 if anything differs, 3 if something could not be compared."""
 
 
 @click.command(name="explain", epilog=_EXAMPLES)
@@ -44,7 +44,7 @@ def _exit_code(findings: Sequence[Finding]) -> int:
     outcomes = {finding.outcome for finding in findings}
     if Outcome.DIFFERENT in outcomes:
         return 1
-    return 0 if Outcome.EQUAL in outcomes else 3
+    return 0 if outcomes == {Outcome.EQUAL} else 3
 
 
 def _facts(finding: Finding) -> dict[str, object]:

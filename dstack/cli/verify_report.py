@@ -32,6 +32,7 @@ def facts(outcome: EvidenceChecks, envelope: Envelope, roots: TrustedRoots) -> d
         **(_verified_facts(quote.verified) if quote.verified else {}),
         "quote": _body_facts(quote.quote.body) if quote.quote else None,
         "not_computable": list(outcome.not_computable),
+        "not_compared": _not_compared(outcome),
         "checks": [_check_facts(check) for check in outcome.checks],
         "distance": [_distance_facts(distance) for distance in quote.distances],
     }
@@ -55,14 +56,18 @@ def lines(outcome: EvidenceChecks, envelope: Envelope, roots: TrustedRoots) -> I
 
 
 def _left_aside(outcome: EvidenceChecks) -> str:
+    skipped = _not_compared(outcome)
+    left_aside = outcome.verdict is Verdict.MATCHED and skipped
+    return f" (who signed it; not compared: {', '.join(skipped)})" if left_aside else ""
+
+
+def _not_compared(outcome: EvidenceChecks) -> list[str]:
     """What the verdict says nothing of, because nothing was there to compare with."""
-    skipped = [
+    return [
         what
         for item, what in ((17, "report data"), (18, "measurements"))
         if all(check.outcome is Outcome.SKIPPED for check in outcome.checks if check.item == item)
     ]
-    left_aside = outcome.verdict is Verdict.MATCHED and skipped
-    return f" (who signed it; not compared: {', '.join(skipped)})" if left_aside else ""
 
 
 def _verified_facts(verified: VerifiedQuote) -> dict[str, object]:

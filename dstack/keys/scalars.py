@@ -63,4 +63,6 @@ def k256_public_key(key: bytes) -> bytes:
     Raises:
         KeyMalformedError: Wrong length or range.
     """
-    return k256_from_scalar(key).public_key.format(compressed=True)
+    return coincurve.PublicKey.from_valid_secret(require_scalar(key, K256_ORDER, "secp256k1 key")).format(
+        compressed=True
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256, sha384
 from hmac import compare_digest
 from types import MappingProxyType
@@ -40,6 +41,7 @@ DOCUMENT_NAME = "measurement.tdx.cbor"
 DOCUMENT_VERSION = 3
 MAX_DOCUMENT = 64 * 1024
 _DEPTH = 3
+_KNOWN_SHAPES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +151,30 @@ def reference_values(
         MeasurementMalformedError: Legacy mode without *image*, or one of the numbered steps failed.
         EventLogMalformedError: The log has not exactly the three ACPI events.
     """
+    acpi = acpi_digests(events)
     if image is not None and config.tdx_attestation_variant == "legacy":
-        digests = image(config)
-    else:
-        digests = document_digests(accepted_document(config), config)
+        return _predicted(image(config), config, acpi)
+    return _lite_values(config, tuple(sorted(acpi.items())))
 
+
+# Machines of one image and shape have the same reference values: they follow from these arguments and nothing else.
+@lru_cache(maxsize=_KNOWN_SHAPES)
+def _lite_values(config: VmConfig, acpi: tuple[tuple[str, Register], ...]) -> ReferenceValues:
+    return _predicted(document_digests(accepted_document(config), config), config, dict(acpi))
+
+
+def _predicted(digests: BootDigests, config: VmConfig, acpi: dict[str, Register]) -> ReferenceValues:
     # (3), (4) The shape is one that the document describes; the registers.
-    acpi = AcpiDigests(MappingProxyType(acpi_digests(events)), AcpiSource.FROM_LOG, "the machine's own event log")
-    registers = predict_boot(digests, config, acpi).registers
+    source = AcpiSource.FROM_LOG
+    logged = AcpiDigests(MappingProxyType(acpi), source, "the machine's own event log")
+    registers = predict_boot(digests, config, logged).registers
     return ReferenceValues(
         mrtd=registers["mrtd"],
         rtmr0=registers["rtmr0"],
         rtmr1=registers["rtmr1"],
         rtmr2=registers["rtmr2"],
         os_image_hash=config.os_image_hash,
-        acpi_tables_verified=acpi.source.verified,
+        acpi_tables_verified=source.verified,
     )
 
 

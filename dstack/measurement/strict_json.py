@@ -15,6 +15,8 @@ from dstack.errors import InputError
 from dstack.values import SizedBytes, bytes_from_hex
 
 MAX_DEPTH = 64
+# Values in arrays and objects: a text of small ones would take thirty times its size in memory.
+MAX_VALUES = 500_000
 
 _T = TypeVar("_T")
 _SizedT = TypeVar("_SizedT", bound=SizedBytes)
@@ -33,13 +35,15 @@ def parse_json(raw: str | bytes, *, what: str, limit: int, error: type[InputErro
         error: The class that is raised.
 
     Raises:
-        InputError: As *error*: too long, not UTF-8, not JSON, nested too deep, or with a duplicate member.
+        InputError: As *error*: too long, not UTF-8, not JSON, nested too deep, of too many values, or with a duplicate
+            member.
     """
     try:
         encoded = raw.encode() if isinstance(raw, str) else raw
         if len(encoded) > limit:
             raise error(f"{what}: want at most {limit} bytes, got {len(encoded)}")
         text = encoded.decode()
+        _check_values(text)
         _check_depth(text)
         value = json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
         # An escape such as \ud800 makes a string that no UTF-8 can carry, so it could be neither hashed nor shown.
@@ -132,6 +136,13 @@ _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean
 
 def _kind(value: object) -> str:
     return _KINDS.get(type(value), "null")
+
+
+def _check_values(text: str) -> None:
+    """Bound what is built: every value but the first follows one of these characters; those in strings count too."""
+    values = sum(text.count(character) for character in ",[{")
+    if values > MAX_VALUES:
+        raise ValueError(f"want at most {MAX_VALUES} commas and opening brackets, got {values}")
 
 
 def _check_depth(text: str) -> None:

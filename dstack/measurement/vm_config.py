@@ -10,6 +10,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.strict_json import Members, parse_json
@@ -18,6 +19,7 @@ from dstack.values import OsImageHash
 MAX_VM_CONFIG = 256 * 1024
 SPEC_VERSION = 1
 DEFAULT_QEMU_VERSION = "9.1.0"
+_KNOWN_TEXTS = 32
 
 _QEMU_VERSION = re.compile(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)
 _MAX_U32 = 2**32 - 1
@@ -100,6 +102,8 @@ class VmConfig:
         return major
 
 
+# Machines of one image and shape send the same text; one that cannot be read is not remembered.
+@lru_cache(maxsize=_KNOWN_TEXTS)
 def parse_vm_config(text: str) -> VmConfig:
     """Read a VmConfig JSON, or a sys-config JSON whose string `vm_config` holds one.
 

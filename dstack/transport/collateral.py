@@ -16,6 +16,7 @@ from dstack.errors import CollateralUnavailableError, InputError, QuoteMalformed
 _LIMIT = 4 << 20
 _ANY_PLATFORM = "collateral.json"
 _KNOWN_FILES = 8
+_KNOWN_CHAINS = 256
 
 Tee = Literal["tdx", "sgx"]
 PckAuthority = Literal["platform", "processor"]
@@ -44,8 +45,16 @@ class PlatformModel:
             QuoteMalformedError: Its certificates cannot be read, or name no known CA.
         """
         fmspc = claimed_platform(quote).fmspc
-        leaf = parse_chain(quote.signature.pck_chain_pem, what="PCK chain", error=QuoteMalformedError)[0]
-        return cls("tdx" if quote.tee_type == TEE_TDX else "sgx", authority_of(common_name(leaf.issuer)), fmspc)
+        return cls(
+            "tdx" if quote.tee_type == TEE_TDX else "sgx", _claimed_authority(quote.signature.pck_chain_pem), fmspc
+        )
+
+
+# A machine's quotes all carry the same certificates.
+@lru_cache(maxsize=_KNOWN_CHAINS)
+def _claimed_authority(pck_chain_pem: bytes) -> PckAuthority:
+    leaf = parse_chain(pck_chain_pem, what="PCK chain", error=QuoteMalformedError)[0]
+    return authority_of(common_name(leaf.issuer))
 
 
 def authority_of(name: str) -> PckAuthority:

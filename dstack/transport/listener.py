@@ -1,7 +1,8 @@
 """One HTTP listener: TCP, TLS or a unix socket, with limits, stopped from any thread.
 
-Limits: headers 64 KiB and 10 s, 256 connections, 10 s of grace at the end. TLS handshakes end after 60 s (asyncio's
-default). The body's limits are `server`'s. There is no access log: a query may carry arguments of a method.
+Limits: headers 64 KiB and 10 s, 60 s for a client to take what waits for it, 256 connections, 10 s of grace at the end.
+TLS handshakes end after 60 s (asyncio's default). The body's limits are `server`'s. There is no access log: a query may
+carry arguments of a method.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dstack.transport.direct_body import fill_from_body
 
 HEADER_LIMIT = 64 << 10
 HEADER_SECONDS = 10.0
+WRITE_SECONDS = 60.0
 MAX_CONNECTIONS = 256
 GRACE_SECONDS = 10
 PEER_CERTIFICATE = "peer_certificate_der"
@@ -40,9 +42,13 @@ _START_SECONDS = 30.0
 
 
 class PeerCertificateProtocol(H11Protocol):
-    """HTTP/1.1 that hands the client's certificate to each request and closes connections that send no request."""
+    """HTTP/1.1 that hands the client's certificate to each request.
+
+    Connections that send no request, or do not take their answer, are closed.
+    """
 
     _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Put the certificate where uvicorn copies every request's state from."""
@@ -58,9 +64,26 @@ class PeerCertificateProtocol(H11Protocol):
         self._watch_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         super().connection_lost(exc)
         self._stop_timer()
+        self._stop_write_timer()
+
+    def pause_writing(self) -> None:
+        """The client takes nothing at the moment: time it, for it holds a connection and what waits for it."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken enough to go on."""
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _watch_header(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -15,6 +15,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from dstack.errors import (
     DstackError,
@@ -31,6 +33,7 @@ from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
 
+_METHODS = ("GET", "POST")
 _JSON = "application/json"
 _OCTETS = "application/octet-stream"
 
@@ -104,22 +107,35 @@ def prpc_app(
         observe: Told of every call after it was answered; must not block.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    route = Route(path + "/{method}", _Endpoint(service, prefix, headers or {}, observe), methods=list(_METHODS))
+    # Starlette adds HEAD where there is GET; a method is no document.
+    route.methods = set(_METHODS)
+    app.router.routes.append(route)
+    return app
 
-    async def answer(method: str, request: Request) -> Response:
-        name, request_id = trim_method(method, prefix), secrets.token_hex(8)
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """Answers calls as ASGI has them: nothing of them is for FastAPI to parse, and its parsing takes its time."""
+
+    service: Mapping[str, Method]
+    prefix: str
+    headers: Mapping[str, str]
+    observe: Observer | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        name, request_id = trim_method(scope["path_params"]["method"], self.prefix), secrets.token_hex(8)
         began, status = time.monotonic(), 500
         try:
-            response = await _answer(service, name, request, request_id)
+            response = await _answer(self.service, name, request, request_id)
             status = response.status_code
         finally:
-            if observe is not None:
-                shown = name if name in service else UNKNOWN
-                observe(Observation(shown, status, time.monotonic() - began, request_id))
-        response.headers.update({"X-Request-Id": request_id, **(headers or {})})
-        return response
-
-    app.add_api_route(path + "/{method}", answer, methods=["GET", "POST"], response_model=None)
-    return app
+            if self.observe is not None:
+                shown = name if name in self.service else UNKNOWN
+                self.observe(Observation(shown, status, time.monotonic() - began, request_id))
+        response.headers.update({"X-Request-Id": request_id, **self.headers})
+        await response(scope, receive, send)
 
 
 def failure(error: DstackError, *, as_json: bool = True) -> Response:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,7 @@ from dstack.errors import ConfigError, UnavailableError
 DEFAULT_WORKERS = 2
 DEFAULT_WAITING = 1024
 TIMEOUT_SECONDS = 30.0
+_CLOSED = "verification: the pool is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,48 +98,64 @@ class VerificationPool:
             QuoteUntrustedError: As `verify_quote`.
             UnavailableError: Too many quotes wait, the workers died, or took too long.
         """
+        executor, future = self._submit(raw, collateral, at)
         try:
-            return self._submit(raw, collateral, at).result(timeout)
+            return future.result(timeout)
         except TimeoutError as exc:
             raise UnavailableError(f"verification: no answer within {timeout:g} seconds") from exc
+        except CancelledError as exc:
+            raise UnavailableError(_CLOSED) from exc
         except BrokenProcessPool as exc:
-            raise self._broken() from exc
+            raise self._broken(executor) from exc
 
     async def verify_async(
         self, raw: bytes, collateral: Collateral, *, at: datetime, timeout: float = TIMEOUT_SECONDS
     ) -> VerifiedQuote:
         """As `verify`, while the event loop goes on."""
+        executor, future = self._submit(raw, collateral, at)
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(self._submit(raw, collateral, at))
+                return await asyncio.wrap_future(future)
         except TimeoutError as exc:
             raise UnavailableError(f"verification: no answer within {timeout:g} seconds") from exc
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not the caller was cancelled, but what it waits for.
+            raise UnavailableError(_CLOSED) from exc
         except BrokenProcessPool as exc:
-            raise self._broken() from exc
+            raise self._broken(executor) from exc
 
     def worker_ids(self) -> frozenset[int]:
         """Process ids of the workers that run; empty before the first quote."""
         with self._lock:
             return frozenset(self._executor._processes or () if self._executor else ())
 
-    def _submit(self, raw: bytes, collateral: Collateral, at: datetime) -> Future[VerifiedQuote]:
+    def _submit(
+        self, raw: bytes, collateral: Collateral, at: datetime
+    ) -> tuple[ProcessPoolExecutor, Future[VerifiedQuote]]:
+        """Hand a quote to the workers; returns also which workers these are."""
+        executor = self._running()
         if not self._places.acquire(blocking=False):
             raise UnavailableError(f"verification: {self._waiting} quotes are waiting already")
         try:
-            future = self._running().submit(_verify, raw, collateral, at)
+            future = executor.submit(_verify, raw, collateral, at)
         except BrokenProcessPool as exc:
             self._places.release()
-            raise self._broken() from exc
-        except BaseException:
+            raise self._broken(executor) from exc
+        except BaseException as exc:
             self._places.release()
+            if isinstance(exc, RuntimeError):
+                raise UnavailableError(_CLOSED) from exc
             raise
         future.add_done_callback(lambda _: self._places.release())
-        return future
+        return executor, future
 
     def _running(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._closed:
-                raise UnavailableError("verification: the pool is closed")
+                raise UnavailableError(_CLOSED)
             if self._executor is None:
                 # Not forked: this process may have threads, and secrets that a worker has no use for.
                 self._executor = ProcessPoolExecutor(
@@ -146,12 +163,15 @@ class VerificationPool:
                 )
             return self._executor
 
-    def _broken(self) -> UnavailableError:
-        """Forget workers of which one died; the next quote starts new ones."""
+    def _broken(self, executor: ProcessPoolExecutor) -> UnavailableError:
+        """Forget workers of which one died; the next quote starts new ones.
+
+        Everybody who waited for them comes here, while others may wait for the new ones already.
+        """
         with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
+            if self._executor is executor:
+                self._executor = None
+        executor.shutdown(wait=False, cancel_futures=True)
         return UnavailableError("verification: a worker process died")
 
 

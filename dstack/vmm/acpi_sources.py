@@ -6,11 +6,9 @@ The fourth source, the machine's own log, needs no file of the auditor's: see `d
 from __future__ import annotations
 
 import os
-import subprocess
-import threading
 from pathlib import Path
 
-from dstack.errors import InputError, ToolUnavailableError
+from dstack.errors import InputError
 from dstack.measurement.acpi import MAX_TABLES_BLOB, AcpiBlobs, AcpiDigests, AcpiSource, derive_acpi_blobs
 from dstack.measurement.acpi_store import (
     INDEX_NAME,
@@ -21,6 +19,7 @@ from dstack.measurement.acpi_store import (
     serialise_store_index,
 )
 from dstack.measurement.vm_config import VmConfig
+from dstack.vmm.programs import bounded_output
 from dstack.vmm.qemu import helper_arguments, helper_environment
 
 HELPER_SECONDS = 60.0
@@ -86,33 +85,9 @@ def helper_digests(
     """
     argv = [program, *helper_arguments(config, firmware=firmware, kernel=kernel)]
     environment = {"PATH": os.environ.get("PATH", os.defpath), **helper_environment(config)}
-    blobs = derive_acpi_blobs(_bounded_output(argv, environment, limit=MAX_TABLES_BLOB, seconds=seconds))
+    printed = bounded_output(argv, limit=MAX_TABLES_BLOB, seconds=seconds, environment=environment)
+    blobs = derive_acpi_blobs(printed)
     return AcpiDigests(blobs.digests, AcpiSource.HELPER, program, blobs)
-
-
-def _bounded_output(argv: list[str], environment: dict[str, str], *, limit: int, seconds: float) -> bytes:
-    try:
-        process = subprocess.Popen(
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-    except OSError as exc:
-        raise ToolUnavailableError(f"{argv[0]}: cannot be started: {exc.strerror or exc}") from exc
-    assert process.stdout is not None
-    killer = threading.Timer(seconds, process.kill)
-    killer.start()
-    try:
-        output = process.stdout.read(limit + 1)
-        if len(output) > limit:
-            raise ToolUnavailableError(f"{argv[0]}: want at most {limit} bytes of tables, got more")
-        code = process.wait()
-    finally:
-        killer.cancel()
-        process.kill()
-        process.stdout.close()
-        process.wait()
-    if code:
-        raise ToolUnavailableError(f"{argv[0]}: want tables, got exit code {code}")
-    return output
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -12,11 +12,12 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from dstack.errors import MeasurementMalformedError, ToolUnavailableError
 from dstack.measurement.acpi import MAX_TABLES_BLOB, AcpiBlobs, AcpiDigests, AcpiSource, checked_acpi_blobs
 from dstack.measurement.vm_config import VmConfig
+from dstack.vmm.programs import bounded_output, close, end, start
 from dstack.vmm.qemu import own_qemu_arguments
 
 DEFAULT_QEMU = "qemu-system-x86_64"
@@ -25,6 +26,7 @@ SECONDS = 20.0
 _HARNESS = ("-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-qtest", "stdio", "-qtest-log", "/dev/null")
 _MAX_LINE = 2 * MAX_TABLES_BLOB + 64
 _MAX_FILES = 256
+_MAX_VERSION = 64 * 1024
 _MAX_COMPLAINTS = 50
 # Where the DMA descriptor and what is read lie in the guest's memory.
 _DESCRIPTOR_AT, _DATA_AT = 0x1000, 0x100000
@@ -88,10 +90,7 @@ def qemu_version(qemu: str = DEFAULT_QEMU) -> str:
     Raises:
         ToolUnavailableError: There is no such program, or it did not answer.
     """
-    try:
-        answer = subprocess.run([qemu, "--version"], capture_output=True, timeout=SECONDS, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise ToolUnavailableError(f"{qemu}: it does not tell its version: {exc}") from exc
+    answer = bounded_output([qemu, "--version"], limit=_MAX_VERSION, seconds=SECONDS)
     return answer.decode(errors="replace").partition("\n")[0][:200]
 
 
@@ -102,20 +101,16 @@ class _PausedQemu:
         self._argv, self._seconds = argv, seconds
 
     def __enter__(self) -> Self:
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(self._argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
-        except OSError as exc:
-            raise ToolUnavailableError(f"{self._argv[0]}: cannot be started: {exc.strerror or exc}") from exc
-        self._killer = threading.Timer(self._seconds, self._process.kill)
+        self._process = start(self._argv, stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._killer = threading.Timer(self._seconds, end, [self._process])
         self._killer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._killer.cancel()
-        self._process.kill()
+        end(self._process)
         for stream in (self._process.stdin, self._process.stdout):
-            _close(stream)
+            close(stream)
         self._process.wait()
 
     def command(self, line: str) -> str:
@@ -145,11 +140,18 @@ class _PausedQemu:
         # The address is written as two big-endian words; the second starts the transfer.
         self.command("outl 0x514 0x0")
         self.command(f"outl 0x518 {int.from_bytes(_DESCRIPTOR_AT.to_bytes(4, 'big'), 'little'):#x}")
-        if int(self.command(f"read {_DESCRIPTOR_AT:#x} 0x4"), 16):
+        if any(self._memory(_DESCRIPTOR_AT, 4)):
             raise ToolUnavailableError(f"{self._argv[0]}: fw_cfg did not hand out file {select:#x}")
-        content = bytes.fromhex(self.command(f"read {_DATA_AT:#x} {size:#x}").removeprefix("0x"))
+        return self._memory(_DATA_AT, size)
+
+    def _memory(self, at: int, size: int) -> bytes:
+        answer = self.command(f"read {at:#x} {size:#x}").removeprefix("0x")
+        try:
+            content = bytes.fromhex(answer)
+        except ValueError as exc:
+            raise ToolUnavailableError(f"{self._argv[0]}: want hexadecimal, got {answer[:80]!r}") from exc
         if len(content) != size:
-            raise ToolUnavailableError(f"{self._argv[0]}: want {size} bytes of file {select:#x}, got {len(content)}")
+            raise ToolUnavailableError(f"{self._argv[0]}: want {size} bytes at {at:#x}, got {len(content)}")
         return content
 
     def directory(self) -> dict[str, tuple[int, int]]:
@@ -169,11 +171,3 @@ class _PausedQemu:
         if size > MAX_TABLES_BLOB:
             raise MeasurementMalformedError(f"own-qemu: {name}: want at most {MAX_TABLES_BLOB} bytes, got {size}")
         return self.read(select, size)
-
-
-def _close(stream: IO[bytes] | None) -> None:
-    if stream is not None:
-        try:
-            stream.close()
-        except BrokenPipeError:
-            return

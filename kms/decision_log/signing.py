@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import coincurve
+
 from dstack.keys.derivation import kdf
-from dstack.keys.scalars import k256_public_key
-from dstack.keys.signature_chain import recover, sign_recoverable
+from dstack.keys.scalars import k256_from_scalar
+from dstack.keys.signature_chain import keccak256, recover, sign_recoverable
 from dstack.values import Digest32
 
 _CONTEXT = b"dstack-kms-decision-log"
@@ -22,7 +24,7 @@ class DecisionSigner:
         voucher: 65 bytes: the root's signature over it.
     """
 
-    _key: bytes = field(repr=False)
+    _key: coincurve.PrivateKey = field(repr=False)
     public_key: bytes
     voucher: bytes
 
@@ -33,13 +35,13 @@ class DecisionSigner:
         Raises:
             KeyMalformedError: *root_k256* is not a secp256k1 scalar.
         """
-        key = kdf(root_k256, [_CONTEXT])
-        public_key = k256_public_key(key)
+        key = k256_from_scalar(kdf(root_k256, [_CONTEXT]))
+        public_key = key.public_key.format(compressed=True)
         return cls(key, public_key, sign_recoverable(root_k256, _VOUCHER_TAG + public_key))
 
     def sign(self, digest: Digest32) -> bytes:
         """65 bytes over *digest*."""
-        return sign_recoverable(self._key, digest)
+        return self._key.sign_recoverable(digest, hasher=keccak256)
 
 
 def signer_of(digest: Digest32, signature: bytes) -> bytes:

@@ -41,6 +41,11 @@ CONNECT_SECONDS = 5
 _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
 
+# Made once: what a statement is costs more than what it does.
+_LOCK_HEAD = select(HEAD.c.seq, HEAD.c.digest).with_for_update()
+_ADD_ENTRY = insert(DECISION)
+_MOVE_HEAD = update(HEAD)
+
 Members = Mapping[str, object]
 
 
@@ -173,7 +178,7 @@ def open_store(url: str, *, read_only: bool = False) -> DecisionStore:
 
 
 def _append(connection: Connection, contents: Sequence[Members], signer: DecisionSigner) -> list[Entry]:
-    row = connection.execute(select(HEAD.c.seq, HEAD.c.digest).with_for_update()).one()
+    row = connection.execute(_LOCK_HEAD).one()
     seq, previous, entries = row.seq, Digest32(row.digest), []
     for members in contents:
         seq += 1
@@ -183,10 +188,8 @@ def _append(connection: Connection, contents: Sequence[Members], signer: Decisio
         previous = digest
     if not entries:
         return []
-    connection.execute(
-        insert(DECISION), [_row(entry, members) for entry, members in zip(entries, contents, strict=True)]
-    )
-    connection.execute(update(HEAD).values(seq=seq, digest=bytes(previous)))
+    connection.execute(_ADD_ENTRY, [_row(entry, members) for entry, members in zip(entries, contents, strict=True)])
+    connection.execute(_MOVE_HEAD, {"seq": seq, "digest": bytes(previous)})
     return entries
 
 

@@ -21,6 +21,7 @@ from dstack.errors import EvidenceMalformedError, InputError, QuoteMalformedErro
 from dstack.keys.certs import OID_EVENT_LOG, OID_TDX_QUOTE, build_client_cert, build_temp_ca, spki_der
 from dstack.measurement.event_log import RuntimeEvent, logged, serialise_event_log
 from dstack.simulator.quoting import make_quote
+from dstack.values import ReportData
 
 AT = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 APP_ID = RuntimeEvent("app-id", bytes(20))
@@ -82,6 +83,19 @@ def test_each_envelope_is_recognised(evidence, key):
         assert opened.evidence.runtime_events == ((APP_ID,) if has_log else ())
         in_certificate = form in (Form.RATLS_UNIFIED, Form.RATLS_CLASSIC)
         assert opened.bound_to == (evidence.report_data if in_certificate else None)
+        stated = form in (Form.V0, Form.V1, Form.RATLS_UNIFIED) or raw == json.dumps(answer).encode()
+        assert opened.stated == (evidence.report_data if stated else None)
+
+
+def test_an_answer_that_holds_two_quotes_is_refused(evidence, pki, registers):
+    """Where quote and attestation come in one answer, both are about the same quote and report data."""
+    other = make_quote(pki, registers=registers, report_data=ReportData(bytes(64)))
+    answer = {"quote": evidence.quote.hex(), "attestation": serialise_evidence(evidence).hex()}
+
+    assert open_envelope(json.dumps(answer).encode()).evidence == evidence
+    for change in ({"quote": other.hex()}, {"report_data": "00" * 64}):
+        with pytest.raises(EvidenceMalformedError, match="its quote or report data is not that of its attestation"):
+            open_envelope(json.dumps(answer | change).encode())
 
 
 @pytest.mark.parametrize(
@@ -90,6 +104,7 @@ def test_each_envelope_is_recognised(evidence, key):
         (b"", EvidenceMalformedError, "want 1 to .* bytes, got 0"),
         (b"hello, world", EvidenceMalformedError, "unknown form, first byte 0x68"),
         (b"abc", InputError, "evidence in hexadecimal"),
+        (b"0x", EvidenceMalformedError, "evidence in hexadecimal: want at least one byte"),
         (b"\x30\x00", EvidenceMalformedError, "RA-TLS certificate: want a DER certificate"),
         (b"-----BEGIN CERTIFICATE-----\n", EvidenceMalformedError, "RA-TLS certificate: want PEM certificates"),
         (b'{"a": 1}', EvidenceMalformedError, "want the member 'quote' of a GetQuote answer"),

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from dstack.attestation import scale
 from dstack.attestation.cursor import Cursor
 from dstack.attestation.evidence import MAX_EVIDENCE, Evidence, parse_evidence, serialise_evidence, strip_evidence
-from dstack.attestation.ratls import certificate_report_data, evidence_extensions, evidence_from_certificate
+from dstack.attestation.ratls import (
+    bound_evidence,
+    certificate_report_data,
+    evidence_extensions,
+    evidence_from_certificate,
+)
 from dstack.attestation.report_data import ratls_report_data
 from dstack.errors import EvidenceMalformedError, InputError
 from dstack.keys.certs import OID_EVENT_LOG, OID_TDX_QUOTE, build_client_cert, build_temp_ca, spki_der
@@ -181,11 +186,14 @@ def test_certificates_carry_stripped_evidence():
 
     assert evidence_from_certificate(der) == strip_evidence(EVIDENCE)
     assert certificate_report_data(der) == ratls_report_data(spki_der(key))
+    assert bound_evidence(der) == (strip_evidence(EVIDENCE), ratls_report_data(spki_der(key)))
 
 
 def test_a_certificate_without_evidence_has_none():
     """A certificate without our extensions carries no evidence, which is not an error."""
-    assert evidence_from_certificate(client_certificate([])[0]) is None
+    der, _ = client_certificate([])
+
+    assert (evidence_from_certificate(der), bound_evidence(der)) == (None, None)
 
 
 def test_the_classic_pair_is_read(pki, registers):
@@ -213,6 +221,6 @@ def test_a_classic_quote_needs_its_log(pki, registers):
 
 def test_what_is_no_certificate_is_refused():
     """Bytes that are no certificate are malformed evidence."""
-    for read in (evidence_from_certificate, certificate_report_data):
+    for read in (evidence_from_certificate, certificate_report_data, bound_evidence):
         with pytest.raises(EvidenceMalformedError, match=r"RA-TLS certificate: want a DER certificate"):
             read(b"\x30\x00")

@@ -108,13 +108,17 @@ def test_other_documents_are_refused(document, message):
         (serialise_evidence_v1(EVIDENCE)[:-1], "want one bounded MessagePack value"),
         (b"\x82\xa7version\x01\xa7version\x01", "member 'version' appears twice"),
         (b"\x81\x01\x01", "want one bounded MessagePack value"),
+        (b"\x82\xc4\x01a\x01\xa1b\x01", "want the names of members to be text"),
         (b"\x81\xa1x\xc7\x01\x05\x00", "want one bounded MessagePack value"),
         (b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0", "want one bounded MessagePack value"),
         (b"\x81\xa1x\xdc\xff\xff" + b"\x90" * 65_535, "want at most 16384 lists and maps"),
         (b"\x81\xa1x\xdd\x00\xff\xff\xff" + bytes(100), "want one bounded MessagePack value"),
         (b"\x81\xa1x\xa1\xff", "want one bounded MessagePack value"),
     ],
-    ids=["followed", "cut", "repeated", "number as name", "extension", "deep", "many", "endless", "no UTF-8"],
+    ids=[
+        *("followed", "cut", "repeated", "number as name", "bytes as name"),
+        *("extension", "deep", "many", "endless", "no UTF-8"),
+    ],
 )
 def test_hostile_encodings_are_refused(raw, message):
     """Bytes left over or cut off, repeated members, extensions, deep, many or endless containers, and bad text."""

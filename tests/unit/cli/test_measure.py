@@ -417,7 +417,7 @@ def test_an_image_with_another_file_is_refused(place: Place, change: Callable[[P
         (["--memory", "2G", "--acpi", "guess"], "--acpi: want own-qemu[:PROGRAM], captured:PATH"),
         (["--memory", "2G", "--acpi", "captured"], "--acpi: want captured: and a name behind it"),
         (["--memory", "2G", "--acpi", "helper:/nonexistent"], "/nonexistent: cannot be started"),
-        (["--memory", "2G", "--acpi", "own-qemu:/nonexistent"], "/nonexistent: it does not tell its version"),
+        (["--memory", "2G", "--acpi", "own-qemu:/nonexistent"], "/nonexistent: cannot be started"),
         (["--memory", "2G", "--acpi", "captured:/nonexistent"], "index.json: cannot be read"),
         (["--memory", "2G", "--vm-config", "x"], "--vm-config says the whole shape; want no --memory beside it"),
         (["--memory", "2G", "--compare", "IMAGE"], "want an event log, a quote, an answer"),

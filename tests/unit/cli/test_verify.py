@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -245,6 +246,55 @@ def test_evidence_that_lies_about_itself_is_a_mismatch(files):
     assert code == 1
     assert outcomes(output, 17) == {"report data, as the evidence says": "failed"}
     assert outcomes(output, 18)["RTMR3 by its events"] == "failed"
+
+
+def test_an_answer_without_a_log_may_not_lie_about_its_report_data(files):
+    """Report data stated beside a quote is compared, whether or not a log came along."""
+    answer = {"quote": (files / "quote.bin").read_bytes().hex(), "report_data": "01" * 64}
+    (files / "liar.json").write_text(json.dumps(answer))
+
+    code, output = run(files, "liar.json", "--json")
+
+    assert (code, outcomes(output, 17)) == (1, {"report data, as the evidence says": "failed"})
+    assert json.loads(output)["not_compared"] == ["measurements"]
+
+
+def test_two_lists_of_events_must_be_one(files):
+    """An event log that shows another app than the events that fold into RTMR3 is a mismatch."""
+    other = (logged(RuntimeEvent("app-id", b"\1" * 20)),)
+    quote = (files / "quote.bin").read_bytes()
+    (files / "two.bin").write_bytes(serialise_evidence(Evidence(quote, other, (EVENT,), ReportData(bytes(64)), "")))
+
+    code, output = run(files, "two.bin", "--reference", str(files / "reference.json"), "--json")
+
+    assert code == 1
+    assert [name for name, outcome in outcomes(output, 18).items() if outcome == "failed"] == ["logs"]
+
+
+def test_an_event_that_hides_a_name_is_a_mismatch(files, pki):
+    """An event shown under a longer name folds into the same RTMR3, and is refused all the same."""
+    shown, hidden = RuntimeEvent("compose-hash:", b"\2" * 31), RuntimeEvent("compose-hash", b":" + b"\2" * 31)
+    assert predict_rtmr3((shown,)) == predict_rtmr3((hidden,))
+    registers = replace(REGISTERS, rtmr3=predict_rtmr3((hidden,)))
+    quote = make_quote(pki, registers=registers, report_data=ReportData(bytes(64)))
+    evidence = Evidence(quote, (logged(shown),), (shown,), ReportData(bytes(64)), "")
+    (files / "hidden.bin").write_bytes(serialise_evidence(evidence))
+    (files / "same.json").write_text(json.dumps(REFERENCE | {"rtmr3": registers.rtmr3.hex()}))
+
+    code, output = run(files, "hidden.bin", "--reference", str(files / "same.json"), "--json")
+
+    assert code == 1
+    assert [name for name, outcome in outcomes(output, 18).items() if outcome == "failed"] == ["what the events name"]
+
+
+def test_a_register_that_the_reference_lacks_is_not_computable(files):
+    """A reference without RTMR3 says nothing of the app, whatever the log says of itself."""
+    lacking = {name: value for name, value in REFERENCE.items() if name != "rtmr3"}
+    (files / "lacking.json").write_text(json.dumps(lacking))
+
+    code, output = run(files, "blob.bin", "--reference", str(files / "lacking.json"), "--json")
+
+    assert (code, json.loads(output)["not_computable"]) == (3, ["rtmr3"])
 
 
 @contextmanager

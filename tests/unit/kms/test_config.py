@@ -197,8 +197,8 @@ def test_several_endpoints_must_agree() -> None:
     assert (chain.endpoints, chain.agreement, chain.shown_rpc_url) == (("https://a", "https://b"), None, "https://a")
     with pytest.raises(ConfigError, match="agreement of endpoints: want 2 to 2 of 2, got 1"):
         parse_settings(urls + "agreement = 1")
-    with pytest.raises(ConfigError, match="rpc_urls: want each endpoint once"):
-        parse_settings(urls.replace("https://b", "https://a"))
+    with pytest.raises(ConfigError, match="want each at a host of its own, got https://a:8545 beside"):
+        parse_settings(urls.replace("https://b", "https://a:8545/other-key"))
     with pytest.raises(ConfigError, match="want rpc_urls or rpc_url, got both"):
         parse_settings(urls + "rpc_url = 'https://c'")
 

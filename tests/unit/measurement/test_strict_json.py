@@ -56,6 +56,22 @@ def test_an_unfinished_string_is_refused_quickly() -> None:
         parse_json('"' + '\\"' * 500_000, what="note", limit=2_000_000, error=MeasurementMalformedError)
 
 
+@pytest.mark.parametrize("value", ["[],", "{},", '"ab",', "1.5,"])
+def test_too_many_values_are_refused(value: str) -> None:
+    """A text of small values, which would take thirty times its size in memory, is refused before any is made."""
+    text = "[" + value * 500_000 + "1]"
+
+    with pytest.raises(MeasurementMalformedError, match="note: not JSON: want at most 500000 commas and opening"):
+        parse_json(text, what="note", limit=5_000_000, error=MeasurementMalformedError)
+
+
+def test_as_many_values_as_may_be_are_read() -> None:
+    """The bound itself is allowed."""
+    text = "[" + "1," * 499_999 + "1]"
+
+    assert parse_json(text, what="note", limit=5_000_000, error=MeasurementMalformedError) == [1] * 500_000
+
+
 def test_a_number_of_many_digits_is_refused() -> None:
     """An integer that takes quadratic time to read is malformed."""
     with pytest.raises(MeasurementMalformedError, match="note: not JSON: Exceeds the limit"):

@@ -9,7 +9,7 @@ import pytest
 
 from dstack.errors import HandoverRefusedError, MessageMalformedError
 from dstack.measurement.strict_json import Members
-from dstack.values import Digest32
+from dstack.values import AppId, Digest32
 from replicator.custody import MAX_LINKS, Custody, Receipt, read_custody
 from tests.unit.replicator.test_documents import GENESIS, RECEIPT, TERMS
 
@@ -38,6 +38,29 @@ def test_a_long_chain_keeps_its_head_and_depth() -> None:
 
     assert (len(custody.links), custody.depth, len(heads)) == (MAX_LINKS, MAX_LINKS + 3, MAX_LINKS + 4)
     assert read(custody) == custody
+
+
+@pytest.mark.parametrize("left_out", [1, 2])
+def test_the_past_cannot_be_cut_off(left_out: int) -> None:
+    """Links that follow each other are not enough: what lies between them and the genesis is there, up to the limit."""
+    custody = handed(handed(handed(Custody(GENESIS))))
+
+    with pytest.raises(MessageMalformedError, match=f"want the last {MAX_LINKS} links, or all .* got {3 - left_out}"):
+        read(Custody(GENESIS, custody.links[left_out:]))
+
+
+def test_a_chain_of_another_app_is_refused() -> None:
+    """Neither a link nor what continues the chain may be of another app than the genesis."""
+    other = replace(TERMS.request, app_id=AppId(b"\x99" * 20))
+    foreign = Custody(
+        GENESIS, (replace(RECEIPT, terms=replace(TERMS, request=other, custody=GENESIS.hash(), depth=0)),)
+    )
+    here = Custody(GENESIS)
+
+    with pytest.raises(MessageMalformedError, match="a link is of another app"):
+        read(foreign)
+    with pytest.raises(HandoverRefusedError, match=f"receipt: app: want {GENESIS.app_id.hex()}, got {'99' * 20}"):
+        here.require_before(replace(TERMS, request=other, custody=here.head, depth=0))
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from dstack.errors import ConfigError
 from dstack.transport import listener as listener_module
@@ -129,6 +132,29 @@ def test_connections_beyond_the_limit_are_turned_away(monkeypatch: pytest.Monkey
         socket.create_connection(("127.0.0.1", listener.port)),
     ):
         assert httpx.get(f"http://127.0.0.1:{listener.port}/").status_code == 503
+
+
+def test_a_client_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that waits to be taken does not hold its connection and its content for ever."""
+    monkeypatch.setattr(listener_module, "WRITE_SECONDS", 0.3)
+    ended = threading.Event()
+    application = FastAPI()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1 << 20)
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    application.add_api_route("/", lambda: StreamingResponse(parts()), response_model=None)
+    with (
+        Listener(application).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ended.wait(10)
 
 
 def test_stop_lets_a_running_request_end() -> None:

@@ -127,6 +127,14 @@ def test_path_outside_the_service_is_not_found(plain_url: str) -> None:
     assert [httpx.get(root + path).status_code for path in ("/docs", "/openapi.json", "/")] == [404, 404, 404]
 
 
+@pytest.mark.parametrize("verb", ["HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_methods_are_called_with_get_or_post(plain_url: str, verb: str) -> None:
+    """Any other verb of HTTP is the framework's 405, and calls nothing."""
+    answer = httpx.request(verb, f"{plain_url}/Defect?json")
+
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "POST"})
+
+
 def test_oversized_body_is_refused(plain_url: str) -> None:
     """More than 10 MiB answers 400 with a text that ends as upstream's does."""
     answer = httpx.post(f"{plain_url}/Echo?json", content=b" " * (server.BODY_LIMIT + 1), timeout=30)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -119,6 +121,52 @@ def test_a_worker_that_dies_is_replaced():
 
         assert pool.verify(quote(2), COLLATERAL, at=AT).root == ROOTS.roots[0]
         assert worker not in pool.worker_ids()
+
+
+def test_workers_that_died_take_no_others_with_them():
+    """Whoever learns late that its worker died does not end the workers that came in its place."""
+    asked, told = threading.Event(), threading.Event()
+
+    async def learn_late() -> list[object]:
+        task = asyncio.ensure_future(pool.verify_async(quote(2), COLLATERAL, at=AT))
+        await asyncio.sleep(0)
+        asked.set()
+        told.wait(30)
+        return await asyncio.gather(task, return_exceptions=True)
+
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool, ThreadPoolExecutor(1) as threads:
+        pool.verify(quote(1), COLLATERAL, at=AT)
+        (worker,) = pool.worker_ids()
+        os.kill(worker, signal.SIGSTOP)
+        late = threads.submit(asyncio.run, learn_late())
+        asked.wait(30)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="a worker process died"):
+            ask_often(pool)
+        pool.verify(quote(3), COLLATERAL, at=AT)
+        replaced = pool.worker_ids()
+        told.set()
+
+        assert [str(answer) for answer in late.result()] == ["verification: a worker process died"]
+        assert pool.worker_ids() == replaced != frozenset()
+
+
+def test_whoever_waits_for_a_pool_that_closes_could_not_ask():
+    """A quote that no worker has taken when the pool closes is "could not ask", also in an event loop."""
+    pool = VerificationPool(roots=ROOTS, policy=STRICT, workers=1)
+    pool.verify(quote(1), COLLATERAL, at=AT)
+
+    async def ask() -> list[object]:
+        asked = [asyncio.ensure_future(pool.verify_async(quote(n), COLLATERAL, at=AT)) for n in range(40)]
+        await asyncio.sleep(0)
+        pool.close()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+
+    turned_away = {str(answer) for answer in answers if not isinstance(answer, VerifiedQuote)}
+    assert turned_away == {"verification: the pool is closed"}
+    assert all(isinstance(answer, VerifiedQuote | UnavailableError) for answer in answers)
 
 
 def test_a_closed_pool_answers_nothing():

@@ -79,7 +79,7 @@ def test_a_qemu_that_refuses_its_arguments_is_unavailable() -> None:
 
 def test_a_qemu_that_is_not_there_is_unavailable() -> None:
     """Neither yes nor no."""
-    with pytest.raises(ToolUnavailableError, match="/nonexistent: it does not tell its version"):
+    with pytest.raises(ToolUnavailableError, match="/nonexistent: cannot be started"):
         qtest.own_qemu_digests(CONFIG, qemu="/nonexistent")
     with pytest.raises(ToolUnavailableError, match="/nonexistent: cannot be started"):
         qtest.own_qemu_blobs(CONFIG, qemu="/nonexistent")
@@ -97,6 +97,41 @@ def test_a_qemu_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     """It is killed when its time is over."""
     with pytest.raises(ToolUnavailableError, match=r"it ended, or was silent for 0\.5 s"):
         qtest.paused_qemu_blobs([], qemu=program(tmp_path, "time.sleep(60)"), seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("for line in sys.stdin: print('OK 0xzz', flush=True)", "want hexadecimal, got 'zz'"),
+        ("for line in sys.stdin: print('OK 0x00', flush=True)", "want 4 bytes at 0x1000, got 1"),
+        ("for line in sys.stdin: print('OK 0x00000001', flush=True)", "fw_cfg did not hand out file 0x19"),
+        ("while True: print('no')", "it ended, or was silent"),
+    ],
+)
+def test_a_qemu_that_answers_something_else_is_unavailable(tmp_path: Path, body: str, message: str) -> None:
+    """What does not speak the test protocol is no answer, and no crash."""
+    with pytest.raises(ToolUnavailableError, match=message):
+        qtest.paused_qemu_blobs([], qemu=program(tmp_path, body))
+
+
+def test_a_qemu_that_prints_without_end_is_unavailable(tmp_path: Path) -> None:
+    """Its version has a bound."""
+    with pytest.raises(ToolUnavailableError, match="want at most 65536 bytes, got more"):
+        qtest.qemu_version(program(tmp_path, "while True: print('QEMU')"))
+
+
+_LEAVES_A_CHILD = "import subprocess; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+
+
+@pytest.mark.timeout(60)
+def test_a_child_that_holds_the_output_open_ends_with_its_program(tmp_path: Path) -> None:
+    """Of a program that started another, both are ended when the time is over, and nobody waits for the second."""
+    name = program(tmp_path, _LEAVES_A_CHILD)
+
+    with pytest.raises(ToolUnavailableError, match="failed with exit code -9"):
+        acpi_sources.helper_digests(CONFIG, name, firmware="f", kernel="k", seconds=1)
+    with pytest.raises(ToolUnavailableError, match="it ended, or was silent for 1 s"):
+        qtest.paused_qemu_blobs([], qemu=name, seconds=1)
 
 
 def test_a_helper_is_called_with_the_shape_and_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +157,13 @@ sys.stdout.buffer.write(open({str(tmp_path / "tables")!r}, "rb").read())"""
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        ("sys.exit(3)", ToolUnavailableError, "want tables, got exit code 3"),
+        ("sys.exit(3)", ToolUnavailableError, "failed with exit code 3"),
         (
             f"sys.stdout.write('x' * {MAX_TABLES_BLOB + 1})",
             ToolUnavailableError,
             f"want at most {MAX_TABLES_BLOB} bytes",
         ),
-        ("time.sleep(60)", ToolUnavailableError, "want tables, got exit code -9"),
+        ("time.sleep(60)", ToolUnavailableError, "failed with exit code -9"),
         ("print('no tables')", MeasurementMalformedError, "ACPI tables: "),
     ],
 )

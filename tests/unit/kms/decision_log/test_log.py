@@ -281,5 +281,5 @@ def test_entries_are_bounded(tmp_path: Path) -> None:
 
 def test_the_signer_does_not_show_its_key() -> None:
     """Neither `repr` nor an entry holds anything secret."""
-    assert "key=b" not in repr(SIGNER).replace("public_key=b", "")
+    assert "_key=" not in repr(SIGNER).replace("public_key=", "")
     assert canonical({"b": 1, "a": "é"}) == '{"a":"\\u00e9","b":1}'
