@@ -77,7 +77,7 @@ class StreamCipher:
         self._shape = shape
         self._occasion = occasion
 
-    def seal(self, number: int, content: bytes | memoryview) -> bytes:
+    def seal(self, number: int, content: bytes) -> bytes:
         """Chunk *number*, sealed: the ciphertext and the tag (16).
 
         Raises:
