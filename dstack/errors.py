@@ -15,6 +15,7 @@ DstackError
 ├── RefusedError                exit 1: well formed, and the answer is no
 │   ├── QuoteUntrustedError         a verification step failed; `.step` is its number
 │   ├── AppraisalError              genuine, but not what was wanted
+│   │   └── ImageRefusedError           not started from the OS image that it names
 │   ├── KeyReleaseDeniedError       the chain forbids it; `.rule` says which rule
 │   ├── SealError                   a sealed box that does not open, or is not for us
 │   ├── HandoverRefusedError        a handover message that answers nothing we asked
@@ -113,6 +114,10 @@ class QuoteUntrustedError(RefusedError):
 
 class AppraisalError(RefusedError):
     """The evidence is genuine, but is not what was wanted."""
+
+
+class ImageRefusedError(AppraisalError):
+    """The machine was not started from the OS image that its config names, or its host differs from what it says."""
 
 
 class KeyReleaseDeniedError(RefusedError):

@@ -41,22 +41,9 @@ class Authority(ChainAuthority, Protocol):
         ...
 
 
-def make_authority(settings: AuthApi) -> Authority:
-    """The authority that the settings name; nobody is asked yet.
-
-    Raises:
-        ConfigError: They name none.
-    """
-    if settings.type == "chain" and settings.chain is not None:
-        return KmsAuthReader(chain_endpoints(settings.chain), settings.chain.kms_contract)
-    if settings.type == "webhook" and settings.webhook is not None:
-        return WebhookAuthority(settings.webhook.url)
-    raise ConfigError(f"core.auth_api.{settings.type}: want it, got none")
-
-
 @contextmanager
 def opened_authority(settings: AuthApi) -> Iterator[Authority]:
-    """As `make_authority`, for a short look: its connections are closed at the end.
+    """The authority that the settings name; nobody is asked yet. Its connections are closed at the end.
 
     Raises:
         ConfigError: The settings name none.
@@ -64,8 +51,8 @@ def opened_authority(settings: AuthApi) -> Iterator[Authority]:
     with ExitStack() as stack:
         if settings.type == "chain" and settings.chain is not None:
             endpoints = stack.enter_context(closing(chain_endpoints(settings.chain)))
-            yield KmsAuthReader(endpoints, settings.chain.kms_contract)
-        elif settings.webhook is not None:
+            yield stack.enter_context(closing(KmsAuthReader(endpoints, settings.chain.kms_contract)))
+        elif settings.type == "webhook" and settings.webhook is not None:
             yield stack.enter_context(closing(WebhookAuthority(settings.webhook.url)))
         else:
             raise ConfigError(f"core.auth_api.{settings.type}: want it, got none")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -21,6 +21,8 @@ from kms.evidence import EvidenceVerifier, QuoteProvider
 _OWN_EVIDENCE_AGE = timedelta(minutes=5)
 _WATCH_SECONDS = 5.0
 _RECENT_SECONDS = 60.0
+# How long the end of a program waits for the question that is being asked.
+_END_SECONDS = 5.0
 _NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
 
 
@@ -156,15 +158,23 @@ class SelfAuthorization:
         if outcome.denied is not None:
             raise KeyReleaseDeniedError(outcome.denied.rule, str(outcome.denied), outcome.denied.block)
 
-    def watch(self) -> None:
-        """From now on ask the chain about this KMS every few seconds, beside everything else."""
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else."""
+        end = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(end,), name="self-authorization", daemon=True)
         self._is_watched = True
-        threading.Thread(target=self._watch, name="self-authorization", daemon=True).start()
+        thread.start()
+        try:
+            yield
+        finally:
+            self._is_watched = False
+            end.set()
+            thread.join(_END_SECONDS)
 
-    def _watch(self) -> None:
-        pause = threading.Event()
-        while True:
+    def _watch(self, end: threading.Event) -> None:
+        while not end.is_set():
             # What fails is in the log of decisions, and whoever asks is told.
             with suppress(DstackError):
                 self.require(Question(Subject.SELF, "watch"))
-            pause.wait(_WATCH_SECONDS)
+            end.wait(_WATCH_SECONDS)

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Protocol
 
+from prometheus_client import CollectorRegistry, Counter
+
 from dstack.attestation.appraise import Appraisal
 from dstack.errors import (
     AppraisalError,
@@ -28,7 +30,7 @@ from dstack.errors import (
     QuoteUntrustedError,
     UnavailableError,
 )
-from dstack.policy import BlockRef, BootInfo, Decision, Denied
+from dstack.policy import BlockRef, BootInfo, Decision, Denied, Rule
 from dstack.policy.decision import NO_BLOCK
 
 EVIDENCE_MISSING = "EVIDENCE_MISSING"
@@ -38,6 +40,17 @@ _RULES: tuple[tuple[type[DstackError], str], ...] = (
     (AppraisalError, "APPRAISAL"),
     (InputError, "EVIDENCE_MALFORMED"),
     (UnavailableError, "COULD_NOT_ASK"),
+)
+
+# What is counted by its name; every other rule is counted as one.
+_COUNTED_RULES = frozenset({"", EVIDENCE_MISSING, *(rule for _, rule in _RULES), *(rule.name for rule in Rule)})
+
+METRICS = CollectorRegistry()
+DECISIONS = Counter(
+    "dstack_kms_decisions",
+    "Decisions, by whose trust was asked about, what came of it, and the rule of a refusal.",
+    ("subject", "outcome", "rule"),
+    registry=METRICS,
 )
 
 _REPEAT_SECONDS = 60.0
@@ -163,6 +176,7 @@ def record_failure(question: Question, error: DstackError, appraisal: Appraisal 
 
 
 def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal | None) -> None:
+    _count(question.subject, outcome)
     if _own_repeats.is_repeat(question, outcome):
         return
     asked = {
@@ -175,6 +189,12 @@ def _write(question: Question, outcome: dict[str, object], appraisal: Appraisal 
     _kept.keep(line, must=outcome["decision"] == "granted")
     _log.info(json.dumps(line))
     _own_repeats.remember(question, outcome)
+
+
+def _count(subject: Subject, outcome: dict[str, object]) -> None:
+    """Also what is no line of its own. Rules are names of ours: what somebody sent is never a label."""
+    rule = str(outcome.get("rule", ""))
+    DECISIONS.labels(subject.label, str(outcome["decision"]), rule if rule in _COUNTED_RULES else Rule.OTHER.name).inc()
 
 
 def _block(block: BlockRef) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -33,7 +33,7 @@ from kms.decision_log.store import open_store
 from kms.evidence import EvidenceVerifier
 from kms.keystore import ROOT_CA_CERT, RPC_CERT, TEMP_CA_CERT
 from kms.roots import ROOT_CA_KEY, ROOT_K256_KEY
-from kms.verifiers import make_image_cache, make_verifier
+from kms.verifiers import make_image_cache, opened_verifier
 
 ENDPOINT_SECONDS = 5.0
 CLOCK_TOLERANCE = timedelta(minutes=2)
@@ -213,20 +213,22 @@ def _machine(settings: Settings) -> Findings:
     """Agent, collateral, own evidence, own permission: each only where the one before holds."""
     core = settings.core
     evidence: Evidence | None = None
-    try:
-        verifier = make_verifier(core, make_image_cache(core.image))
-        evidence = AgentClient(core.agent_socket).evidence(_NO_REPORT_DATA)
-    except UnavailableError as exc:
-        yield Finding("guest agent", Level.UNKNOWN, str(exc), f"is {core.agent_socket} mounted into this container?")
-    except DstackError as exc:
-        yield Finding("guest agent", Level.WRONG, str(exc), "core.attestation")
-    if evidence is None:
-        return
-    yield Finding("guest agent", Level.OK, f"{core.agent_socket}: gives quotes")
-    found = list(_collateral(verifier, evidence))
-    yield from found
-    if found[-1].level is Level.OK:
-        yield from _own_evidence(settings, verifier, evidence)
+    with ExitStack() as stack:
+        try:
+            verifier = stack.enter_context(opened_verifier(core, make_image_cache(core.image)))
+            evidence = AgentClient(core.agent_socket).evidence(_NO_REPORT_DATA)
+        except UnavailableError as exc:
+            fix = f"is {core.agent_socket} mounted into this container?"
+            yield Finding("guest agent", Level.UNKNOWN, str(exc), fix)
+        except DstackError as exc:
+            yield Finding("guest agent", Level.WRONG, str(exc), "core.attestation")
+        if evidence is None:
+            return
+        yield Finding("guest agent", Level.OK, f"{core.agent_socket}: gives quotes")
+        found = list(_collateral(verifier, evidence))
+        yield from found
+        if found[-1].level is Level.OK:
+            yield from _own_evidence(settings, verifier, evidence)
 
 
 def _collateral(verifier: EvidenceVerifier, evidence: Evidence) -> Findings:

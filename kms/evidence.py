@@ -15,13 +15,23 @@ from dstack.attestation.ratls import bound_evidence
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import VerifiedQuote, verify_quote
-from dstack.errors import CollateralMalformedError, CollateralUnavailableError, KeyReleaseDeniedError
+from dstack.errors import (
+    CollateralMalformedError,
+    CollateralUnavailableError,
+    ImageRefusedError,
+    ImageUnavailableError,
+    KeyReleaseDeniedError,
+    MeasurementMalformedError,
+)
 from dstack.measurement.machine import BootDigests
 from dstack.measurement.vm_config import VmConfig
 from dstack.transport.collateral import CollateralSource
 from dstack.transport.verification_pool import VerificationPool
 from dstack.values import ReportData
 from kms.decisions import EVIDENCE_MISSING
+
+# Upstream's words (kms.md 2.2).
+IMAGE_NOT_VERIFIED = "Failed to verify os image hash"
 
 
 class QuoteProvider(Protocol):
@@ -71,7 +81,10 @@ class EvidenceVerifier:
             # What is kept on our side says nothing about the caller.
             raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
         verified = self._verify(evidence.quote, collateral)
-        return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image)
+        try:
+            return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image)
+        except (ImageRefusedError, MeasurementMalformedError, ImageUnavailableError) as exc:
+            raise type(exc)(f"{IMAGE_NOT_VERIFIED}: {exc}") from exc
 
     def _verify(self, quote: bytes, collateral: Collateral) -> VerifiedQuote:
         at = self.clock()

@@ -24,7 +24,7 @@ from dstack.transport.tls import server_context
 from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
-from kms.authorities import Authority, make_authority
+from kms.authorities import Authority, opened_authority
 from kms.authorization import SelfAuthorization
 from kms.config import Admin, Settings, load_settings
 from kms.decision_log.store import open_store
@@ -43,7 +43,7 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
-from kms.verifiers import make_image_cache, make_verifier
+from kms.verifiers import make_image_cache, opened_verifier
 
 _FILE_LIMIT = 64 << 10
 ADMIN_TOKEN_NAMES = ("DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN")
@@ -112,7 +112,8 @@ def _parts(settings: Settings, keystore: Keystore, stack: ExitStack) -> Parts:
     """What *stack* ends when it does."""
     core = settings.core
     quotes, images = AgentClient(core.agent_socket), make_image_cache(core.image)
-    verifier, authority = make_verifier(core, images), make_authority(core.auth_api)
+    verifier = stack.enter_context(opened_verifier(core, images))
+    authority = stack.enter_context(opened_authority(core.auth_api))
     pool = stack.enter_context(VerificationPool(roots=verifier.roots, policy=verifier.policy))
     verifier = replace(verifier, pool=pool)
     own = SelfAuthorization(quotes, verifier, authority)
@@ -191,7 +192,6 @@ def _who_decides(authority: Authority) -> dict[str, object]:
 
 
 def _answer(parts: Parts, keys: KeySet) -> None:
-    parts.own.watch()
     metrics = Metrics()
     service = KmsService(
         keys=keys,
@@ -206,7 +206,7 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limits = parts.settings.core.limits
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
-    with _admin(parts, metrics):
+    with parts.own.watched(), _admin(parts, metrics):
         listener = Listener(app, host=rpc.address, port=rpc.port, tls=tls)
         _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
         listener.run()

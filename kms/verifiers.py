@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import VerificationPolicy, accept_statuses
 from dstack.errors import ConfigError
 from dstack.keys.pem import load_certificate
-from dstack.transport.collateral_store import collateral_source
+from dstack.transport.collateral_store import opened_collateral
 from kms.config import Core, Image
 from kms.evidence import EvidenceVerifier
 from kms.image_cache import ImageCache
@@ -20,23 +22,20 @@ from kms.image_measurements import ImageMeasurements
 _FILE_LIMIT = 64 << 10
 
 
-def make_verifier(core: Core, images: ImageCache) -> EvidenceVerifier:
-    """The verifier that the settings describe.
+@contextmanager
+def opened_verifier(core: Core, images: ImageCache) -> Iterator[EvidenceVerifier]:
+    """The verifier that the settings describe; what it holds open is closed at the end.
 
     Raises:
         ConfigError: The root of trust cannot be read.
     """
     roots = _roots(core.attestation.root_ca.tdx)
-    return EvidenceVerifier(
-        roots=roots,
-        policy=VerificationPolicy(
-            relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
-            min_evaluation_number=core.attestation.min_evaluation_number,
-        ),
-        collateral=collateral_source(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now),
-        clock=_now,
-        image=ImageMeasurements(images).digests,
+    policy = VerificationPolicy(
+        relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
+        min_evaluation_number=core.attestation.min_evaluation_number,
     )
+    with opened_collateral(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now) as collateral:
+        yield EvidenceVerifier(roots, policy, collateral, _now, image=ImageMeasurements(images).digests)
 
 
 def make_image_cache(settings: Image) -> ImageCache:

@@ -50,7 +50,8 @@ class WebhookAuthority:
         self._facts = KeptFacts(self._read_facts)
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close its connections, after what is being asked beside its callers."""
+        self._facts.close()
         self._client.close()
 
     def check(self, *, chain_id: int | None = None) -> BlockRef:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack.errors import ConfigError, DstackError
-from dstack.transport.collateral_store import collateral_source
+from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.listener import Listener
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
@@ -58,8 +58,9 @@ def bootstrap(settings: Settings, *, adopt: bool) -> None:
     """
     if not settings.chain.rpc_urls:
         raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
-    node = make_node(settings)
-    genesis = make_genesis(node.parts, node.law, adopt=adopt)
+    with contextlib.ExitStack() as stack:
+        node = make_node(settings, stack)
+        genesis = make_genesis(node.parts, node.law, adopt=adopt)
     _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
     _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
 
@@ -69,8 +70,8 @@ def genesis_words(genesis: Genesis) -> str:
     return f"Genesis:0x{genesis.app_id.hex()}={genesis.fingerprint.hex()},{genesis.hash().hex()}"
 
 
-def make_node(settings: Settings) -> Replicator:
-    """Join the real things, and finish or undo what a crash interrupted.
+def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
+    """Join the real things, which *stack* closes at its end, and finish or undo what a crash interrupted.
 
     Raises:
         ConfigError: The receipts folder cannot be made, or the chain settings do not lead to the contracts.
@@ -81,8 +82,8 @@ def make_node(settings: Settings) -> Replicator:
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
     secure_file.recover(receipts)
-    collateral = collateral_source(
-        settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now
+    collateral = stack.enter_context(
+        opened_collateral(settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now)
     )
     around = Surroundings(
         quotes=find_agent(settings.agent_socket),
@@ -107,9 +108,9 @@ def serve(settings: Settings) -> None:
         ConfigError: As `make_node`; or an address cannot be listened at.
         DstackError: As `make_node`.
     """
-    node = make_node(settings)
-    listener = Listener(replicator_app(node), host=settings.host, port=settings.port)
     with contextlib.ExitStack() as stack:
+        node = make_node(settings, stack)
+        listener = Listener(replicator_app(node), host=settings.host, port=settings.port)
         for container in node.containers:
             if container.socket is not None:
                 own = Listener(

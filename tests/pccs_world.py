@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,7 +76,8 @@ class PccsWorld:
     def store(self, *behaviours: Behaviour, patience: float = 20.0) -> CollateralStore:
         """A store in the folder, over a service for each of *behaviours*."""
         clients = [self.client(self.serve(behaviour), wait=10.0) for behaviour in behaviours]
-        return CollateralStore(self.folder, roots=self.roots, clock=self.clock, endpoints=clients, patience=patience)
+        store = CollateralStore(self.folder, roots=self.roots, clock=self.clock, endpoints=clients, patience=patience)
+        return self.stack.enter_context(closing(store))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TypeVar
 from dstack.attestation.evidence import Evidence
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.verify import VerifiedQuote
-from dstack.errors import AppraisalError
+from dstack.errors import AppraisalError, ImageRefusedError
 from dstack.measurement import identities, mr_config_id
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
@@ -75,7 +75,8 @@ def appraise(
         image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
 
     Raises:
-        AppraisalError: Something differs; the message names it, what was wanted and what came.
+        ImageRefusedError: MRTD or RTMR0 to RTMR2 differ.
+        AppraisalError: Something else differs; the message names it, what was wanted and what came.
         MeasurementMalformedError: The VM config, or the image's documents in it, cannot be used.
         QuoteMalformedError: The quote in *evidence* is not of its form.
     """
@@ -89,10 +90,13 @@ def appraise(
     require_equal("RTMR3", wanted=rtmr3, got=report.rtmr3)
     config = parse_vm_config(vm_config or evidence.config)
     reference = reference_values(config, evidence.event_log, image=image)
-    require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
-    require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)
-    require_equal("RTMR1", wanted=reference.rtmr1, got=report.rtmr1)
-    require_equal("RTMR2", wanted=reference.rtmr2, got=report.rtmr2)
+    try:
+        require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
+        require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)
+        require_equal("RTMR1", wanted=reference.rtmr1, got=report.rtmr1)
+        require_equal("RTMR2", wanted=reference.rtmr2, got=report.rtmr2)
+    except AppraisalError as exc:
+        raise ImageRefusedError(str(exc)) from exc
     system = system_payloads(evidence.runtime_events)
     compose_hash = sized_payload(system, "compose-hash", ComposeHash)
     check_host_registers(report, compose_hash)

@@ -121,10 +121,7 @@ def _key(quote: Quote, question: Question) -> bytes:
         question.roots.digest,
         quote.tee_type.to_bytes(4, "big"),
         signature.attestation_key,
-        signature.qe_report_raw,
-        signature.qe_report_signature,
-        signature.qe_auth_data,
-        signature.pck_chain_pem,
+        signature.certification_digest,
     )
 
 

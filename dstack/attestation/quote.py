@@ -7,6 +7,8 @@ Nothing in it is trusted yet; that is what `verify_quote` establishes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from struct import Struct
 from typing import ClassVar
 
@@ -18,6 +20,7 @@ MIN_QUOTE = 1_000
 MAX_QUOTE = 64 * 1024
 # Quoting Enclaves reserve room for a larger body: every real v4 quote ends in 70 zero bytes.
 MAX_PADDING = 4096
+_KNOWN_CERTIFICATIONS = 256
 
 TEE_SGX = 0x00
 TEE_TDX = 0x81
@@ -79,7 +82,8 @@ class EnclaveReport:
 class QuoteSignature:
     """The signed chain of a quote: PCK key -> QE report -> attestation key -> body.
 
-    Signatures are 64 bytes r||s; the attestation key is 64 bytes x||y.
+    Signatures are 64 bytes r||s; the attestation key is 64 bytes x||y. `certification_digest` is the SHA-256 of all
+    that certifies that key: it is the same in every quote of a platform.
     """
 
     body_signature: bytes
@@ -89,6 +93,7 @@ class QuoteSignature:
     qe_report_signature: bytes
     qe_auth_data: bytes
     pck_chain_pem: bytes
+    certification_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +243,21 @@ def _td_report(raw: bytes, *, td15: bool) -> TdReport:
 def _signature(raw: bytes, *, nested: bool) -> QuoteSignature:
     cursor = Cursor(raw, QuoteMalformedError)
     own = cursor.take(_SIGNATURE + _KEY, "signature and attestation key")
+    return QuoteSignature(own[:_SIGNATURE], own[_SIGNATURE:], *_certified(cursor.rest(), nested))
+
+
+# A machine's quotes differ in what is before this.
+@lru_cache(maxsize=_KNOWN_CERTIFICATIONS)
+def _certified(raw: bytes, nested: bool) -> tuple[bytes, EnclaveReport, bytes, bytes, bytes, bytes]:
+    """The fields of `QuoteSignature` from the QE report on."""
+    cursor = Cursor(raw, QuoteMalformedError)
     if nested:
         cursor = Cursor(_certification(cursor, _CERTIFIES_QE_REPORT), QuoteMalformedError)
-    certified = cursor.take(EnclaveReport.SIZE + _SIGNATURE, "QE report and its signature")
-    qe_report_raw = certified[: EnclaveReport.SIZE]
-    return QuoteSignature(
-        body_signature=own[:_SIGNATURE],
-        attestation_key=own[_SIGNATURE:],
-        qe_report_raw=qe_report_raw,
-        qe_report=parse_enclave_report(qe_report_raw),
-        qe_report_signature=certified[EnclaveReport.SIZE :],
-        qe_auth_data=cursor.take(cursor.uint(2, "QE authentication data length"), "QE authentication data"),
-        pck_chain_pem=_certification(cursor, _CERTIFIES_PCK_CHAIN),
-    )
+    report = cursor.take(EnclaveReport.SIZE, "QE report")
+    signature = cursor.take(_SIGNATURE, "signature of the QE report")
+    auth_data = cursor.take(cursor.uint(2, "QE authentication data length"), "QE authentication data")
+    pck_chain_pem = _certification(cursor, _CERTIFIES_PCK_CHAIN)
+    return report, parse_enclave_report(report), signature, auth_data, pck_chain_pem, sha256(raw).digest()
 
 
 def _certification(cursor: Cursor, wanted: int) -> bytes:

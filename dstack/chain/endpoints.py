@@ -225,6 +225,9 @@ class Endpoints:
             self._answers[questions] = reading
 
     def _ask(self, view: View, questions: _Questions) -> Reading:
+        if not questions:
+            # JSON-RPC knows no empty batch; the agreed block is the whole answer.
+            return Reading(view.head.chain_id, view.head.block, ())
         here = [question_at(question, view.head.block) for question in questions]
         further = dict(view.ahead)
         jobs = {

@@ -48,6 +48,13 @@ class KeptFacts:
         self._read = read
         self._facts: Facts | None = None
         self._reading = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Wait for a reading that is under way; none begins after that."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._reading.acquire()
 
     def read(self) -> Facts:
         """Read them now.

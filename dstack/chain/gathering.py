@@ -45,7 +45,12 @@ class Endpoint:
         if not self._free.acquire(blocking=False):
             self.standing.failed("silent", "owes too many answers")
             return None
-        return pool.submit(self._ask, requests)
+        try:
+            return pool.submit(self._ask, requests)
+        except RuntimeError:  # The pool has ended meanwhile.
+            self._free.release()
+            self.standing.failed("dead", "is not asked any more")
+            return None
 
     def close(self) -> None:
         """Close its connections."""

@@ -48,6 +48,10 @@ class KmsAuthReader:
         self._epochs = Call(self.address, _call("keyEpoch()", [], []))
         self._facts = KeptFacts(self._read_facts)
 
+    def close(self) -> None:
+        """Wait for what is being asked beside its callers; to be called before the endpoints are closed."""
+        self._facts.close()
+
     @property
     def chain_id(self) -> int:
         """The chain that is asked.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -72,8 +72,9 @@ def command(
     with ExitStack() as stack:
         clients = [stack.enter_context(PcsClient(url, roots)) for url in urls or (INTEL_PCS,)]
         folder = Path(store or stack.enter_context(TemporaryDirectory()))
+        store_of = CollateralStore(folder, roots=roots, endpoints=clients, clock=lambda: moment(None))
         try:
-            fetched = CollateralStore(folder, roots=roots, endpoints=clients, clock=lambda: moment(None)).refresh(model)
+            fetched = stack.enter_context(closing(store_of)).refresh(model)
         except CollateralFatalError as exc:
             raise RefusedError(str(exc)) from exc
     if out is not None:

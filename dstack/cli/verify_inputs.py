@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +58,8 @@ def _from_folder(folder: Path, quote: Quote, roots: TrustedRoots, at: datetime) 
     from dstack.transport.collateral_store import CollateralStore
 
     try:
-        return CollateralStore(folder, roots=roots, clock=lambda: at).collateral_for(quote)
+        with closing(CollateralStore(folder, roots=roots, clock=lambda: at)) as store:
+            return store.collateral_for(quote)
     except (CollateralUnavailableError, QuoteUntrustedError):
         return DirectoryCollateral(folder).collateral_for(quote)
 

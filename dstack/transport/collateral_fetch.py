@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +25,7 @@ from dstack.attestation.pcs_answers import (
 from dstack.attestation.roots import TrustedRoots
 from dstack.errors import CollateralFatalError, CollateralMalformedError, CollateralTransientError, ConfigError
 from dstack.transport.collateral import PlatformModel
+from dstack.transport.exchange_deadline import ExchangeDeadline
 
 INTEL_PCS = "https://api.trustedservices.intel.com"
 WAIT_SECONDS = 10.0
@@ -79,6 +79,8 @@ class PcsClient:
             # A proxy of the environment is for the world outside.
             trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
             follow_redirects=False,
+            # None is kept: the deadline of the next platform would not know it.
+            limits=httpx.Limits(max_keepalive_connections=0),
             headers={"accept-encoding": "identity"},
         )
 
@@ -101,13 +103,13 @@ class PcsClient:
             CollateralTransientError: It was down, slow, or too busy.
             CollateralFatalError: It knows no such platform, or answered something else.
         """
-        deadline = time.monotonic() + self._total
         try:
-            return self._fetch(model, deadline)
+            with ExchangeDeadline(self._total) as deadline:
+                return self._fetch(model, deadline)
         except CollateralMalformedError as exc:
             raise CollateralFatalError(f"{self.url}: {exc}") from exc
 
-    def _fetch(self, model: PlatformModel, deadline: float) -> Collateral:
+    def _fetch(self, model: PlatformModel, deadline: ExchangeDeadline) -> Collateral:
         tee = f"{self.url}/{model.tee}/certification/v4"
         tcb = self._get(f"{tee}/tcb?fmspc={model.fmspc.hex().upper()}", deadline)
         identity = self._get(f"{tee}/qe/identity", deadline)
@@ -127,7 +129,7 @@ class PcsClient:
             qe_identity_signature=qe_identity_signature,
         )
 
-    def _root_crl(self, issuer_chain: str, deadline: float) -> bytes:
+    def _root_crl(self, issuer_chain: str, deadline: ExchangeDeadline) -> bytes:
         """From the endpoint if it has that page (caches have), else from where the trusted root's certificate says."""
         try:
             return parse_crl_answer(self._get(f"{self.url}/sgx/certification/v4/rootcacrl", deadline).body)
@@ -142,25 +144,25 @@ class PcsClient:
                 return parse_issuer_chain(answer.headers[name])
         raise CollateralMalformedError(f"answer with {what}: want the header {CHAIN_HEADERS[what][0]}, got none")
 
-    def _get(self, url: str, deadline: float) -> Answer:
+    def _get(self, url: str, deadline: ExchangeDeadline) -> Answer:
         try:
-            with self._http.stream("GET", url) as response:
+            with self._http.stream("GET", url, extensions={"trace": deadline.trace}) as response:
                 if response.status_code != httpx.codes.OK:
                     raise _refusal(url, response.status_code)
                 return Answer(_read(url, response.iter_raw(), deadline), response.headers)
-        except httpx.TimeoutException as exc:
-            raise CollateralTransientError(f"{url}: no answer in time") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            if deadline.is_over or isinstance(exc, httpx.TimeoutException):
+                raise CollateralTransientError(f"{url}: no answer in time") from exc
             raise CollateralTransientError(f"{url}: no answer: {exc or type(exc).__name__}") from exc
 
 
-def _read(url: str, chunks: Iterable[bytes], deadline: float) -> bytes:
+def _read(url: str, chunks: Iterable[bytes], deadline: ExchangeDeadline) -> bytes:
     body = bytearray()
     for chunk in chunks:
         body += chunk
         if len(body) > MAX_ANSWER:
             raise CollateralFatalError(f"{url}: want at most {MAX_ANSWER} bytes, got more")
-        if time.monotonic() > deadline:
+        if deadline.is_over:
             raise CollateralTransientError(f"{url}: no complete answer in time")
     return bytes(body)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,8 @@ REFRESH_AFTER = timedelta(days=1)
 _FIRST_RETRY, _LAST_RETRY = timedelta(seconds=10), timedelta(hours=1)
 _FATAL_RETRY = timedelta(minutes=10)
 _MOST_FLIGHTS = 4
+# How long the end of a program waits for a fetch: less than a service manager waits for the program.
+_CLOSE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +104,16 @@ class CollateralStore:
         self._lock = threading.Lock()
         self._slots: dict[PlatformModel, _Slot] = {}
         self._seen: dict[tuple[str, str], int] = {}
+        self._is_closed = False
         for model in self._archive.models():
             self._load(model, clock())
+
+    def close(self) -> None:
+        """Fetch nothing any more, and wait a moment for what is being fetched; what is in force is still served."""
+        with self._lock:
+            self._is_closed = True
+            flights = [slot.flight for slot in self._slots.values() if slot.flight is not None]
+        wait(flights, timeout=_CLOSE_SECONDS)
 
     def collateral_for(self, quote: Quote) -> Collateral:
         """As `CollateralSource` says; endpoints are asked only for quotes whose certificates a root has issued."""
@@ -189,6 +200,8 @@ class CollateralStore:
             slot = self._slot(model)
             if slot.flight is not None:
                 return slot.flight
+            if self._is_closed:
+                raise CollateralUnavailableError(f"collateral for {model}: the store is closed")
             if slot.failure is not None and slot.not_before is not None and self._clock() < slot.not_before:
                 # A new one: an error that is raised again and again collects tracebacks.
                 raise type(slot.failure)(str(slot.failure))
@@ -286,19 +299,25 @@ class CollateralStore:
         return slot
 
 
-def collateral_source(
+@contextmanager
+def opened_collateral(
     folder: Path, *, urls: Sequence[str], roots: TrustedRoots, clock: Callable[[], datetime]
-) -> CollateralSource:
+) -> Iterator[CollateralSource]:
     """What a service's settings ask for: a store in *folder* over the endpoints *urls*, or with none the plain folder.
+
+    Store and connections are closed at the end.
 
     Raises:
         ConfigError: A URL is neither https nor of this machine.
         CollateralUnavailableError: The folder cannot be read.
     """
     if not urls:
-        return DirectoryCollateral(folder)
-    endpoints = [PcsClient(url, roots) for url in urls]
-    return CollateralStore(folder, roots=roots, endpoints=endpoints, clock=clock)
+        yield DirectoryCollateral(folder)
+        return
+    with ExitStack() as stack:
+        endpoints = [stack.enter_context(PcsClient(url, roots)) for url in urls]
+        store = CollateralStore(folder, roots=roots, endpoints=endpoints, clock=clock)
+        yield stack.enter_context(closing(store))
 
 
 def _any_transient(failures: Iterable[CollateralUnavailableError]) -> bool:

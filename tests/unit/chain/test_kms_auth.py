@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -59,10 +59,8 @@ def asking(*nodes: Node) -> Iterator[KmsAuthReader]:
     """A reader over running nodes."""
     with running(*nodes):
         endpoints = Endpoints([node.url for node in nodes], head_seconds=0)
-        try:
-            yield KmsAuthReader(endpoints, TARGET)
-        finally:
-            endpoints.close()
+        with closing(endpoints), closing(KmsAuthReader(endpoints, TARGET)) as reader:
+            yield reader
 
 
 def test_what_enough_endpoints_allow_is_granted() -> None:
@@ -180,3 +178,39 @@ def test_settings_are_checked_with_every_endpoint() -> None:
         reader.check()
     with asking(Node(say=silence)) as reader, pytest.raises(ConfigError, match="no contract at 0x11111111111111111111"):
         reader.check()
+
+
+def test_a_reader_that_is_closed_has_nothing_running() -> None:
+    """What is asked beside the callers has ended when `close` returns, and nothing begins after that."""
+    node = Node(say=kms_auth())
+    with running(node), closing(Endpoints([node.url], head_seconds=0)) as endpoints:
+        reader = KmsAuthReader(endpoints, TARGET)
+        reader.recent_facts()
+        reader.close()
+        asked = len(node.asked)
+
+        reader.recent_facts()
+
+        assert not [thread for thread in threading.enumerate() if thread.name == "facts" and thread.is_alive()]
+        assert (len(node.asked), asked > 0) == (asked, True)
+
+
+def test_the_chain_id_is_asked_for_with_no_empty_batch() -> None:
+    """JSON-RPC knows no batch of nothing: the chain and its block are all that is asked."""
+    node = Node(say=kms_auth(), chain_id=5)
+    with asking(node) as reader:
+        assert reader.chain_id == 5
+
+    assert node.asked == [["eth_chainId", "eth_getBlockByNumber"]]
+
+
+def test_endpoints_that_are_closed_give_no_answer() -> None:
+    """Whoever asks too late is told so, as by a chain that cannot be asked."""
+    node = Node(say=kms_auth())
+    with running(node):
+        endpoints = Endpoints([node.url], head_seconds=0)
+        endpoints.close()
+        with pytest.raises(
+            ChainUnavailableError, match=r"the block: want 1 of 1 endpoints to agree: .*not asked any more"
+        ):
+            endpoints.read(())

@@ -8,8 +8,14 @@ import logging
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dstack.attestation.appraise import Appraisal
+from dstack.errors import KeyReleaseDeniedError, UnavailableError
 from dstack.transport.server import Observation
+from dstack.values import ReportData
+from kms.authorization import authorize
+from kms.decisions import Question, Subject
 from kms.metrics import Metrics
+from tests.unit.kms.conftest import Machine, World, app_machine
 
 
 def _values(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -52,6 +58,60 @@ def test_our_counters() -> None:
     assert values["dstack_kms_requests_total", "unknown", "400"] == 1
     assert values["dstack_kms_request_seconds_bucket", "0.025", "GetMeta"] == 1
     assert values["dstack_kms_request_seconds_bucket", "0.01", "GetMeta"] == 0
+
+
+def _decisions() -> dict[tuple[str, ...], float]:
+    """By subject, outcome and rule."""
+    return {
+        (sample.labels["subject"], sample.labels["outcome"], sample.labels["rule"]): sample.value
+        for family in text_string_to_metric_families(Metrics().text().decode())
+        for sample in family.samples
+        if sample.name == "dstack_kms_decisions_total"
+    }
+
+
+def test_decisions_are_counted_by_rule(world: World) -> None:
+    """By subject, outcome and rule: a grant, a denial of the chain, evidence that is missing, and could-not-ask."""
+    machine, ask = app_machine(), Question(Subject.APP, "request-1")
+    before = _decisions()
+
+    authorize(ask, lambda: _appraised(world, machine), world.chain.authorize_app)
+    world.chain.compose_hashes.clear()
+    with pytest.raises(KeyReleaseDeniedError, match="Compose hash not allowed"):
+        authorize(ask, lambda: _appraised(world, machine), world.chain.authorize_app)
+    with pytest.raises(KeyReleaseDeniedError, match="No attestation provided"):
+        authorize(ask, lambda: world.verifier.appraise_caller(None, vm_config=""), world.chain.authorize_app)
+    world.chain.reachable = False
+    with pytest.raises(UnavailableError, match="no endpoint answered"):
+        authorize(ask, lambda: _appraised(world, machine), world.chain.authorize_app)
+
+    grown = {key: value - before.get(key, 0) for key, value in _decisions().items()}
+    assert {key: value for key, value in grown.items() if value} == {
+        ("app", "granted", ""): 1,
+        ("app", "denied", "COMPOSE_HASH"): 1,
+        ("app", "refused", "EVIDENCE_MISSING"): 1,
+        ("app", "unavailable", "COULD_NOT_ASK"): 1,
+    }
+
+
+def test_rules_of_others_are_no_labels(world: World) -> None:
+    """A rule that somebody else named is counted as OTHER, so that nobody makes new series."""
+
+    def told() -> Appraisal:
+        raise KeyReleaseDeniedError("a stranger's word", "no")
+
+    before = _decisions().get(("source", "refused", "OTHER"), 0)
+
+    with pytest.raises(KeyReleaseDeniedError, match="Source KMS is not allowed: no"):
+        authorize(Question(Subject.SOURCE, "request-1"), told, world.chain.authorize_kms)
+
+    assert _decisions()["source", "refused", "OTHER"] == before + 1
+    assert "stranger" not in Metrics().text().decode()
+
+
+def _appraised(world: World, machine: Machine) -> Appraisal:
+    nothing = ReportData(bytes(64))
+    return world.verifier.appraise(machine.evidence(nothing), bound_to=nothing)
 
 
 def test_request_is_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -254,17 +254,21 @@ def _relay(*ports: int) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as entrance:
         thread = threading.Thread(target=_pass_on, args=(entrance, ports))
         thread.start()
-        yield entrance.getsockname()[1]
-        thread.join(10)
+        try:
+            yield entrance.getsockname()[1]
+        finally:
+            # Whoever still waits for a connection gets none.
+            entrance.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
 
 
 def _pass_on(entrance: socket.socket, ports: tuple[int, ...]) -> None:
     for port in ports:
-        with (
-            entrance.accept()[0] as incoming,
-            socket.create_connection(("127.0.0.1", port)) as outgoing,
-            suppress(ConnectionError),
-        ):
+        try:
+            incoming = entrance.accept()[0]
+        except OSError:  # The entrance is shut: nobody comes any more.
+            return
+        with incoming, suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)) as outgoing:
             _copy(incoming, outgoing)
 
 

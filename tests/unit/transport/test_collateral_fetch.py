@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from dstack.errors import CollateralFatalError, CollateralTransientError, Config
 from dstack.simulator.pccs import Behaviour
 from dstack.simulator.pki import SimulatedPki
 from dstack.transport.collateral import PlatformModel
-from dstack.transport.collateral_fetch import INTEL_PCS, endpoint_url
+from dstack.transport.collateral_fetch import INTEL_PCS, PcsClient, endpoint_url
 from tests.pccs_world import BORN, PccsWorld, pccs_world
 
 
@@ -73,6 +76,42 @@ def test_slow_services_are_transient(world: PccsWorld) -> None:
     client = world.client(world.serve(Behaviour(delay=2.0)), wait=0.2)
 
     with pytest.raises(CollateralTransientError, match="no answer in time"):
+        client.fetch(world.model)
+
+
+@contextmanager
+def trickling(start: bytes) -> Iterator[str]:
+    """A service that answers *start* and then a byte every now and then, without end."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with suppress(OSError), connection:
+            connection.sendall(start)
+            while not over.wait(0.05):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        over.set()
+        listener.close()
+        thread.join(10)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"]
+)
+def test_services_that_trickle_are_transient(world: PccsWorld, start: bytes) -> None:
+    """A byte before each wait is over does not make the whole any longer, in the headers neither."""
+    with (
+        trickling(start) as url,
+        PcsClient(url, world.roots, wait=10.0, total=0.5) as client,
+        pytest.raises(CollateralTransientError, match=r"no (complete )?answer in time"),
+    ):
         client.fetch(world.model)
 
 

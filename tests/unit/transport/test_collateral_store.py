@@ -25,7 +25,7 @@ from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.simulator.statements import EVALUATION_NUMBER, VALIDITY
 from dstack.transport import collateral_archive
 from dstack.transport.collateral_archive import CollateralArchive
-from dstack.transport.collateral_store import REFRESH_AFTER, CollateralStore
+from dstack.transport.collateral_store import REFRESH_AFTER, CollateralStore, opened_collateral
 from dstack.values import ReportData
 from tests.pccs_world import BORN, Clock, PccsWorld, pccs_world, wait_until
 
@@ -281,3 +281,27 @@ def test_versions_are_json_that_anyone_can_read(world: PccsWorld) -> None:
 
     assert path.stat().st_mode & 0o777 == 0o644
     assert len(json.loads(path.read_text())) == 9
+
+
+def test_a_closed_store_fetches_nothing_and_still_serves(world: PccsWorld) -> None:
+    """What is in force stays; what would have to be fetched is an error at once."""
+    store = world.store(Behaviour())
+    in_force = store.collateral_for(world.quote)
+
+    store.close()
+
+    assert store.collateral_for(world.quote) == in_force
+    with pytest.raises(CollateralUnavailableError, match="the store is closed"):
+        store.refresh(world.model)
+
+
+def test_what_settings_open_is_closed_with_them(world: PccsWorld) -> None:
+    """At the end of the `with` block nothing is being fetched, and nothing will be."""
+    urls = [world.serve(Behaviour())]
+    with opened_collateral(world.folder, urls=urls, roots=world.roots, clock=world.clock) as store:
+        assert isinstance(store, CollateralStore)
+        store.collateral_for(world.quote)
+
+    assert not store.is_fetching(world.model)
+    with pytest.raises(CollateralUnavailableError, match="the store is closed"):
+        store.refresh(world.model)
