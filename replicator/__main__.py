@@ -75,12 +75,13 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
 
     Raises:
         ConfigError: The receipts folder cannot be made, or the chain settings do not lead to the contracts.
-        KeystoreError: What a crash left cannot be repaired.
+        KeystoreError: Another process has the secure file, or what a crash left cannot be repaired.
         UnavailableError: There is no guest agent, or the chain does not answer.
     """
     receipts = ReceiptFolder(settings.receipts_dir)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
+    secure_file.hold()
     secure_file.recover(receipts)
     collateral = stack.enter_context(
         opened_collateral(settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now)

@@ -8,12 +8,13 @@ to happen, so that after a crash `recover` finishes it or undoes it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,21 @@ class SecureFile:
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, ...], bytes] | None = None
 
+    def hold(self) -> None:
+        """Keep every other process away from it, as long as this one lives.
+
+        Raises:
+            KeystoreError: Another one has it, or its folder cannot be opened.
+        """
+        try:
+            # The descriptor stays open: the lock ends with the process, however that ends.
+            descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise KeystoreError(f"secure file: another process works in {self.path.parent}") from exc
+        except OSError as exc:
+            raise KeystoreError(f"secure file: {self.path.parent} cannot be used: {exc.strerror}") from exc
+
     def exists(self) -> bool:
         """Whether something is at the path, readable or not."""
         return self.path.is_symlink() or self.path.exists()
@@ -126,6 +142,25 @@ class SecureFile:
             sha256 = self._sha256(descriptor)
         custody, since = self._read_record()
         return Held(sha256, size, custody, since)
+
+    @contextlib.contextmanager
+    def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
+        """A function that reads so many bytes from an offset of the content of this fingerprint, and of no other.
+
+        Raises:
+            KeystoreError: As `held`; or it is other content, or changes meanwhile.
+        """
+        with self.reading() as (descriptor, _):
+            with self._lock:
+                found, signature = fingerprint_of(self._sha256(descriptor)), _signature(descriptor)
+
+            def read(length: int, offset: int) -> bytes:
+                content = os.pread(descriptor, length, offset)
+                if found != fingerprint or _signature(descriptor) != signature:
+                    raise KeystoreError("secure file: it has changed since the answer was made; ask again")
+                return content
+
+            yield read
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[int, int]]:
