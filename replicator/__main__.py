@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dstack.errors import ConfigError, DstackError
 from dstack.transport.collateral_store import opened_collateral
+from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
@@ -37,6 +38,7 @@ def main() -> int:
     # Every request to the guest agent would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        forbid_dumps()
         settings = load_settings(arguments.config)
         if arguments.command == "bootstrap":
             bootstrap(settings, adopt=arguments.adopt)
