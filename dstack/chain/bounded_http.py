@@ -1,7 +1,7 @@
-"""One HTTP exchange with somebody who is not trusted to keep it short: a deadline, and a size limit.
+"""One HTTP exchange with somebody who is not trusted to keep it short: a deadline and a size limit.
 
-Headers that come byte by byte can hold a thread beyond the deadline. Whoever asks does not wait for it, and one endpoint
-holds 16 at most (`gathering`).
+Headers that come byte by byte can hold a thread beyond the deadline. Whoever asks does not wait for it, and one
+endpoint holds 16 at most (`gathering`).
 """
 
 from __future__ import annotations
