@@ -224,8 +224,8 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
     if request.query_params.get("dry_run") is not None:
         judged = node.judge(raw)
         return _json(200, json.dumps({"accepted": True, "block": judged.block.number, "simulated": judged.simulated}))
-    sending = node.onboard(raw)
     first = _number(request, "from")
+    sending = node.onboard(raw)
     if first >= sending.shape.chunks:
         raise MessageMalformedError(f"onboard: from: want 0 to {sending.shape.chunks - 1}, got {first}")
     if is_old and sending.shape.size > old_forms.MAX_CONTENT:

@@ -15,12 +15,11 @@ from dstack.attestation.evidence import parse_evidence
 from dstack.errors import HandoverRefusedError, InputError, MessageMalformedError
 from dstack.values import bytes_from_hex
 from replicator.answers import MAX_ANSWER
-from replicator.documents import MAX_REQUEST, QuotedRequest, parse_request, serialise_request
+from replicator.documents import QuotedRequest, parse_request, serialise_request
 
 MAX_CONTENT = 1 << 20
 """Bytes of a secure file that travels in the old form: it is one text in the hands of a shell."""
 
-MAX_FORM = 2 * MAX_REQUEST + 4096
 MAX_SEALED_TEXT = 2 * (MAX_ANSWER + 2 * MAX_CONTENT)
 _MARK = b"\0dstack-handover-request-v2\0"
 

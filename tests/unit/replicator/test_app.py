@@ -106,6 +106,16 @@ def test_a_dry_run_judges_and_hands_nothing_over(world: Handover) -> None:
     assert (world.receipts("old"), world.old.status()["answered_requests"]) == ([], 0)
 
 
+def test_a_place_that_is_no_number_answers_nothing(world: Handover) -> None:
+    """Bad input changes nothing: no receipt is kept for a request whose chunk to begin with is out of form."""
+    with serving(world.old) as old:
+        for place in ("x", "-1", "1" * 10):
+            answer = old.post(f"/onboard?from={place}", content=world.request())
+            assert (answer.status_code, answer.json()["error"]) == (400, f"from: want a number, got {place!r}")
+
+    assert world.receipts("old") == []
+
+
 def test_denial_is_403_and_names_the_rule(world: Handover) -> None:
     """The chain's refusal is told with the rule and the block, and is remembered for whoever asks why."""
     world.chain.allowed.remove(world.new_machine.booted.app_compose.compose_hash)
