@@ -81,7 +81,7 @@ def request_app_keys(kms_url: str, platform: Platform, *, at: datetime, trust: K
     # (3, 4)
     tls = client_context(ca_pem=certificate_pem(root), identity=identity)
     request = GetAppKeyRequest(api_version=API_VERSION, vm_config=platform.config)
-    with PrpcClient(base_url, tls=tls, accept_peer=lambda der: _accept_kms(der, trust, at)) as client:
+    with PrpcClient(base_url, tls=tls, accept_peer=lambda der: accept_kms(der, trust, at)) as client:
         answer = client.call("GetAppKey", request, AppKeyResponse)
 
     provider = KmsProvider(
@@ -107,8 +107,13 @@ def _identity(temporary: GetTempCaCertResponse, platform: Platform, at: datetime
     return TlsIdentity(certificate_pem(certificate), private_key_pem(key))
 
 
-def _accept_kms(certificate_der: bytes, trust: KmsTrust | None, at: datetime) -> None:
-    """Judge the server's certificate; TLS has verified its chain and name already."""
+def accept_kms(certificate_der: bytes, trust: KmsTrust | None, at: datetime) -> None:
+    """Judge the server's certificate; TLS has verified its chain and name already.
+
+    Raises:
+        AppraisalError: It is not meant for KMS calls, or its evidence is missing or not bound to its key.
+        QuoteUntrustedError: Its quote did not verify.
+    """
     certificate = parse_certificate(certificate_der, what="KMS certificate", error=EvidenceMalformedError)
     usage = certificate_payload(certificate, OID_CERTIFICATE_USAGE)
     if usage != USAGE_KMS_RPC:
