@@ -53,7 +53,7 @@ def governed(around: Around) -> Iterator[Around]:
 
 
 def test_owners_rotate_and_a_running_kms_follows(governed: Around) -> None:
-    """Nothing changes for the 7 days of an upgrade; then both epochs are served in the window, and then only the new."""
+    """Nothing changes for the 7 days of an upgrade; then both epochs are served in the window, then only the new."""
     chain = governed.chain
     rotation = Action(Kind.KEY_EPOCH, chain.kms_auth.address, EpochChange(1, int(SERVED_ON.total_seconds())).encode())
 
