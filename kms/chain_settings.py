@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from dstack.chain.agreement import needed_of
 from dstack.chain.endpoints import MAX_ENDPOINTS
-from dstack.chain.gathering import require_different_hosts
+from dstack.chain.gathering import require_different_hosts, unprotected
 from dstack.errors import ConfigError
 from kms.settings_form import Duration, HttpUrl, Section, TrustedUrl, shown, without_effect
 
@@ -100,8 +99,7 @@ class Chain(Section):
     @property
     def unprotected_endpoints(self) -> tuple[str, ...]:
         """Endpoints elsewhere whose answers anybody in between can change, as they may be shown."""
-        plain = [url for url in self.endpoints if urlsplit(url).scheme == "http"]
-        return tuple(shown(url) for url in plain if urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1"))
+        return unprotected(self.endpoints)
 
 
 class Webhook(Section):

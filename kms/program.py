@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from dstack.errors import ConfigError, DstackError
 from dstack.transport.agent import AgentClient
+from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from dstack.transport.verification_pool import VerificationPool
@@ -32,7 +33,6 @@ from kms.decision_log.writer import DecisionLog
 from kms.decisions import keep_with
 from kms.evidence import EvidenceVerifier
 from kms.generation import reissue_rpc_certificate, renew_authorities
-from kms.hardening import forbid_dumps
 from kms.image_cache import ImageCache
 from kms.keystore import KeySet, Keystore, open_keystore
 from kms.logs import configure_logging

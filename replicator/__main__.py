@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dstack.errors import ConfigError, DstackError
 from dstack.transport.collateral_store import opened_collateral
+from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
@@ -37,6 +38,7 @@ def main() -> int:
     # Every request to the guest agent would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        forbid_dumps()
         settings = load_settings(arguments.config)
         if arguments.command == "bootstrap":
             bootstrap(settings, adopt=arguments.adopt)
@@ -75,12 +77,13 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
 
     Raises:
         ConfigError: The receipts folder cannot be made, or the chain settings do not lead to the contracts.
-        KeystoreError: What a crash left cannot be repaired.
+        KeystoreError: Another process has the secure file, or what a crash left cannot be repaired.
         UnavailableError: There is no guest agent, or the chain does not answer.
     """
     receipts = ReceiptFolder(settings.receipts_dir)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
+    secure_file.hold()
     secure_file.recover(receipts)
     collateral = stack.enter_context(
         opened_collateral(settings.collateral_dir, urls=settings.collateral_urls, roots=settings.roots, clock=_now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from dstack.chain.client import printable
 from dstack.errors import (
     DstackError,
     HandoverRefusedError,
@@ -29,6 +30,7 @@ from dstack.errors import (
 )
 from dstack.keys.sealing import TAG_SIZE
 from dstack.keys.sealing_stream import CHUNK
+from dstack.transport.listener import BODY_FILLER
 from dstack.transport.server import read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
@@ -38,6 +40,7 @@ from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
 from replicator.receiving import Delivery
+from replicator.refusals import LONGEST_REASON
 from replicator.uploads import Upload
 
 # The first class that fits decides.
@@ -54,6 +57,8 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 _MAX_NUMBER = 10**9
+_AT_ONCE = 4
+"""Chunks that are opened together, in one turn of another thread."""
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +127,8 @@ def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Respons
 async def _receive(node: Replicator, request: Request) -> Receipt:
     """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
     first = _number(request, "from")
-    upload = Upload(request.stream(), old_forms=node.old_forms)
+    filler = request.scope.get("state", {}).get(BODY_FILLER)
+    upload = Upload(request.stream(), old_forms=node.old_forms, filler=filler)
     line = await upload.line()
     delivery = await run_in_threadpool(node.receive, line)
     try:
@@ -145,21 +151,39 @@ async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
 
 
 async def _feed(upload: Upload, delivery: Delivery) -> None:
-    """Have one chunk opened and written while the next one comes into the other buffer."""
-    buffers = [memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(2)]
+    """Have some chunks opened and written while the next ones come into other buffers; what came whole is kept."""
+    banks = [[memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(_AT_ONCE)] for _ in range(2)]
+    ready: list[memoryview] = []
     working: asyncio.Future[None] | None = None
     try:
         for number in range(delivery.next_chunk, delivery.shape.chunks):
-            sealed = buffers[number % 2][: delivery.shape.sealed_length(number)]
-            is_there = await upload.fill(sealed)
-            if working:
-                await working
-            working = asyncio.ensure_future(run_in_threadpool(delivery.add, sealed)) if is_there else None
-            if not is_there:
-                return
+            sealed = banks[0][len(ready)][: delivery.shape.sealed_length(number)]
+            if not await upload.fill(sealed):
+                break
+            ready.append(sealed)
+            if len(ready) == _AT_ONCE:
+                if working:
+                    await working
+                working = asyncio.ensure_future(run_in_threadpool(_add, delivery, ready))
+                ready = []
+                banks.reverse()
     finally:
         if working:
             await working
+        await run_in_threadpool(_add, delivery, ready)
+
+
+def _add(delivery: Delivery, chunks: list[memoryview]) -> None:
+    for sealed in chunks:
+        delivery.add(sealed)
+
+
+async def _ahead(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """*parts*, each made while the one before is sent. When nobody takes them any more, one more is made."""
+    making = asyncio.ensure_future(run_in_threadpool(next, parts, None))
+    while (part := await making) is not None:
+        making = asyncio.ensure_future(run_in_threadpool(next, parts, None))
+        yield part
 
 
 def _page(node: Replicator) -> Response:
@@ -217,7 +241,9 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
     if is_old:
         return Response(b"".join(old_forms.sealed_text(parts())), media_type="text/plain")
     size = len(sending.line.encode()) + 1 + sending.shape.sealed_size(first)
-    return StreamingResponse(parts(), media_type="application/octet-stream", headers={"Content-Length": str(size)})
+    return StreamingResponse(
+        _ahead(parts()), media_type="application/octet-stream", headers={"Content-Length": str(size)}
+    )
 
 
 def _receipts(node: Replicator, raw: bytes) -> Response:
@@ -256,7 +282,7 @@ def _number(request: Request, name: str) -> int:
 
 
 def _refused(node: Replicator, path: str, error: DstackError) -> Response:
-    _log.info("%s: %s", path, error)
+    _log.info("%s: %s", path, printable(str(error), LONGEST_REASON))
     node.refusals.note(path, error, node.moments.now())
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from dstack.attestation.appraise import Appraisal
 from dstack.attestation.quote import TdReport
 from dstack.chain.action_data import Genesis
 from dstack.chain.endpoints import Endpoints
+from dstack.chain.gathering import unprotected
 from dstack.chain.workload import WorkloadReader
 from dstack.errors import DstackError
 from dstack.policy import BlockRef, BootInfo
@@ -16,6 +18,8 @@ from dstack.values import AppId, Digest32, Register
 from replicator.config import ChainSettings
 from replicator.documents import Law
 from replicator.law import Verdict
+
+_log = logging.getLogger(__name__)
 
 
 class ChainLaw:
@@ -28,6 +32,8 @@ class ChainLaw:
             ConfigError: A setting is not of its form, or does not lead to the contracts.
             ChainUnavailableError: Too few endpoints answer and agree.
         """
+        for url in unprotected(settings.rpc_urls):
+            _log.warning("chain endpoint %s: whoever is in between can lie", url)
         self._settings = settings
         self.law: Law = settings.law
         self.requires_genesis = settings.requires_genesis

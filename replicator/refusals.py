@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 
+from dstack.chain.client import printable
 from dstack.errors import DstackError, KeyReleaseDeniedError
 
 KEPT = 20
-_TEXT = 400
+LONGEST_REASON = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Refusals:
     def note(self, path: str, error: DstackError, at: datetime) -> None:
         """Remember one."""
         rule = error.rule if isinstance(error, KeyReleaseDeniedError) else ""
-        reason = "".join(char if char.isprintable() else "?" for char in str(error)[:_TEXT])
+        reason = printable(str(error), LONGEST_REASON)
         with self._lock:
             self._last.append(Refusal(int(at.timestamp()), path, type(error).__name__, rule, reason))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,14 +51,15 @@ class Sending:
     def chunks(self, first: int) -> Iterator[bytes]:
         """Sealed chunks from number *first* on, read one by one.
 
+        A chunk has one nonce and may leave more than once, where a transfer is gone on with: so no other content than
+        that of the receipt is ever sealed.
+
         Raises:
-            KeystoreError: The secure file has changed its size since the answer was made.
+            KeystoreError: The secure file has changed since the answer was made.
         """
-        with self._file.reading() as (descriptor, size):
-            if size != self.shape.size:
-                raise KeystoreError(f"secure file: want {self.shape.size} bytes, got {size}; ask again")
+        with self._file.reading_of(self.receipt.terms.fingerprint) as read:
             for number in range(first, self.shape.chunks):
-                yield self._cipher.seal(number, os.pread(descriptor, self.shape.length(number), number * CHUNK))
+                yield self._cipher.seal(number, read(self.shape.length(number), number * CHUNK))
 
 
 class Sender:

@@ -8,12 +8,13 @@ to happen, so that after a crash `recover` finishes it or undoes it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ from replicator.receipts import KeptReceipt, ReceiptFolder
 _INCOMING = ".incoming."
 _MAX_RECORD = 4 * MAX_CUSTODY
 _MAX_NEXT = 16 * MAX_EVIDENCE
+_WINDOW = 8 << 20
+"""Bytes of incoming content after which writing to the disk begins."""
+
+_WINDOWS_BEHIND = 3
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -80,7 +85,22 @@ class Incoming:
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
         self._hash.update(content)
-        self.size += len(content)
+        before, self.size = self.size, self.size + len(content)
+        if before // _WINDOW != self.size // _WINDOW:
+            self._write_behind(before // _WINDOW)
+
+    def _write_behind(self, window: int) -> None:
+        """Advise the kernel to begin writing this window, and to give up the memory of one written some time ago.
+
+        Else all of the content lies in its memory until it is synced: finding so many pages took most of the time.
+        `seal_off` syncs all the same, and hears of whatever failed meanwhile.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for number in (window, window - _WINDOWS_BEHIND):
+            if number >= 0:
+                with contextlib.suppress(OSError):  # advice, nothing more
+                    os.posix_fadvise(self._descriptor, number * _WINDOW, _WINDOW, os.POSIX_FADV_DONTNEED)
 
     def seal_off(self) -> bytes:
         """Put all of it on the disk; SHA-256 of it."""
@@ -112,6 +132,21 @@ class SecureFile:
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, ...], bytes] | None = None
 
+    def hold(self) -> None:
+        """Keep every other process away from it, as long as this one lives.
+
+        Raises:
+            KeystoreError: Another one has it, or its folder cannot be opened.
+        """
+        try:
+            # The descriptor stays open: the lock ends with the process, however that ends.
+            descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise KeystoreError(f"secure file: another process works in {self.path.parent}") from exc
+        except OSError as exc:
+            raise KeystoreError(f"secure file: {self.path.parent} cannot be used: {exc.strerror}") from exc
+
     def exists(self) -> bool:
         """Whether something is at the path, readable or not."""
         return self.path.is_symlink() or self.path.exists()
@@ -126,6 +161,25 @@ class SecureFile:
             sha256 = self._sha256(descriptor)
         custody, since = self._read_record()
         return Held(sha256, size, custody, since)
+
+    @contextlib.contextmanager
+    def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
+        """A function that reads so many bytes from an offset of the content of this fingerprint, and of no other.
+
+        Raises:
+            KeystoreError: As `held`; or it is other content, or changes meanwhile.
+        """
+        with self.reading() as (descriptor, _):
+            with self._lock:
+                found, signature = fingerprint_of(self._sha256(descriptor)), _signature(descriptor)
+
+            def read(length: int, offset: int) -> bytes:
+                content = os.pread(descriptor, length, offset)
+                if found != fingerprint or _signature(descriptor) != signature:
+                    raise KeystoreError("secure file: it has changed since the answer was made; ask again")
+                return content
+
+            yield read
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ have a time of their own to be whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from dstack.errors import HandoverRefusedError, MessageMalformedError
@@ -18,6 +18,8 @@ IDLE_SECONDS = 30.0
 LINE_SECONDS = 60.0
 BUFFER_SECONDS = 120.0
 
+Filler = Callable[[memoryview, float], Awaitable[int]]
+
 
 class Upload:
     """Reads one body.
@@ -25,11 +27,14 @@ class Upload:
     Args:
         stream: The pieces as they come from the network.
         old_forms: Take the text of the original service.
+        filler: Fills a buffer past *stream*, where the server has such a way; says how much there was. What it leaves
+            comes from *stream*.
     """
 
-    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool, filler: Filler | None = None) -> None:
         self._stream = stream
         self._old_forms = old_forms
+        self._filler = filler
         self._buffer = bytearray()
         self._ended = False
 
@@ -69,7 +74,7 @@ class Upload:
         ahead = min(len(self._buffer), len(buffer))
         buffer[:ahead] = memoryview(self._buffer)[:ahead]
         del self._buffer[:ahead]
-        filled = ahead
+        filled = ahead + await self._filled(buffer[ahead:])
         while filled < len(buffer):
             piece = await self._piece()
             if piece is None:
@@ -79,6 +84,14 @@ class Upload:
             self._buffer += memoryview(piece)[used:]
             filled += used
         return True
+
+    async def _filled(self, buffer: memoryview) -> int:
+        if self._filler is None or not buffer:
+            return 0
+        try:
+            return await self._filler(buffer, IDLE_SECONDS)
+        except TimeoutError as exc:
+            raise _late(IDLE_SECONDS) from exc
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -124,4 +137,8 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as exc:
-        raise MessageMalformedError(f"body: want more of it within {seconds:g} s, got too little") from exc
+        raise _late(seconds) from exc
+
+
+def _late(seconds: float) -> MessageMalformedError:
+    return MessageMalformedError(f"body: want more of it within {seconds:g} s, got too little")

@@ -30,8 +30,10 @@ def measure(size_mib: int) -> dict[str, Any]:
     """Hand over a small file and one of *size_mib* MiB.
 
     Returns:
-        MB/s (10^6 bytes) of the stream, of the limits, and the ratio to the slower one; seconds of a whole small
-        handover and of its rounds (medians); MiB that each program grew by at most while it streamed.
+        MB/s (10^6 bytes) of the stream, of the limits, and the ratio to the slower one. `cp` does not sync and so may
+        leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. Processor seconds per GiB of
+        the old node, the new node and who carries (this program); seconds of a whole small handover and of its rounds
+        (medians); MiB that each program grew by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -75,11 +77,13 @@ def _small(world: World, old: Node, new: Node) -> dict[str, Any]:
 def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, float]) -> dict[str, Any]:
     programs = [start_program(world, node) for node in (old, new)]
     before = [_resident(program, "VmRSS") for program in programs]
+    processor = _processor(programs)
     began = time.perf_counter()
     session = Session(Address.at(old.url, "old node"), Address.at(new.url, "new node"))
     session.ask()
     session.transfer(lambda _done, _all: None)
     rate = size_mib * MIB / (time.perf_counter() - began) / 1e6
+    spent = [(late - early) * 1024 / size_mib for early, late in zip(processor, _processor(programs), strict=True)]
     # Before and after: what else the machine does changes meanwhile.
     after = {"aes_256_gcm": _aes(old.secure_file), "cp": _cp(old.secure_file, old.folder / "copy")}
     means = {name: (limits[name] + after[name]) / 2 for name in limits}
@@ -88,6 +92,10 @@ def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, 
         "ours": round(rate, 1),
         "limits": {name: round(each, 1) for name, each in means.items()},
         "ratio": round(rate / min(means.values()), 3),
+        "cp_synced": round(_cp(old.secure_file, old.folder / "copy", synced=True), 1),
+        "processor_seconds_per_gib": dict(
+            zip(("old", "new", "carrier"), (round(each, 2) for each in spent), strict=True)
+        ),
         "grown_mib": {"old": round(grown[0] / MIB, 1), "new": round(grown[1] / MIB, 1)},
     }
 
@@ -110,12 +118,25 @@ def _aes(path: Path) -> float:
     return path.stat().st_size / spent / 1e6
 
 
-def _cp(path: Path, to: Path) -> float:
+def _cp(path: Path, to: Path, *, synced: bool = False) -> float:
     began = time.perf_counter()
     subprocess.run(["cp", str(path), str(to)], check=True)
+    if synced:
+        subprocess.run(["sync", str(to)], check=True)
     rate = path.stat().st_size / (time.perf_counter() - began) / 1e6
     to.unlink()
     return rate
+
+
+def _processor(programs: list[Program]) -> list[float]:
+    """Seconds of processor time that the programs, and then this one, have taken so far."""
+    own = os.times()
+    tick = os.sysconf("SC_CLK_TCK")
+    taken = []
+    for program in programs:
+        fields = Path(f"/proc/{program.process.pid}/stat").read_text().rpartition(")")[2].split()
+        taken.append((int(fields[11]) + int(fields[12])) / tick)
+    return [*taken, own.user + own.system]
 
 
 def _resident(program: Program, name: str) -> int:

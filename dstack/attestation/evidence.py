@@ -15,6 +15,7 @@ from dstack.attestation.evidence_v1 import parse_evidence_v1
 from dstack.attestation.evidence_value import MAX_EVIDENCE, Evidence
 from dstack.attestation.quote import looks_like_quote, parse_quote
 from dstack.errors import EvidenceMalformedError
+from dstack.measurement.acpi import is_acpi_event
 from dstack.measurement.event_log import MAX_EVENTS, Event, RuntimeEvent
 from dstack.values import ReportData
 
@@ -30,8 +31,6 @@ __all__ = [
 
 _V0, _TDX = 0x00, 0x00
 _MESSAGE_PACK_MAPS = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
-# Version, key type and TEE type of what `parse_quote` reads.
-_ACPI_TYPE, _ACPI_PAYLOAD = 10, b"ACPI DATA"
 
 
 def parse_evidence(raw: bytes) -> Evidence:
@@ -93,7 +92,7 @@ def strip_evidence(evidence: Evidence) -> Evidence:
 
     Kept are the runtime events, without their digests, and the ACPI events of RTMR0, with theirs.
     """
-    kept = [_strip_event(event) for event in evidence.event_log if event.runtime is not None or _is_acpi(event)]
+    kept = [_strip_event(event) for event in evidence.event_log if event.runtime is not None or is_acpi_event(event)]
     return replace(evidence, event_log=tuple(kept))
 
 
@@ -150,7 +149,3 @@ def _write_all(items: Iterable[bytes]) -> bytes:
 
 def _strip_event(event: Event) -> Event:
     return event if event.runtime is None else replace(event, digest=b"")
-
-
-def _is_acpi(event: Event) -> bool:
-    return (event.imr, event.event_type, event.payload) == (0, _ACPI_TYPE, _ACPI_PAYLOAD)

@@ -28,7 +28,6 @@ from dstack.measurement.rtmr3 import predict_rtmr3
 from dstack.measurement.vm_config import parse_vm_config
 from dstack.values import AppId, ComposeHash, InstanceId, Register, ReportData
 
-_FROM_DOCUMENT = ("mrtd", "rtmr0", "rtmr1", "rtmr2")
 _OWNERS = ("mr_owner", "mr_owner_config")
 _ACPI_CLAIMED = "equal, but its ACPI digests are the machine's own claim: nobody else has seen those tables"
 

@@ -10,7 +10,6 @@ from dstack.values import ReportData
 
 APP_DATA = "app-data"
 RATLS_CERT = "ratls-cert"
-KMS_ROOT_CA = "kms-root-ca"
 RAW = "raw"
 _DEFAULT_HASH = "sha512"
 

@@ -48,7 +48,8 @@ class BoundedClient:
             timeout=seconds,
             trust_env=False,
             follow_redirects=False,
-            headers={} if user_agent is None else {"user-agent": user_agent},
+            # What is packed could be a thousand times as long when it is unpacked.
+            headers={"accept-encoding": "identity"} | ({} if user_agent is None else {"user-agent": user_agent}),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
 
@@ -73,8 +74,11 @@ class BoundedClient:
             raise EndpointError("dead", f"cannot be reached: {type(exc).__name__}") from exc
 
     def _body(self, response: httpx.Response, end: float) -> bytes:
+        packed = response.headers.get("content-encoding", "identity")
+        if packed != "identity":
+            raise EndpointError("malformed", f"want a plain answer, got one packed as {packed[:20]!r}")
         content = bytearray()
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_raw():
             content += chunk
             if len(content) > self._limit:
                 raise EndpointError("malformed", f"want an answer of at most {self._limit} bytes, got more")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -99,8 +100,13 @@ def require_different_hosts(urls: Sequence[str]) -> None:
         seen.add(voice)
 
 
+def unprotected(urls: Sequence[str]) -> tuple[str, ...]:
+    """Endpoints elsewhere whose answers anybody in between can change, as they may be shown."""
+    return tuple(shown_url(url) for url in urls if urlsplit(url).scheme == "http" and _voice(url)[0])
+
+
 def _voice(url: str) -> tuple[str, int | None]:
-    """The host, and on this machine the port."""
+    """The host; on this machine none, and the port."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as exc:

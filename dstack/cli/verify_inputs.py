@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +16,10 @@ from dstack.attestation.reference import MAX_REFERENCE, Reference, parse_referen
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import STRICT, AcceptStatus, VerificationPolicy
 from dstack.cli.files import read_input
-from dstack.errors import CollateralUnavailableError, InputError, QuoteUntrustedError
-from dstack.transport.collateral import DirectoryCollateral
+from dstack.errors import InputError
+from dstack.transport.collateral import DirectoryCollateral, PlatformModel
+from dstack.transport.collateral_archive import CollateralArchive
+from dstack.transport.collateral_versions import best_kept
 from dstack.values import Digest32
 
 _COLLATERAL_LIMIT = 4 * 1024 * 1024
@@ -54,14 +55,8 @@ def read_collateral_for(path: str, quote: bytes, *, roots: TrustedRoots, at: dat
 
 def _from_folder(folder: Path, quote: Quote, roots: TrustedRoots, at: datetime) -> Collateral:
     """What was in force then; if nothing was, what lies there by hand, so that its checks can say what is wrong."""
-    # Only here: it can ask endpoints too, and what that takes is slow to load.
-    from dstack.transport.collateral_store import CollateralStore
-
-    try:
-        with closing(CollateralStore(folder, roots=roots, clock=lambda: at)) as store:
-            return store.collateral_for(quote)
-    except (CollateralUnavailableError, QuoteUntrustedError):
-        return DirectoryCollateral(folder).collateral_for(quote)
+    best = best_kept(CollateralArchive(folder), PlatformModel.of(quote), roots=roots, at=at)
+    return DirectoryCollateral(folder).collateral_for(quote) if best is None else best.collateral
 
 
 def read_policy(path: str | None, statuses: tuple[str, ...], mr_enclaves: tuple[str, ...]) -> VerificationPolicy:

@@ -11,7 +11,6 @@ import hmac
 from collections.abc import Sequence
 
 import coincurve
-from Crypto.Hash import keccak
 
 from dstack.errors import KeyMalformedError, SignatureUntrustedError
 from dstack.keys.scalars import K256_ORDER, k256_from_scalar
@@ -30,6 +29,9 @@ _PURPOSE_KEY_SIZES = (_PLAIN_KEY_SIZE, PUBLIC_KEY_SIZE)
 
 def keccak256(message: bytes) -> bytes:
     """The Keccak-256 digest of Ethereum, which is not SHA3-256."""
+    # Slow to load, and whoever only measures or verifies has no use for it.
+    from Crypto.Hash import keccak
+
     return keccak.new(digest_bits=256, data=message).digest()
 
 

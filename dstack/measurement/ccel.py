@@ -14,7 +14,6 @@ from dstack.measurement.event_log import MAX_EVENTS, RUNTIME_EVENT_TYPE, RUNTIME
 
 MAX_CCEL = 4 * 1024 * 1024
 
-_EV_NO_ACTION = 3
 _SPEC_ID = b"Spec ID Event03\0"
 _END = 0xFFFF_FFFF
 _DIGEST_SIZES = {0x4: 20, 0xB: 32, 0xC: 48, 0xD: 64}

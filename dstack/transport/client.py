@@ -64,6 +64,7 @@ class PrpcClient:
                 verify=tls or base_url.startswith("https:"), uds=str(unix_socket) if unix_socket else None
             ),
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+            headers={"accept-encoding": "identity"},
         )
 
     def __enter__(self) -> Self:
@@ -131,8 +132,10 @@ def _encode(request: Any, as_json: bool) -> bytes:
 
 
 def _read(response: httpx.Response) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise PeerUnavailableError("answer: want it plain, got it packed")
     body = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in response.iter_raw():
         body += chunk
         if len(body) > ANSWER_LIMIT:
             raise PeerUnavailableError(f"answer: want at most {ANSWER_LIMIT} bytes, got more")

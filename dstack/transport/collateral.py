@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from dstack.errors import CollateralUnavailableError, InputError, QuoteMalformed
 _LIMIT = 4 << 20
 _ANY_PLATFORM = "collateral.json"
 _KNOWN_FILES = 8
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KNOWN_CHAINS = 256
 
 Tee = Literal["tdx", "sgx"]
@@ -115,13 +118,14 @@ def flat_files(directory: Path, fmspc_hex: str) -> tuple[Path, Path]:
 def read_collateral(path: Path) -> Collateral | None:
     """Collateral from a file; None if there is no such file.
 
+    The folder may be the host's inbox: a link there would have us read a file of ours, a pipe would have us wait.
+
     Raises:
-        CollateralUnavailableError: It cannot be read, or is larger than collateral can be.
+        CollateralUnavailableError: It is no plain file, cannot be read, or is larger than collateral can be.
         CollateralMalformedError: It is something else.
     """
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_LIMIT + 1)
+        raw = _read_plain(path)
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -129,6 +133,17 @@ def read_collateral(path: Path) -> Collateral | None:
     if len(raw) > _LIMIT:
         raise CollateralUnavailableError(f"collateral: {path}: want at most {_LIMIT} bytes, got more")
     return _parsed(raw)
+
+
+def _read_plain(path: Path) -> bytes:
+    descriptor = os.open(path, _FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CollateralUnavailableError(f"collateral: {path}: want a plain file, got something else")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(_LIMIT + 1)
+    finally:
+        os.close(descriptor)
 
 
 # What is read anew is mostly what was read before.

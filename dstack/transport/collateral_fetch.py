@@ -34,7 +34,6 @@ _CONNECT_SECONDS = 5.0
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PATHS = ("/sgx/certification/v4", "/tdx/certification/v4")
 _BUSY = frozenset({408, 425, 429})
-_LARGEST_CHAIN_HEADER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dstack.errors import ConfigError
+from dstack.transport.direct_body import fill_from_body
 
 HEADER_LIMIT = 64 << 10
 HEADER_SECONDS = 10.0
@@ -32,6 +34,9 @@ MAX_CONNECTIONS = 256
 GRACE_SECONDS = 10
 PEER_CERTIFICATE = "peer_certificate_der"
 """The member of a request's state that holds the client's certificate in DER, or None."""
+
+BODY_FILLER = "body_filler"
+"""The member of a request's state that fills a buffer from the body: `direct_body.fill_from_body` of its connection."""
 
 _START_SECONDS = 30.0
 
@@ -49,7 +54,8 @@ class PeerCertificateProtocol(H11Protocol):
         """Put the certificate where uvicorn copies every request's state from."""
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
-        self.app_state = {**self.app_state, PEER_CERTIFICATE: tls.getpeercert(binary_form=True) if tls else None}
+        certificate = tls.getpeercert(binary_form=True) if tls else None
+        self.app_state = {**self.app_state, PEER_CERTIFICATE: certificate, BODY_FILLER: partial(fill_from_body, self)}
         self._watch_header()
 
     def data_received(self, data: bytes) -> None:

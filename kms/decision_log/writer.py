@@ -24,6 +24,8 @@ BATCH_LIMIT = 200
 WRITE_SECONDS = 10.0
 GATHER_SECONDS = 0.005
 PRUNE_SECONDS = 3600.0
+REFUSALS_AN_HOUR = 600
+"""How many decisions are kept that gave nothing: of those with genuine evidence, and again of those without."""
 
 METRICS = CollectorRegistry()
 ENTRIES = Counter(
@@ -39,11 +41,26 @@ class _Waiting:
     written: Future[None] = field(default_factory=Future)
 
 
+class _Hourly:
+    """So many in an hour."""
+
+    def __init__(self, most: int, now: Callable[[], float]) -> None:
+        self._most, self._now = most, now
+        self._since, self._count = now(), 0
+
+    def take(self) -> bool:
+        if self._now() - self._since >= PRUNE_SECONDS:
+            self._since, self._count = self._now(), 0
+        self._count += 1
+        return self._count <= self._most
+
+
 class DecisionLog:
     """Keeps decisions in a store; a `kms.decisions.Keeper`.
 
     A grant that could not be written is no grant. A refusal stands without its entry; the next entry that can be
-    written says how many are missing before it.
+    written says how many are missing before it. Whoever likes can have himself refused, so of refusals only
+    `REFUSALS_AN_HOUR` are kept, and the next entry says how many were left out; standard output has them all.
     """
 
     def __init__(
@@ -53,6 +70,7 @@ class DecisionLog:
         *,
         about: Callable[[], Mapping[str, object]],
         retention: timedelta,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to write.
 
@@ -61,13 +79,16 @@ class DecisionLog:
             signer: Signs each entry.
             about: Members of every entry: which chain and contract decide.
             retention: How long an entry is kept.
+            now: Seconds, monotonic.
         """
         self._store = store
         self._signer = signer
         self._about = about
         self._retention = retention
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(QUEUE_LIMIT)
-        self._missing = 0
+        self._missing = self._left_out = 0
+        self._limits = {has_evidence: _Hourly(REFUSALS_AN_HOUR, now) for has_evidence in (True, False)}
+        self._counting = threading.Lock()
         self._is_busy = False
         self._prune_at = 0.0
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
@@ -88,6 +109,8 @@ class DecisionLog:
         Raises:
             DecisionLogUnavailableError: It must be, and could not be within `WRITE_SECONDS`.
         """
+        if not must and not self._has_room(content):
+            return
         waiting = _Waiting({**content, **self._about()})
         try:
             self._queue.put(waiting, timeout=WRITE_SECONDS if must else 0)
@@ -101,6 +124,14 @@ class DecisionLog:
                 waiting.written.result(WRITE_SECONDS)
             except FutureTimeoutError:
                 raise DecisionLogUnavailableError(f"decision log: not written within {WRITE_SECONDS:.0f} s") from None
+
+    def _has_room(self, content: Mapping[str, object]) -> bool:
+        with self._counting:
+            if self._limits["evidence" in content].take():
+                return True
+            self._left_out += 1
+        ENTRIES.labels("left_out").inc()
+        return False
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -125,9 +156,9 @@ class DecisionLog:
 
     def _write(self, batch: list[_Waiting]) -> None:
         contents = [_bounded(waiting.content) for waiting in batch]
-        missing = self._missing
-        if missing:
-            contents[0] = {**contents[0], "missing_before": missing}
+        missing, left_out = self._missing, self._left_out
+        before = {"missing_before": missing, "left_out_before": left_out}
+        contents[0] |= {name: count for name, count in before.items() if count}
         try:
             self._store.append(contents, self._signer)
         except DecisionLogUnavailableError as exc:
@@ -137,6 +168,8 @@ class DecisionLog:
                 waiting.written.set_exception(exc)
             return
         self._missing -= missing
+        with self._counting:
+            self._left_out -= left_out
         ENTRIES.labels("written").inc(len(batch))
         for waiting in batch:
             waiting.written.set_result(None)

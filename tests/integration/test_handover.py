@@ -304,16 +304,27 @@ def test_one_connection_at_a_time_feeds_a_transfer(tmp_path: Path, site: Site) -
 
 
 def test_content_that_is_not_what_the_receipt_names_is_not_stored(tmp_path: Path, site: Site) -> None:
-    """A file that changes while it is sent is noticed by its fingerprint; the old content stays."""
+    """Other content under the stream's own key is noticed by its fingerprint, and nothing of it is left."""
+    world = make_handover(tmp_path, site)
+    sending = world.old.onboard(world.request())
+    delivery = world.new.receive(sending.line.encode())
+    delivery.add(sending._cipher.seal(0, SECRET[::-1]))
+
+    with pytest.raises(SealError, match="not the content that the receipt names"):
+        world.new.finish(delivery)
+
+    assert not world.new_secure_file.exists()
+    assert list(tmp_path.glob("new/*incoming*")) == []
+
+
+def test_content_that_changes_while_it_is_sent_is_not_sent(tmp_path: Path, site: Site) -> None:
+    """The old node seals nothing but what its receipt names: its key has one nonce for each chunk."""
     world = make_handover(tmp_path, site)
     sending = world.old.onboard(world.request())
     (tmp_path / "old" / "secure-file").write_bytes(SECRET[::-1])
 
-    with pytest.raises(SealError, match="not the content that the receipt names"):
-        receive(world.new, sending)
-
-    assert not world.new_secure_file.exists()
-    assert list(tmp_path.glob("new/*incoming*")) == []
+    with pytest.raises(KeystoreError, match="it has changed since the answer was made; ask again"):
+        list(sending.chunks(0))
 
 
 def test_after_a_restart_the_old_node_answers_the_same_request_anew(tmp_path: Path, site: Site) -> None:

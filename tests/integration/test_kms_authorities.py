@@ -28,20 +28,17 @@ def test_an_auth_server_decides(around: Around) -> None:
     reader = KmsAuthReader(
         ChainClient(around.chain.chain.rpc_url, block_tag="latest"), around.chain.own_kms_auth.address
     )
-    with (
-        Listener(auth_app(EthereumDecider(reader, "http://rpc"))).running() as server,
-        Programs(around.folder) as programs,
-    ):
-        settings = around.config.read_text().partition("[core.auth_api.chain]")[0]
-        webhook = f'[core.auth_api]\ntype = "webhook"\nwebhook.url = "http://127.0.0.1:{server.port}"\n'
-        around.config.write_text(settings + webhook)
-        bootstrap(around, programs)
-        with pytest.raises(KeyReleaseDeniedError, match="App not allowed: Boot denied: Compose hash not allowed"):
-            around.guest("early")
-        around.allow_app("addComposeHash", around.site.shared(APP, InstanceInfo()).app_compose.compose_hash)
-        booted = around.guest("late")
-        meta = httpx.post(f"{around.url}/prpc/GetMeta?json", verify=False).json()
-        server.stop()
+    with Programs(around.folder) as programs:
+        with Listener(auth_app(EthereumDecider(reader, "http://rpc"))).running() as server:
+            settings = around.config.read_text().partition("[core.auth_api.chain]")[0]
+            webhook = f'[core.auth_api]\ntype = "webhook"\nwebhook.url = "http://127.0.0.1:{server.port}"\n'
+            around.config.write_text(settings + webhook)
+            bootstrap(around, programs)
+            with pytest.raises(KeyReleaseDeniedError, match="App not allowed: Boot denied: Compose hash not allowed"):
+                around.guest("early")
+            around.allow_app("addComposeHash", around.site.shared(APP, InstanceInfo()).app_compose.compose_hash)
+            booted = around.guest("late")
+            meta = httpx.post(f"{around.url}/prpc/GetMeta?json", verify=False).json()
         with pytest.raises(
             PeerUnavailableError, match=r"could not ask: auth server http://127\.0\.0\.1: cannot be reached"
         ):

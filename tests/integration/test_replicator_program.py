@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from replicator.storage import SecureFile
+
 TOML = """
 [files]
 secure_file = "{folder}/secure-file"
@@ -46,6 +48,17 @@ def test_a_silent_chain_is_exit_code_3(tmp_path: Path, command: str) -> None:
     assert "want 1 of 1 endpoints to agree" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "secure-file").exists()
+
+
+def test_bootstrap_beside_a_running_service_is_refused(tmp_path: Path) -> None:
+    """What another process receives or makes is left alone."""
+    SecureFile(tmp_path / "secure-file").hold()
+    (tmp_path / "secure-file.incoming.x").write_bytes(b"on its way")
+
+    done = replicator("bootstrap", "-c", str(settings(tmp_path)))
+
+    assert (done.returncode, f"another process works in {tmp_path}" in done.stderr) == (1, True)
+    assert (tmp_path / "secure-file.incoming.x").read_bytes() == b"on its way"
 
 
 def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from dstack.chain import endpoints as endpoints_module
 from dstack.chain.endpoints import Endpoints
+from dstack.chain.gathering import unprotected
 from dstack.chain.reading import Call, CodeAt, Newer, Reading, Returned, Reverted
 from dstack.errors import ChainUnavailableError, ConfigError
 from tests.rpc_nodes import GENESIS, TARGET, Node, block_at, running
@@ -356,3 +357,16 @@ def test_programs_of_this_machine_are_told_apart_by_their_ports() -> None:
     reader = Endpoints(urls)
     assert list(reader.complaints) == urls
     reader.close()
+
+
+def test_plain_http_to_elsewhere_is_told() -> None:
+    """Whoever is in between can change what comes by http; a name that begins like this machine is not this machine."""
+    urls = [
+        "http://localhost.evil.example/key",
+        "https://a",
+        "http://127.0.0.1:1",
+        "http://[::1]",
+        "http://u:p@10.0.0.1:2",
+    ]
+
+    assert unprotected(urls) == ("http://localhost.evil.example", "http://10.0.0.1:2")

@@ -62,6 +62,33 @@ def test_a_change_by_the_app_is_seen(tmp_path: Path) -> None:
     assert secure_file.held().fingerprint != before
 
 
+def test_content_is_read_for_one_fingerprint_only(tmp_path: Path) -> None:
+    """A chunk has one nonce, so what takes the place of the content, or changes under way, is not read."""
+    secure_file = stored(tmp_path, b"content")
+    fingerprint = secure_file.held().fingerprint
+
+    with secure_file.reading_of(fingerprint) as read:
+        assert read(4, 3) == b"tent"
+        secure_file.path.write_bytes(b"Content")
+        with pytest.raises(KeystoreError, match="has changed since the answer was made; ask again"):
+            read(4, 3)
+    with (
+        secure_file.reading_of(fingerprint) as read,
+        pytest.raises(KeystoreError, match="has changed since the answer was made; ask again"),
+    ):
+        read(4, 3)
+
+
+def test_one_process_at_a_time_works_with_it(tmp_path: Path) -> None:
+    """A second one, bootstrap beside the service for instance, would remove what the first receives; it is refused."""
+    SecureFile(tmp_path / "secure-file").hold()
+
+    with pytest.raises(KeystoreError, match=f"another process works in {tmp_path}"):
+        SecureFile(tmp_path / "secure-file").hold()
+    with pytest.raises(KeystoreError, match="nowhere cannot be used: No such file"):
+        SecureFile(tmp_path / "nowhere" / "secure-file").hold()
+
+
 def test_the_digest_does_not_show(tmp_path: Path) -> None:
     """The SHA-256 of the content, from which keys follow, is not in the text form of what is held."""
     held = stored(tmp_path, b"content").held()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,10 +54,23 @@ def test_missing_collateral_is_unavailable(tmp_path: Path, quote: Quote) -> None
 
 
 def test_unreadable_collateral_is_unavailable(tmp_path: Path, quote: Quote) -> None:
-    """A directory in the place of the file cannot be read."""
+    """A directory or a pipe in the place of the file is not read; nobody waits for a writer."""
     (tmp_path / OWN_NAME).mkdir()
+    with pytest.raises(CollateralUnavailableError, match="want a plain file, got something else"):
+        DirectoryCollateral(tmp_path).collateral_for(quote)
 
-    with pytest.raises(CollateralUnavailableError, match="Is a directory"):
+    (tmp_path / OWN_NAME).rmdir()
+    os.mkfifo(tmp_path / OWN_NAME)
+    with pytest.raises(CollateralUnavailableError, match="want a plain file, got something else"):
+        DirectoryCollateral(tmp_path).collateral_for(quote)
+
+
+def test_a_link_in_the_inbox_of_the_host_is_not_followed(tmp_path: Path, quote: Quote) -> None:
+    """Whoever fills the folder cannot have another file read, not even one that holds collateral."""
+    (tmp_path / "elsewhere").write_text(serialise_collateral(OURS))
+    (tmp_path / OWN_NAME).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(CollateralUnavailableError, match="symbolic link"):
         DirectoryCollateral(tmp_path).collateral_for(quote)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, canonical
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import DecisionStore, Head, open_store
 from kms.decision_log.verification import VerifiedLog, verify_log
-from kms.decision_log.writer import DecisionLog
+from kms.decision_log.writer import REFUSALS_AN_HOUR, DecisionLog
 from tests.postgres import postgres
 
 ROOT = bytes(31) + b"\2"
@@ -264,6 +265,26 @@ def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     log.close()
 
     assert verify(store).count == 50
+    store.close()
+
+
+def test_strangers_cannot_fill_the_log(tmp_path: Path) -> None:
+    """Of refusals so many an hour are kept, with and without evidence apart; the next entry counts the others."""
+    hour = [0.0]
+    store = open_store(f"sqlite:///{tmp_path}/log.sqlite3")
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4), now=lambda: hour[0])
+    for _ in range(REFUSALS_AN_HOUR + 7):
+        log.keep({**line(1), "decision": "refused"}, must=False)
+    log.keep({**line(1), "decision": "denied", "evidence": "e0"}, must=False)
+    log.keep(line(1), must=True)
+    hour[0] = 3600.0
+    log.keep({**line(1), "decision": "refused"}, must=False)
+    log.close()
+
+    kept = Counter(str(entry.members()["decision"]) for entry in store.entries())
+    left_out = sum(int(str(entry.members().get("left_out_before", 0))) for entry in store.entries())
+    assert (kept, left_out) == ({"refused": REFUSALS_AN_HOUR + 1, "denied": 1, "granted": 1}, 7)
+    assert verify(store).missing == 0
     store.close()
 
 
