@@ -38,6 +38,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _LIMIT = 1 << 20
 _IMAGE_HASH = "{OS_IMAGE_HASH}"
 _DATABASE_URL = re.compile(r"(sqlite|postgresql\+psycopg)://.*")
+_ACPI_SOURCE = re.compile(r"from-log|own-qemu(:.+)?|captured:.+|helper:.+")
 _THREADS = "threads and limits are fixed"
 
 
@@ -101,6 +102,14 @@ class Image(Section):
     cache_dir: ReadPath = Path("/usr/share/dstack/images")
     download_url: HttpUrl | None = None
     download_timeout: Duration = timedelta(minutes=2)
+    acpi_tables: str = ""
+
+    @field_validator("acpi_tables")
+    @classmethod
+    def _is_a_source(cls, source: str) -> str:
+        if source and not _ACPI_SOURCE.fullmatch(source):
+            raise ValueError("want own-qemu, own-qemu:PROGRAM, captured:PATH, helper:PROGRAM or from-log")
+        return source
 
     @field_validator("download_url")
     @classmethod
@@ -273,6 +282,8 @@ class Settings(Section):
     def notices(self) -> tuple[str, ...]:
         """What whoever starts this should know: settings without effect, and what is weaker than it could be."""
         said = list(set_without_effect(self))
+        if self.core.image.acpi_tables == "from-log":
+            said.append("ACPI tables of machines without a measurement document are not verified (from-log)")
         chain = self.core.auth_api.chain if self.core.auth_api.type == "chain" else None
         if chain is not None:
             if chain.block_tag != "finalized":

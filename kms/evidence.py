@@ -23,6 +23,7 @@ from dstack.errors import (
     KeyReleaseDeniedError,
     MeasurementMalformedError,
 )
+from dstack.measurement.acpi import AcpiDigests
 from dstack.measurement.machine import BootDigests
 from dstack.measurement.vm_config import VmConfig
 from dstack.transport.collateral import CollateralSource
@@ -50,7 +51,8 @@ class QuoteProvider(Protocol):
 class EvidenceVerifier:
     """Turns evidence into appraisals, by what this KMS was configured to accept.
 
-    `image` measures the files of images whose machines carry no measurement document. `pool` verifies quotes in worker
+    `image` measures the files of images whose machines carry no measurement document, and `acpi` gives their hosts'
+    ACPI tables; without it those are taken from the machine's own log. `pool` verifies quotes in worker
     processes, which have the same roots and policy; without it they are verified here.
     """
 
@@ -59,6 +61,7 @@ class EvidenceVerifier:
     collateral: CollateralSource
     clock: Callable[[], datetime]
     image: Callable[[VmConfig], BootDigests] | None = None
+    acpi: Callable[[VmConfig], AcpiDigests] | None = None
     pool: VerificationPool | None = None
 
     def appraise(self, evidence: Evidence, *, bound_to: ReportData, vm_config: str = "") -> Appraisal:
@@ -82,7 +85,9 @@ class EvidenceVerifier:
             raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
         verified = self._verify(evidence.quote, collateral)
         try:
-            return appraise(evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image)
+            return appraise(
+                evidence, verified, expected_report_data=bound_to, vm_config=vm_config, image=self.image, acpi=self.acpi
+            )
         except (ImageRefusedError, MeasurementMalformedError, ImageUnavailableError) as exc:
             raise type(exc)(f"{IMAGE_NOT_VERIFIED}: {exc}") from exc
 

@@ -12,6 +12,7 @@ from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.verify import VerifiedQuote
 from dstack.errors import AppraisalError, ImageRefusedError
 from dstack.measurement import identities, mr_config_id
+from dstack.measurement.acpi import AcpiDigests
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.machine import BootDigests
@@ -62,6 +63,7 @@ def appraise(
     expected_report_data: ReportData | None,
     vm_config: str = "",
     image: Callable[[VmConfig], BootDigests] | None = None,
+    acpi: Callable[[VmConfig], AcpiDigests] | None = None,
 ) -> Appraisal:
     """Compare a verified quote with what its log, image and binding say it should be.
 
@@ -73,6 +75,7 @@ def appraise(
         expected_report_data: What the quote must be bound to. None only where the caller needs no binding.
         vm_config: Replaces the config in *evidence* unless empty.
         image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
+        acpi: Where the ACPI tables of such a machine come from; None for its own log, which verifies nothing of them.
 
     Raises:
         ImageRefusedError: MRTD or RTMR0 to RTMR2 differ.
@@ -89,7 +92,7 @@ def appraise(
     rtmr3 = predict_rtmr3(evidence.runtime_events)
     require_equal("RTMR3", wanted=rtmr3, got=report.rtmr3)
     config = parse_vm_config(vm_config or evidence.config)
-    reference = reference_values(config, evidence.event_log, image=image)
+    reference = reference_values(config, evidence.event_log, image=image, acpi=acpi)
     try:
         require_equal("MRTD", wanted=reference.mrtd, got=report.mr_td)
         require_equal("RTMR0", wanted=reference.rtmr0, got=report.rtmr0)

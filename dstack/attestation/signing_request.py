@@ -23,7 +23,7 @@ from dstack.values import ReportData
 CONFIRM_WORD = "please sign cert:"
 API_VERSIONS = (1, 2)
 
-_MOST_NAMES = 100
+MOST_NAMES = 100
 # DCAP v4: a header of 48 bytes, and 520 of the TD report before its report data.
 _REPORT_DATA_OFFSET = 568
 
@@ -107,8 +107,8 @@ def _read_wishes(cursor: Cursor, api_version: int) -> CertificateWishes:
     org_name = scale.read_text(cursor, "org_name") if _read_flag(cursor, "org_name") else None
     subject = scale.read_text(cursor, "subject")
     count = scale.read_length(cursor, "subject_alt_names")
-    if count > _MOST_NAMES:
-        raise MessageMalformedError(f"subject_alt_names: want at most {_MOST_NAMES}, got {count}")
+    if count > MOST_NAMES:
+        raise MessageMalformedError(f"subject_alt_names: want at most {MOST_NAMES}, got {count}")
     names = tuple(scale.read_text(cursor, "subject_alt_names") for _ in range(count))
     server, client, quote = (_read_flag(cursor, name) for name in ("usage_server", "usage_client", "ext_quote"))
     if api_version == 1:

@@ -14,6 +14,7 @@ from cryptography import x509
 from dstack.attestation.certificates import common_name, der_of, parse_chain, parse_crl
 from dstack.attestation.collateral import Collateral
 from dstack.attestation.roots import TrustedRoots
+from dstack.cli.printable import printable
 from dstack.errors import InputError
 
 
@@ -104,7 +105,7 @@ def facts_of(collateral: Collateral, roots: TrustedRoots) -> Facts:
 def print_facts(facts: Facts, *, at: datetime) -> None:
     """A table for people; what is not in force at *at* is marked."""
     click.echo(f"about        {facts.tee} platforms of FMSPC {facts.fmspc}, PCEID {facts.pce_id}")
-    click.echo(f"root         {facts.root} ({_ROOTS[facts.root_kind]})")
+    click.echo(printable(f"root         {facts.root} ({_ROOTS[facts.root_kind]})"))
     click.echo(f"fingerprint  {facts.root_fingerprint}")
     click.echo(f"evaluation   number {facts.evaluation_number} (TCB info), {facts.qe_evaluation_number} (QE identity)")
     click.echo(f"revoked      {facts.revoked or 'none'}\n")
@@ -113,9 +114,9 @@ def print_facts(facts: Facts, *, at: datetime) -> None:
         (part.name, part.number, _day(part.issued_at), _day(part.ends_at) + _mark(part, at), part.signer)
         for part in facts.parts
     ]
-    click.echo("\n".join(_table(rows)))
+    click.echo("\n".join(map(printable, _table(rows))))
     first = facts.first_to_end
-    click.echo(f"\nfirst to end {first.name}, {_day(first.ends_at)}")
+    click.echo(f"\nfirst to end {printable(first.name)}, {_day(first.ends_at)}")
 
 
 def print_object(facts: Mapping[str, object]) -> None:

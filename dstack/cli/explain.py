@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from dstack.cli.printable import printable
 from dstack.cli.subjects import read_subject
 from dstack.errors import InputError
 from dstack.measurement.difference import Finding, Outcome, explain
@@ -63,7 +64,7 @@ def _print(finding: Finding, a: str, b: str) -> None:
     if finding.outcome is Outcome.EQUAL:
         click.echo(f"{finding.register:15} equal")
         return
-    click.echo(f"{finding.register:15} {finding.outcome.value}: {finding.what}")
+    click.echo(printable(f"{finding.register:15} {finding.outcome.value}: {finding.what}"))
     rows = (
         (a, finding.left),
         (b, finding.right),
@@ -73,4 +74,4 @@ def _print(finding: Finding, a: str, b: str) -> None:
     width = min(max(len(label) for label, _ in rows), 40)
     for label, text in rows:
         if text:
-            click.echo(f"{'':15} {label[-40:]:{width}}  {text}")
+            click.echo(printable(f"{'':15} {label[-40:]:{width}}  {text}"))

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from dstack.cli.lazy import LazyGroup
+from dstack.cli.printable import printable
 from dstack.errors import DstackError
 
 INTERRUPTED = 130
@@ -66,5 +67,6 @@ def fail(sentence: str, kind: str, exit_code: int, arguments: list[str]) -> NoRe
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "kind": kind}))
     else:
-        click.echo(f"dstack: {sentence}", err=True)
+        # It may quote what somebody else wrote.
+        click.echo("\n".join(map(printable, f"dstack: {sentence}".split("\n"))), err=True)
     sys.exit(exit_code)

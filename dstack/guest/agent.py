@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from dstack.attestation.evidence import Evidence, serialise_evidence
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.report_data import padded_report_data
-from dstack.errors import MessageMalformedError
+from dstack.errors import MessageMalformedError, SignatureUntrustedError
 from dstack.guest.boot import Booted
+from dstack.guest.kms_client import KmsTrust
 from dstack.guest.platform import Platform, platform_evidence
-from dstack.keys.data_signatures import parse_algorithm, public_key_of
+from dstack.guest.tls_key import TlsKeys
+from dstack.keys.data_signatures import parse_algorithm, public_key_of, sign_data, verify_data
 from dstack.keys.derivation import derive_purpose_key
 from dstack.keys.signature_chain import sign_purpose_key
 from dstack.measurement.event_log import MAX_EVENTS, MAX_LOG_BYTES, RuntimeEvent, logged, serialise_event_log
@@ -31,12 +35,19 @@ from dstack.wire.guest import (
     GetKeyResponse,
     GetQuoteRequest,
     GetQuoteResponse,
+    GetTlsKeyRequest,
+    GetTlsKeyResponse,
     InfoResponse,
+    SignRequest,
+    SignResponse,
+    VerifyRequest,
+    VerifyResponse,
     VersionResponse,
 )
 
 VERSION = "0.6.0"
 MAX_EVENT_NAME = 256
+_SIGNING_PATH, _SIGNING_PURPOSE = "vms", "signing"
 
 # The agent does not verify its own quote, so it does not know the machine's PPID; upstream answers this.
 _UNKNOWN_DEVICE = hashlib.sha256(b"").digest()
@@ -45,10 +56,23 @@ _UNKNOWN_DEVICE = hashlib.sha256(b"").digest()
 class GuestAgent:
     """Answers the app. Quotes and events do not overlap, so a quote always comes with the log it was made from."""
 
-    def __init__(self, platform: Platform, booted: Booted) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        booted: Booted,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        trust: KmsTrust | None = None,
+    ) -> None:
+        """Take what is up; *trust* is what the KMS's own evidence must pass when it is asked for certificates."""
         self._platform = platform
         self._booted = booted
         self._lock = threading.Lock()
+        self._tls_keys = TlsKeys(booted, self._evidence, clock, trust)
+
+    def get_tls_key(self, request: GetTlsKeyRequest) -> GetTlsKeyResponse:
+        """A fresh key for TLS, and the chain of its certificate."""
+        return self._tls_keys.issue(request)
 
     def get_quote(self, request: GetQuoteRequest) -> GetQuoteResponse:
         """A quote over up to 64 bytes of the app's choice, padded with zeros."""
@@ -71,6 +95,22 @@ class GuestAgent:
         public_key = public_key_of(parse_algorithm(request.algorithm), key)
         signature = sign_purpose_key(keys.k256_key, request.purpose, public_key)
         return GetKeyResponse(key=key, signature_chain=(signature, keys.k256_signature))
+
+    def sign(self, request: SignRequest) -> SignResponse:
+        """Sign data with the key of the path `vms`; the chain says who vouches for that key."""
+        algorithm = parse_algorithm(request.algorithm)
+        vouched = self.get_key(GetKeyRequest(_SIGNING_PATH, _SIGNING_PURPOSE, request.algorithm))
+        signature = sign_data(algorithm, vouched.key, request.data)
+        return SignResponse(signature, (signature, *vouched.signature_chain), public_key_of(algorithm, vouched.key))
+
+    def verify(self, request: VerifyRequest) -> VerifyResponse:
+        """Whether a key signed data. Says nothing of whose key that is."""
+        algorithm = parse_algorithm(request.algorithm)
+        try:
+            verify_data(algorithm, request.public_key, request.data, request.signature)
+        except SignatureUntrustedError:
+            return VerifyResponse(valid=False)
+        return VerifyResponse(valid=True)
 
     def emit_event(self, request: EmitEventRequest) -> None:
         """Extend RTMR3 by an event of the app's.

@@ -40,6 +40,15 @@ class NoProvider:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousKeys:
+    """The keys of the epoch before, to move data from: the KMS gives them until `served_until`, and then no more."""
+
+    keys: AppKeys
+    epoch: int
+    served_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ProvidedKeys:
     """Keys and their origin.
 
@@ -48,12 +57,16 @@ class ProvidedKeys:
         ca_cert_pem: The root that certifies the app's certificates.
         gateway_app_id: Of the gateway the app may register at, as the KMS says; empty for none.
         provider: Who gave them.
+        epoch: The key epoch they are of; 0 is the first.
+        previous: Those of the epoch before, as long as the KMS serves it.
     """
 
     keys: AppKeys
     ca_cert_pem: str
     gateway_app_id: str
     provider: KmsProvider | NoProvider
+    epoch: int = 0
+    previous: PreviousKeys | None = None
 
 
 def draw_keys(seed: bytes, platform: Platform, *, at: datetime) -> ProvidedKeys:
@@ -71,20 +84,35 @@ def draw_keys(seed: bytes, platform: Platform, *, at: datetime) -> ProvidedKeys:
 
 
 def serialise_app_keys(provided: ProvidedKeys) -> bytes:
-    """Write `.appkeys.json`. It holds every secret of the app: store it for its owner only."""
-    keys = provided.keys
-    return json.dumps(
-        {
-            "disk_crypt_key": keys.disk_crypt_key.hex(),
-            "env_crypt_key": keys.env_crypt_key.hex(),
-            "k256_key": keys.k256_key.hex(),
-            "k256_signature": keys.k256_signature.hex(),
-            "gateway_app_id": provided.gateway_app_id,
-            "ca_cert": provided.ca_cert_pem,
-            "key_provider": _provider_members(provided.provider),
-        },
-        indent=2,
-    ).encode()
+    """Write `.appkeys.json`. It holds every secret of the app: store it for its owner only.
+
+    Its members are upstream's in epoch 0; after a rotation `key_epoch` and `previous` follow.
+    """
+    members: dict[str, object] = {
+        **_key_members(provided.keys),
+        "gateway_app_id": provided.gateway_app_id,
+        "ca_cert": provided.ca_cert_pem,
+        "key_provider": _provider_members(provided.provider),
+    }
+    if provided.epoch:
+        members["key_epoch"] = provided.epoch
+    if (previous := provided.previous) is not None:
+        served_until = int(previous.served_until.timestamp())
+        members["previous"] = {
+            "key_epoch": previous.epoch,
+            **_key_members(previous.keys),
+            "served_until": served_until,
+        }
+    return json.dumps(members, indent=2).encode()
+
+
+def _key_members(keys: AppKeys) -> dict[str, str]:
+    return {
+        "disk_crypt_key": keys.disk_crypt_key.hex(),
+        "env_crypt_key": keys.env_crypt_key.hex(),
+        "k256_key": keys.k256_key.hex(),
+        "k256_signature": keys.k256_signature.hex(),
+    }
 
 
 def _provider_members(provider: KmsProvider | NoProvider) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,7 +27,7 @@ from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.errors import AppraisalError, EvidenceMalformedError, InputError, PeerRefusedError
-from dstack.guest.app_keys import KmsProvider, ProvidedKeys
+from dstack.guest.app_keys import KmsProvider, PreviousKeys, ProvidedKeys
 from dstack.guest.platform import Platform, platform_evidence
 from dstack.keys.certs import OID_CERTIFICATE_USAGE, USAGE_KMS_RPC, build_client_cert, certificate_payload
 from dstack.keys.derivation import AppKeys
@@ -38,9 +38,10 @@ from dstack.transport.client import PrpcClient
 from dstack.transport.collateral import CollateralSource
 from dstack.transport.tls import TlsIdentity, client_context, unauthenticated_client_context
 from dstack.values import OsImageHash
-from dstack.wire.kms import AppKeyResponse, GetAppKeyRequest, GetTempCaCertResponse
+from dstack.wire.kms import AppKeyResponse, EpochKeys, GetAppKeyRequest, GetTempCaCertResponse
 
 API_VERSION = 1
+_LAST_SECOND = 253402300799
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def request_app_keys(kms_url: str, platform: Platform, *, at: datetime, trust: K
     # (3, 4)
     tls = client_context(ca_pem=certificate_pem(root), identity=identity)
     request = GetAppKeyRequest(api_version=API_VERSION, vm_config=platform.config)
-    with PrpcClient(base_url, tls=tls, accept_peer=lambda der: _accept_kms(der, trust, at)) as client:
+    with PrpcClient(base_url, tls=tls, accept_peer=lambda der: accept_kms(der, trust, at)) as client:
         answer = client.call("GetAppKey", request, AppKeyResponse)
 
     provider = KmsProvider(
@@ -91,7 +92,9 @@ def request_app_keys(kms_url: str, platform: Platform, *, at: datetime, trust: K
         temp_ca_key_pem=temporary.temp_ca_key,
         os_image_hash=_os_image_hash(answer),
     )
-    return ProvidedKeys(_app_keys(answer), certificate_pem(root), answer.gateway_app_id, provider)
+    return ProvidedKeys(
+        _app_keys(answer), certificate_pem(root), answer.gateway_app_id, provider, answer.key_epoch, _previous(answer)
+    )
 
 
 def _identity(temporary: GetTempCaCertResponse, platform: Platform, at: datetime) -> TlsIdentity:
@@ -107,8 +110,13 @@ def _identity(temporary: GetTempCaCertResponse, platform: Platform, at: datetime
     return TlsIdentity(certificate_pem(certificate), private_key_pem(key))
 
 
-def _accept_kms(certificate_der: bytes, trust: KmsTrust | None, at: datetime) -> None:
-    """Judge the server's certificate; TLS has verified its chain and name already."""
+def accept_kms(certificate_der: bytes, trust: KmsTrust | None, at: datetime) -> None:
+    """Judge the server's certificate; TLS has verified its chain and name already.
+
+    Raises:
+        AppraisalError: It is not meant for KMS calls, or its evidence is missing or not bound to its key.
+        QuoteUntrustedError: Its quote did not verify.
+    """
     certificate = parse_certificate(certificate_der, what="KMS certificate", error=EvidenceMalformedError)
     usage = certificate_payload(certificate, OID_CERTIFICATE_USAGE)
     if usage != USAGE_KMS_RPC:
@@ -131,7 +139,20 @@ def _verify(evidence: Evidence, certificate_der: bytes, trust: KmsTrust, at: dat
     appraise(evidence, verified, expected_report_data=certificate_report_data(certificate_der))
 
 
-def _app_keys(answer: AppKeyResponse) -> AppKeys:
+def _previous(answer: AppKeyResponse) -> PreviousKeys | None:
+    previous = answer.previous
+    if previous is None:
+        return None
+    if previous.key_epoch + 1 != answer.key_epoch or previous.served_until > _LAST_SECOND:
+        raise PeerRefusedError(
+            f"KMS: previous: want the epoch before {answer.key_epoch} and an end before the year 10000, "
+            f"got {previous.key_epoch} until {previous.served_until}"
+        )
+    served_until = datetime.fromtimestamp(previous.served_until, UTC)
+    return PreviousKeys(_app_keys(previous), previous.key_epoch, served_until)
+
+
+def _app_keys(answer: AppKeyResponse | EpochKeys) -> AppKeys:
     try:
         for name in ("disk_crypt_key", "env_crypt_key", "k256_key"):
             require_secret(getattr(answer, name), name)

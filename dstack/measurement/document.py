@@ -136,7 +136,11 @@ def serialise_measurement_document(document: MeasurementDocument) -> bytes:
 
 
 def reference_values(
-    config: VmConfig, events: Sequence[Event], *, image: Callable[[VmConfig], BootDigests] | None = None
+    config: VmConfig,
+    events: Sequence[Event],
+    *,
+    image: Callable[[VmConfig], BootDigests] | None = None,
+    acpi: Callable[[VmConfig], AcpiDigests] | None = None,
 ) -> ReferenceValues:
     """Predict MRTD and RTMR0 to RTMR2 of a machine that runs the image which *config* names.
 
@@ -146,35 +150,38 @@ def reference_values(
         config: As its host states it; in lite mode it carries the image's checksum file and measurement document.
         events: Its event log, full or stripped; only the three ACPI events are used.
         image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
+        acpi: Where the ACPI tables of such a machine come from; None for its own log.
 
     Raises:
         MeasurementMalformedError: Legacy mode without *image*, or one of the numbered steps failed.
         EventLogMalformedError: The log has not exactly the three ACPI events.
     """
-    acpi = acpi_digests(events)
+    claimed = acpi_digests(events)
     if image is not None and config.tdx_attestation_variant == "legacy":
-        return _predicted(image(config), config, acpi)
-    return _lite_values(config, tuple(sorted(acpi.items())))
+        return _predicted(image(config), config, _logged(claimed) if acpi is None else acpi(config))
+    return _lite_values(config, tuple(sorted(claimed.items())))
 
 
 # Machines of one image and shape have the same reference values: they follow from these arguments and nothing else.
 @lru_cache(maxsize=_KNOWN_SHAPES)
 def _lite_values(config: VmConfig, acpi: tuple[tuple[str, Register], ...]) -> ReferenceValues:
-    return _predicted(document_digests(accepted_document(config), config), config, dict(acpi))
+    return _predicted(document_digests(accepted_document(config), config), config, _logged(dict(acpi)))
 
 
-def _predicted(digests: BootDigests, config: VmConfig, acpi: dict[str, Register]) -> ReferenceValues:
+def _logged(acpi: dict[str, Register]) -> AcpiDigests:
+    return AcpiDigests(MappingProxyType(acpi), AcpiSource.FROM_LOG, "the machine's own event log")
+
+
+def _predicted(digests: BootDigests, config: VmConfig, acpi: AcpiDigests) -> ReferenceValues:
     # (3), (4) The shape is one that the document describes; the registers.
-    source = AcpiSource.FROM_LOG
-    logged = AcpiDigests(MappingProxyType(acpi), source, "the machine's own event log")
-    registers = predict_boot(digests, config, logged).registers
+    registers = predict_boot(digests, config, acpi).registers
     return ReferenceValues(
         mrtd=registers["mrtd"],
         rtmr0=registers["rtmr0"],
         rtmr1=registers["rtmr1"],
         rtmr2=registers["rtmr2"],
         os_image_hash=config.os_image_hash,
-        acpi_tables_verified=source.verified,
+        acpi_tables_verified=acpi.source.verified,
     )
 
 

@@ -33,7 +33,8 @@ class KeyEpochs:
             RefusedError: It is over, or has not begun.
         """
         if epoch not in (self.current, self.previous(at)):
-            raise RefusedError(f"key epoch: want {self.current}, or {self.current - 1} in its window, got {epoch}")
+            before = f", or {self.current - 1} in its window" if self.current else ""
+            raise RefusedError(f"key epoch: want {self.current}{before}, got {epoch}")
         return epoch
 
 

@@ -113,16 +113,18 @@ def run_cvm(arguments: argparse.Namespace) -> None:
         shared.app_compose.compose_hash,
         Defects(arguments.tcb_status, arguments.debug),
     )
+    trust = _kms_trust(pki, arguments) if arguments.verify_kms else None
     around = Surroundings(
         platform=platform,
-        request_keys=partial(request_app_keys, trust=_kms_trust(pki, arguments) if arguments.verify_kms else None),
+        request_keys=partial(request_app_keys, trust=trust),
         clock=lambda: datetime.now(UTC),
         random=secrets.token_bytes,
     )
     booted = boot(shared, around, work_dir=arguments.state)
     _keep_instance_info(booted, arguments.state)
 
-    listener = Listener(agent_app(GuestAgent(platform, booted)), unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
+    agent = agent_app(GuestAgent(platform, booted, trust=trust))
+    listener = Listener(agent, unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
     _serve(listener, {"ready": True, **_identity(booted)})
 
 

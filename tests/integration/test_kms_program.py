@@ -63,12 +63,12 @@ class Around:
         """Change the app's contract."""
         self.chain.send(self.chain.owner, self.chain.own_app_auth, function, value)
 
-    def guest(self, name: str, defects: Defects | None = None) -> Booted:
-        """Boot the app's machine against the running KMS, whose own evidence it demands."""
+    def guest(self, name: str, defects: Defects | None = None, *, app_id: AppId | None = None) -> Booted:
+        """Boot the machine of an app, of `app_id` by default, against the running KMS, whose evidence it demands."""
         now = datetime.now(UTC)
         ask = partial(request_app_keys, trust=KmsTrust(self.site.roots, self.site))
         surroundings = Surroundings(self.site.platform(APP, defects), ask, lambda: now, CountingRandom())
-        shared = self.site.shared(APP, InstanceInfo(app_id=self.app_id), (self.url,))
+        shared = self.site.shared(APP, InstanceInfo(app_id=app_id or self.app_id), (self.url,))
         (self.folder / name).mkdir()
         return boot(shared, surroundings, work_dir=self.folder / name)
 

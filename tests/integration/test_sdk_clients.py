@@ -19,12 +19,15 @@ from dstack_sdk import (
     verify_env_encrypt_public_key_legacy,
 )
 
+from dstack.attestation.certificates import der_of
 from dstack.attestation.quote import parse_quote
+from dstack.attestation.ratls import certificate_report_data, evidence_from_certificate
 from dstack.guest.agent import GuestAgent
 from dstack.guest.app import agent_app
 from dstack.guest.boot import Booted
 from dstack.keys import decrypt_env, derive_env_key, derive_purpose_key, k256_public_key, verify_signature_chain
 from dstack.keys.environment import Variable, parse_environment
+from dstack.keys.pem import load_certificate, load_private_key, spki_der
 from dstack.transport.listener import Listener
 from tests.integration.test_guest_kms import Kms, kms, kms_machine, start
 from tests.worlds import APP_ID, Site, root_keys
@@ -40,6 +43,12 @@ const hex = (bytes) => Buffer.from(bytes).toString("hex");
   const quote = await client.getQuote("npm");
   const info = await client.info();
   await client.emitEvent("npm event", "payload");
+  const tls = await client.getTlsKey({ subject: "npm.example", altNames: ["npm.example"], usageRaTls: true });
+  const signed = await client.sign("ed25519", "npm data");
+  const verdicts = [];
+  for (const data of ["npm data", "other data"]) {
+    verdicts.push((await client.verify("ed25519", data, signed.signature, signed.public_key)).valid);
+  }
   console.log(JSON.stringify({
     key: hex(key.key),
     chain: key.signature_chain.map(hex),
@@ -47,6 +56,9 @@ const hex = (bytes) => Buffer.from(bytes).toString("hex");
     registers: quote.replayRtmrs(),
     app_id: info.app_id,
     reachable: await client.isReachable(),
+    tls: { key: tls.key, chain: tls.certificate_chain },
+    signed: { public_key: hex(signed.public_key), chain: signed.signature_chain.map(hex) },
+    verdicts,
   }));
 })().catch((problem) => { console.error(problem); process.exit(1); });
 """
@@ -70,6 +82,23 @@ class Guest:
             public_key=k256_public_key(key),
             chain=(chain[0], chain[1]),
         )
+
+    def check_signing_key(self, public_key: bytes, *chain: bytes) -> None:
+        """The chain of a signature: itself, the app key's word for the signing key, the KMS's for the app key."""
+        assert len(chain) == 3
+        root = self.kms.keys.roots.k256_pubkey
+        verify_signature_chain(root, APP_ID, purpose="signing", public_key=public_key, chain=(chain[1], chain[2]))
+
+    def check_certificates(self, key: str, chain: list[str]) -> None:
+        """The first is for the key, with evidence bound to it; each is signed by the next, the last is the root."""
+        leaf, app_ca, root = map(load_certificate, chain)
+        leaf.verify_directly_issued_by(app_ca)
+        app_ca.verify_directly_issued_by(root)
+        assert spki_der(root) == self.kms.keys.roots.ca_spki
+        assert spki_der(leaf) == spki_der(load_private_key(key))
+        evidence = evidence_from_certificate(der_of(leaf))
+        assert evidence is not None
+        assert parse_quote(evidence.quote).report_data == certificate_report_data(der_of(leaf))
 
 
 @pytest.fixture
@@ -98,6 +127,31 @@ def test_python_sdk(guest: Guest) -> None:
     assert client.version().version == "0.6.0"
 
 
+@pytest.mark.parametrize("algorithm", ["ed25519", "secp256k1"])
+def test_python_sdk_signs_and_verifies(guest: Guest, algorithm: str) -> None:
+    """What it has signed verifies, other data does not, and the chain leads to the KMS's root."""
+    client = DstackClient(str(guest.socket))
+
+    signed = client.sign(algorithm, "data")
+
+    public_key, signature = signed.decode_public_key(), signed.decode_signature()
+    verdicts = [client.verify(algorithm, data, signature, public_key).valid for data in ("data", "other")]
+    assert verdicts == [True, False]
+    guest.check_signing_key(public_key, *map(bytes, signed.decode_signature_chain()))
+
+
+def test_python_sdk_gets_a_tls_key(guest: Guest) -> None:
+    """With evidence, app info and an end of its own: a key, and a chain under the KMS's root."""
+    end = int(datetime.now(UTC).timestamp()) + 3600
+
+    answer = DstackClient(str(guest.socket)).get_tls_key(
+        "python.example", ["python.example"], usage_ra_tls=True, not_after=end, with_app_info=True
+    )
+
+    guest.check_certificates(answer.key, answer.certificate_chain)
+    assert load_certificate(answer.certificate_chain[0]).not_valid_after_utc.timestamp() == end
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 def test_npm_sdk(guest: Guest, project_root: Path) -> None:
     """The same from JavaScript, over the same socket."""
@@ -114,6 +168,9 @@ def test_npm_sdk(guest: Guest, project_root: Path) -> None:
     assert quote.report_data == b"npm".ljust(64, b"\0")
     assert said["registers"][3] == quote.body.rtmr3.hex()  # type: ignore[union-attr]
     assert (said["app_id"], said["reachable"]) == (APP_ID.hex(), True)
+    guest.check_certificates(said["tls"]["key"], said["tls"]["chain"])
+    guest.check_signing_key(*(bytes.fromhex(each) for each in (said["signed"]["public_key"], *said["signed"]["chain"])))
+    assert said["verdicts"] == [True, False]
 
 
 ENV_SCRIPT = """

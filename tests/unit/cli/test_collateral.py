@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from dstack.attestation.collateral import parse_collateral
 from dstack.cli.collateral import command
+from dstack.cli.collateral_facts import facts_of, print_facts
 from dstack.errors import (
     CollateralMalformedError,
     CollateralTransientError,
@@ -25,7 +27,7 @@ from dstack.simulator.pccs import Behaviour
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import ReportData
-from tests.pccs_world import Clock, PccsWorld, pccs_world
+from tests.pccs_world import BORN, Clock, PccsWorld, pccs_world
 
 FMSPC = "50806f000000"
 
@@ -174,6 +176,20 @@ def test_show_says_every_date_and_verifies_nothing(world: PccsWorld) -> None:
         "certificate Simulated SGX Root CA",
         "certificate Simulated SGX TCB Signing",
     ]
+
+
+def test_a_certificates_name_cannot_steer_a_terminal(world: PccsWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that are not verified are told without their control characters."""
+    facts = facts_of(world.pki.collateral(BORN), world.roots)
+    part = replace(facts.parts[0], name="\x1b[2K", signer="\x1b[1A")
+
+    print_facts(replace(facts, root="\rIntel SGX Root CA", parts=(part, *facts.parts[1:])), at=BORN)
+
+    shown = capsys.readouterr().out
+    assert "root         ?Intel SGX Root CA (SIMULATED" in shown
+    assert "?[2K" in shown
+    assert "?[1A" in shown
+    assert not {"\x1b", "\r"} & set(shown)
 
 
 def test_real_collateral_is_shown_and_was_good(project_root: Path) -> None:

@@ -229,6 +229,19 @@ def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> 
     assert message in str(result.exception)
 
 
+def test_a_label_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    """Labels of a measurement that somebody else wrote are told without their control characters."""
+    label = "\x1b[2K\rrtmr1 equal"
+    for name, digest in (("a", "0a"), ("b", "0b")):
+        event = {"imr": 1, "event_type": 4, "digest": digest * 48, "event": "", "event_payload": "", "label": label}
+        (tmp_path / name).write_text(json.dumps({"registers": {}, "events": [event]}))
+
+    shown = run(str(tmp_path / "a"), str(tmp_path / "b")).stdout
+
+    assert "rtmr1           different: event 1, ?[2K?rtmr1 equal" in shown
+    assert "\x1b" not in shown
+
+
 def test_standard_input_can_be_one_of_the_two() -> None:
     """Not both."""
     with pytest.raises(InputError, match="only one of the two can be standard input"):

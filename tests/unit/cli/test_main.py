@@ -68,6 +68,13 @@ def test_an_unknown_command_is_bad_input() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "dstack: No such command 'explode'.\n")
 
 
+def test_an_error_cannot_steer_a_terminal() -> None:
+    """What somebody else wrote is told without its control characters."""
+    done = dstack("replay", "no\x1b[2K\rfile")
+
+    assert (done.returncode, done.stderr) == (2, "dstack: no?[2K?file: cannot be read: No such file or directory\n")
+
+
 def test_an_error_can_be_read_by_a_machine(tmp_path: Path) -> None:
     """With --json the error is an object on standard output."""
     missing = tmp_path / "missing.json"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,14 @@ from dstack.keys.scalars import k256_public_key
 from dstack.keys.signature_chain import purpose_message, recover
 from dstack.measurement.event_log import parse_event_log, replay_event_log
 from dstack.measurement.rtmr3 import SYSTEM_EVENTS
-from dstack.wire.guest import EmitEventRequest, GetKeyRequest, GetQuoteRequest
+from dstack.wire.guest import (
+    EmitEventRequest,
+    GetKeyRequest,
+    GetQuoteRequest,
+    GetTlsKeyRequest,
+    SignRequest,
+    VerifyRequest,
+)
 from tests.worlds import APP_ID, NOW, Machine, Site
 
 
@@ -128,3 +138,29 @@ def test_info_says_who_the_guest_is(agent: GuestAgent, machine: Machine, site: S
     assert info.key_provider_info == '{"name":"none","id":""}'
     assert tcb_info["app_compose"].encode() == machine.booted.app_compose.raw
     assert len(tcb_info["event_log"]) == len(machine.platform.event_log())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_without_a_kms_the_apps_own_root_certifies(machine: Machine, agent: GuestAgent, tmp_path: Path) -> None:
+    """OpenSSL accepts the leaf under the root of this boot, for its name; nobody is there to vouch for app info."""
+    asked = GetTlsKeyRequest("app.example", ("app.example",), usage_ra_tls=True, usage_server_auth=True)
+
+    leaf, root = agent.get_tls_key(asked).certificate_chain
+
+    (tmp_path / "leaf").write_text(leaf)
+    (tmp_path / "root").write_text(root)
+    command = ["openssl", "verify", "-purpose", "sslserver", "-CAfile", "root"]
+    for name, status in (("app.example", 0), ("other.example", 2)):
+        done = subprocess.run([*command, "-verify_hostname", name, "leaf"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == status, done.stderr
+    assert root == machine.booted.provided.ca_cert_pem
+    with pytest.raises(MessageMalformedError, match="with_app_info: want a KMS, which vouches for it"):
+        agent.get_tls_key(replace(asked, with_app_info=True))
+
+
+def test_without_a_kms_nobody_vouches_for_the_app_key(agent: GuestAgent) -> None:
+    """The last member of the chain of a signature is empty; the signature itself verifies."""
+    signed = agent.sign(SignRequest("ed25519", b"data"))
+
+    assert signed.signature_chain[2] == b""
+    assert agent.verify(VerifyRequest("ed25519", b"data", signed.signature, signed.public_key)).valid

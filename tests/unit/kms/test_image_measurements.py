@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +12,14 @@ from types import MappingProxyType
 import pytest
 
 from dstack.attestation.evidence import Evidence
-from dstack.errors import AppraisalError, ImageUnavailableError, MeasurementMalformedError
-from dstack.measurement.acpi import ACPI_NAMES, AcpiDigests, AcpiSource
+from dstack.errors import (
+    AppraisalError,
+    ConfigError,
+    ImageRefusedError,
+    ImageUnavailableError,
+    MeasurementMalformedError,
+)
+from dstack.measurement.acpi import ACPI_NAMES, AcpiDigests, AcpiSource, derive_acpi_blobs
 from dstack.measurement.event_log import logged, replay_event_log
 from dstack.measurement.image import CHECKSUM_FILE_NAME, os_image_hash
 from dstack.measurement.machine import ImageFiles, image_digests, predict_boot
@@ -21,9 +28,15 @@ from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, pred
 from dstack.measurement.vm_config import VmConfig, serialise_vm_config
 from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import OsImageHash, Register, ReportData
+from dstack.vmm.acpi_sources import capture
+from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
+from kms.acpi_tables import AcpiTables, refuse_legacy_mode
+from kms.config import parse_settings
+from kms.evidence import EvidenceVerifier
 from kms.image_cache import IMAGES, ImageCache
 from kms.image_measurements import ImageMeasurements
-from tests.image_parts import Pe, firmware
+from kms.verifiers import make_image_cache, opened_verifier
+from tests.image_parts import Pe, acpi_tables, firmware
 from tests.unit.kms.conftest import APP_ID, COMPOSE_HASH, PKI, World
 
 BOUND_TO = ReportData(b"bound to this" + bytes(51))
@@ -45,12 +58,12 @@ ACPI = AcpiDigests(
 )
 
 
-def evidence(files: dict[str, bytes] = FILES, config: VmConfig = CONFIG) -> Evidence:
+def evidence(files: dict[str, bytes] = FILES, config: VmConfig = CONFIG, acpi: AcpiDigests = ACPI) -> Evidence:
     """Evidence of a machine that runs these files, whatever its config says."""
     image = ImageFiles(
         firmware=files["ovmf.fd"], kernel=files["bzImage"], initrd=files["initrd"], cmdline="console=ttyS0"
     )
-    log = plain(predict_boot(image_digests(image, CONFIG), CONFIG, ACPI).events)
+    log = plain(predict_boot(image_digests(image, CONFIG), CONFIG, acpi).events)
     runtime = boot_events(OUR_SEQUENCE, BootInputs(app_id=APP_ID, compose_hash=COMPOSE_HASH, storage_fs="zfs"))
     boot = replay_event_log(log)
     registers = TdRegisters(image_digests(image, CONFIG).mrtd, boot[0], boot[1], boot[2], predict_rtmr3(runtime))
@@ -157,3 +170,119 @@ def test_image_that_does_not_say_what_it_is_made_of_is_refused(
 
     with pytest.raises(MeasurementMalformedError, match=what):
         ImageMeasurements(ImageCache(tmp_path, None)).digests(replace(CONFIG, os_image_hash=os_image_hash(checksums)))
+
+
+TABLES = derive_acpi_blobs(acpi_tables())
+REAL = AcpiDigests(TABLES.digests, AcpiSource.OWN_QEMU, "a test")
+
+
+def asking(world: World, measurements: ImageMeasurements, source: str) -> EvidenceVerifier:
+    """A verifier that takes ACPI tables from *source*."""
+    return replace(world.verifier, image=measurements.digests, acpi=AcpiTables(source, measurements.cache).digests)
+
+
+def helper(folder: Path, blob: bytes) -> str:
+    """A program that prints *blob*, and writes down that it was asked."""
+    (folder / "blob").write_bytes(blob)
+    program = folder / "helper"
+    program.write_text(f"#!/bin/sh\necho asked >> {folder}/asked\ncat {folder}/blob\n")
+    program.chmod(0o700)
+    return f"helper:{program}"
+
+
+@pytest.mark.parametrize("kind", ["captured", "helper"])
+def test_tables_of_a_named_source_are_verified(
+    world: World, measurements: ImageMeasurements, tmp_path: Path, kind: str
+) -> None:
+    """A machine whose host gave it these tables is appraised as verified; with any others its RTMR0 differs."""
+    capture(CONFIG, TABLES, tmp_path / "store", note="")
+    source = f"captured:{tmp_path / 'store'}" if kind == "captured" else helper(tmp_path, TABLES.tables)
+    verifier = asking(world, measurements, source)
+
+    assert verifier.appraise(evidence(acpi=REAL), bound_to=BOUND_TO).acpi_tables_verified is True
+    with pytest.raises(ImageRefusedError, match=r"^Failed to verify os image hash: RTMR0: want "):
+        verifier.appraise(evidence(), bound_to=BOUND_TO)
+    if kind == "helper":
+        assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+@pytest.mark.skipif(shutil.which(DEFAULT_QEMU) is None, reason="qemu-system-x86 is not installed")
+def test_tables_of_this_computers_qemu_are_verified(world: World, measurements: ImageMeasurements) -> None:
+    """A host that runs the same QEMU gives its guest the tables that we get from it."""
+    verifier = asking(world, measurements, "own-qemu")
+
+    assert verifier.appraise(evidence(acpi=own_qemu_digests(CONFIG)), bound_to=BOUND_TO).acpi_tables_verified is True
+    with pytest.raises(ImageRefusedError, match=r"^Failed to verify os image hash: RTMR0: want "):
+        verifier.appraise(evidence(acpi=REAL), bound_to=BOUND_TO)
+
+
+@pytest.mark.parametrize(
+    ("named", "what"),
+    [
+        ("captured:{}/none", "ACPI tables: captured: .*cannot be read"),
+        ("captured:{}/store", "has none for this shape of machine"),
+        ("helper:{}/none", "ACPI tables: helper: .*cannot be started"),
+        ("own-qemu:{}/none", "ACPI tables: own-qemu: .*/none"),
+    ],
+)
+def test_a_source_that_cannot_say_is_neither_yes_nor_no(
+    world: World, measurements: ImageMeasurements, tmp_path: Path, named: str, what: str
+) -> None:
+    """Nothing is taken from the log instead."""
+    capture(replace(CONFIG, cpu_count=4), TABLES, tmp_path / "store", note="")
+    verifier = asking(world, measurements, named.format(tmp_path))
+
+    with pytest.raises(ImageUnavailableError, match=what):
+        verifier.appraise(evidence(acpi=REAL), bound_to=BOUND_TO)
+
+
+def test_a_helper_that_prints_something_else_says_nothing(
+    world: World, measurements: ImageMeasurements, tmp_path: Path
+) -> None:
+    """A broken program of ours is no refusal of the machine."""
+    verifier = asking(world, measurements, helper(tmp_path, b"?"))
+
+    with pytest.raises(ImageUnavailableError, match="ACPI tables: helper: "):
+        verifier.appraise(evidence(acpi=REAL), bound_to=BOUND_TO)
+
+
+def test_without_a_source_such_machines_get_nothing(world: World) -> None:
+    """The default is the strictest: what only the machine's own log says is not believed."""
+    verifier = replace(world.verifier, image=refuse_legacy_mode)
+
+    with pytest.raises(ImageUnavailableError, match=r"no measurement document, and core\.image\.acpi_tables is unset"):
+        verifier.appraise(evidence(), bound_to=BOUND_TO)
+
+
+@pytest.mark.parametrize(
+    ("setting", "verified", "notices"),
+    [("", None, 0), ("from-log", False, 1), ("captured:/store", True, 0), ("own-qemu", True, 0)],
+)
+def test_the_setting_names_the_source(tmp_path: Path, setting: str, verified: bool | None, notices: int) -> None:
+    """Unset it is none; `from-log` is announced at the start, and nothing else is."""
+    settings = parse_settings(
+        f"""
+        [core]
+        cert_dir = "{tmp_path}"
+        [core.image]
+        acpi_tables = "{setting}"
+        [core.attestation.urls]
+        collateral_dir = "{tmp_path}"
+        [core.auth_api.chain]
+        rpc_url = "https://rpc.example"
+        kms_contract = "0x{"c0" * 20}"
+        """
+    )
+
+    with opened_verifier(settings.core, make_image_cache(settings.core.image)) as verifier:
+        made = (verifier.image is refuse_legacy_mode, verifier.acpi is not None)
+    assert made == (verified is None, verified is True)
+    assert sum("ACPI tables" in each for each in settings.notices()) == notices
+
+
+def test_a_setting_that_is_no_source_is_refused() -> None:
+    """The text says which there are."""
+    with pytest.raises(
+        ConfigError, match=r"core\.image\.acpi_tables: .*want own-qemu, own-qemu:PROGRAM, captured:PATH"
+    ):
+        parse_settings('core.image.acpi_tables = "everything"')

@@ -1,0 +1,105 @@
+"""The ACPI tables of machines that carry no measurement document ("legacy" mode), from the source that is configured.
+
+A host chooses the tables of its guest, and code in them runs in the guest's kernel. Only the machine's own log names
+their digests; a source of ours says what they must be, so that RTMR0 shows any others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dstack.errors import ImageUnavailableError, InputError, ToolUnavailableError
+from dstack.measurement.acpi import AcpiDigests
+from dstack.measurement.acpi_store import AcpiShape
+from dstack.measurement.image import METADATA_NAME, parse_image_metadata
+from dstack.measurement.machine import BootDigests
+from dstack.measurement.vm_config import VmConfig
+from dstack.values import OsImageHash
+from dstack.vmm.acpi_sources import captured_digests, helper_digests
+from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
+from kms.image_cache import ImageCache
+
+FROM_LOG = "from-log"
+
+MeasureImage = Callable[[VmConfig], BootDigests]
+GiveTables = Callable[[VmConfig], AcpiDigests]
+
+_MOST_KEPT = 256
+_WAIT_SECONDS = 90.0
+
+
+def refuse_legacy_mode(config: VmConfig) -> BootDigests:
+    """What happens where no source of ACPI tables is configured: nothing of such a machine is believed.
+
+    Raises:
+        ImageUnavailableError: Always.
+    """
+    raise ImageUnavailableError(
+        f"OS image {config.os_image_hash.hex()}: it has no measurement document, and core.image.acpi_tables is unset"
+    )
+
+
+@dataclass(slots=True)
+class AcpiTables:
+    """Asks one source, about each shape of machine once, and about one at a time: callers choose the shapes.
+
+    Attributes:
+        source: `captured:PATH`, `helper:PROGRAM`, or `own-qemu` with perhaps `:PROGRAM`.
+        images: Where a helper finds firmware and kernel.
+    """
+
+    source: str
+    images: ImageCache
+    _kept: OrderedDict[tuple[OsImageHash, AcpiShape], AcpiDigests] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def digests(self, config: VmConfig) -> AcpiDigests:
+        """The digests of the tables that a machine of this shape must have.
+
+        Raises:
+            ImageUnavailableError: The source has none, or could not be asked.
+            MeasurementMalformedError: The shape is one that QEMU has no stand-in for.
+        """
+        shape = (config.os_image_hash, AcpiShape.of(config))
+        if not self._lock.acquire(timeout=_WAIT_SECONDS):
+            raise ImageUnavailableError("ACPI tables: too many shapes of machines are being asked about")
+        try:
+            if shape not in self._kept:
+                self._kept[shape] = self._ask(config)
+            self._kept.move_to_end(shape)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[shape]
+        finally:
+            self._lock.release()
+
+    def _ask(self, config: VmConfig) -> AcpiDigests:
+        kind, _, name = self.source.partition(":")
+        try:
+            if kind == "own-qemu":
+                return own_qemu_digests(config, qemu=name or DEFAULT_QEMU)
+            found = captured_digests(config, Path(name)) if kind == "captured" else self._helper(config, name)
+        except ToolUnavailableError as exc:
+            raise ImageUnavailableError(f"ACPI tables: {kind}: {exc}") from exc
+        except InputError as exc:
+            # A store or a helper of ours that gives something else says nothing about the machine.
+            if kind == "own-qemu":
+                raise
+            raise ImageUnavailableError(f"ACPI tables: {kind}: {exc}") from exc
+        if found is None:
+            raise ImageUnavailableError(f"ACPI tables: {name} has none for this shape of machine")
+        return found
+
+    def _helper(self, config: VmConfig, program: str) -> AcpiDigests:
+        """Called after the image was measured, so that its files are here and what its list says."""
+        folder = self.images.image(config.os_image_hash)
+        try:
+            metadata = parse_image_metadata((folder / METADATA_NAME).read_bytes())
+        except OSError as exc:
+            raise ImageUnavailableError(f"{folder / METADATA_NAME}: cannot be read: {exc.strerror or exc}") from exc
+        firmware, kernel = (str(folder / name) for name in (metadata.firmware, metadata.kernel))
+        return helper_digests(config, program, firmware=firmware, kernel=kernel)
