@@ -19,7 +19,8 @@ from dstack.chain.bindings import contract_at, encode_call
 from dstack.chain.client import ChainClient
 from dstack.chain.deploy import AppPolicy, Deployment, deploy_app, deploy_contract, deploy_system
 from dstack.chain.kms_auth import KmsAuthReader
-from dstack.chain.operator import Action, Content, Kind, Proposal, execute_call, proposal_in, propose_call
+from dstack.chain.operator import Action, Content, Kind, Proposal, State, execute_call, proposal_in, propose_call
+from dstack.chain.operator_reader import OperatorReader
 from dstack.chain.proposing import current_content
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
@@ -174,3 +175,13 @@ def restored(chain: Anvil) -> Iterator[None]:
         yield
     finally:
         chain.revert(snapshot)
+
+
+def operator_reader(world: ChainWorld) -> OperatorReader:
+    """Asks UpgradeOperator at the newest block."""
+    return OperatorReader(ChainClient(world.chain.rpc_url, block_tag="latest"), world.deployment.operator)
+
+
+def state_of(world: ChainWorld, proposal: Proposal) -> State:
+    """Where it stands now."""
+    return operator_reader(world).state(proposal.id)

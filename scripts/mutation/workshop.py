@@ -37,7 +37,7 @@ FORGE = Path("node_modules/@foundry-rs/forge-linux-amd64/bin/forge")
 FORGE_RUNS = {"FOUNDRY_FUZZ_RUNS": "32", "FOUNDRY_INVARIANT_RUNS": "12", "FOUNDRY_INVARIANT_DEPTH": "48"}
 # What notices most, before the run has learnt that by itself.
 FIRST = (
-    "tests/contracts/test_operator_grant.py",
+    "tests/contracts/test_operator_execute.py",
     "tests/contracts/test_operator_deny.py",
     "tests/contracts/properties/test_p15_nothing_is_padded.py",
     "tests/contracts/properties/test_p18_events_alone_rebuild_the_state.py",
