@@ -1,19 +1,25 @@
 """P24: chain id and contract address are bound into whatever a KMS or replicator signs about a decision.
 
-The replicator's request and receipt bind both. A KMS signs no statement about a decision: its signature chain over
-app keys is upstream's (tests/vectors/kms/signature_chain.json) and names neither chain nor contract; which contract and
-chain it asks it only says, unsigned, in `GetMeta`.
+The replicator's request and receipt bind both, and so does each entry of a KMS's log of decisions. The signature chain
+over app keys is upstream's (tests/vectors/kms/signature_chain.json): it is about keys, and names neither.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from dstack.errors import HandoverRefusedError
+from dstack.errors import DecisionLogBrokenError, HandoverRefusedError
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
+from kms.decision_log.entry import canonical
+from kms.decision_log.signing import DecisionSigner
+from kms.decision_log.store import open_store
+from kms.decision_log.verification import verify_log
+from kms.decision_log.writer import DecisionLog
 from replicator.custody import Receipt, Terms
 from replicator.documents import Address, Law, Party, QuotedRequest, Request
 from replicator.handover import OldNode
@@ -85,6 +91,26 @@ def test_p24_a_request_under_another_law_is_refused(name: str) -> None:
 
     with pytest.raises(HandoverRefusedError, match=SAID[name]):
         OldNode().admit(quoted, law=LAW, app_id=APP, at=AT)
+
+
+@pytest.mark.parametrize("name", ["chain_id", "kms_contract"])
+def test_p24_a_decision_of_a_kms_binds_both(tmp_path: Path, name: str) -> None:
+    """An entry of its log says which contract on which chain decided, and holds for no other."""
+    signer = DecisionSigner.derive(bytes(31) + b"\2")
+    law = {"chain_id": 31337, "kms_contract": "0xc0"}
+    decision = {"at": AT.isoformat(), "subject": "app", "decision": "granted", "app_id": APP.hex()}
+    with closing(open_store(f"sqlite:///{tmp_path}/log.sqlite3")) as store:
+        with closing(DecisionLog(store, signer, about=lambda: law, retention=timedelta(days=10**4))) as log:
+            log.keep(decision, must=True)
+        (entry,), vouchers, head = tuple(store.entries()), store.vouchers(), store.head()
+    elsewhere = replace(
+        entry, content=canonical({**entry.members(), name: {"chain_id": 1, "kms_contract": "0xc1"}[name]})
+    )
+
+    assert entry.members() == {**decision, **law, "seq": 1}
+    assert verify_log([entry], vouchers, head).count == 1
+    with pytest.raises(DecisionLogBrokenError, match="entry 1"):
+        verify_log([elsewhere], vouchers, head)
 
 
 def test_p24_what_signers_sign_of_a_proposal_binds_both(governed: GovernedWorld) -> None:
