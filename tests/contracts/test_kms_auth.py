@@ -10,7 +10,7 @@ from web3 import Web3
 from dstack.chain.bindings import contract_at, encode_call
 from dstack.chain.deploy import deploy_contract
 from dstack.errors import RefusedError
-from dstack.policy import Denied, Granted, Rule
+from dstack.policy import BootInfo, Decision, Denied, Granted, Rule
 from dstack.values import DeviceId, Digest32, OsImageHash
 from tests.chain_world import COMPOSE, DEVICE, KMS_MR, OS_IMAGE, ChainWorld, events_of
 
@@ -29,13 +29,29 @@ def open_gates(world: ChainWorld) -> ChainWorld:
 
 def kms_answer(world: ChainWorld, **changes: Any) -> Any:
     """What the own KmsAuth says about a KMS."""
-    return world.reader(world.own_kms_auth).authorize_kms(world.boot(**changes))
+    boot = world.boot(**changes)
+    decision = world.reader(world.own_kms_auth).authorize_kms(boot)
+    assert said(world, "isKmsAllowed", boot) == plain(decision)
+    return decision
 
 
 def app_answer(world: ChainWorld, **changes: Any) -> Any:
     """What the own KmsAuth says about the own app."""
     app = bytes.fromhex(world.own_app_auth.address[2:])
-    return world.reader(world.own_kms_auth).authorize_app(world.boot(**({"app_id": app} | changes)))
+    boot = world.boot(**({"app_id": app} | changes))
+    decision = world.reader(world.own_kms_auth).authorize_app(boot)
+    assert said(world, "isAppAllowed", boot) == plain(decision)
+    return decision
+
+
+def said(world: ChainWorld, function: str, boot: BootInfo) -> list[Any]:
+    """Both values, as a client reads them that does not look at the second one, unlike ours."""
+    return list(world.own_kms_auth.functions[function](boot.abi_tuple()).call())
+
+
+def plain(decision: Decision) -> list[Any]:
+    """What must have been said, by what our reader made of it."""
+    return [False, decision.reason] if isinstance(decision, Denied) else [True, ""]
 
 
 def test_a_kms_with_everything_listed_is_allowed(open_gates: ChainWorld) -> None:
