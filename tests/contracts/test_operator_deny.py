@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from eth_account.signers.local import LocalAccount
+from web3 import Web3
 
 from dstack.chain.operator import Action, Kind, deny_call, execute_call
 from dstack.errors import RefusedError
@@ -209,6 +210,18 @@ def test_what_has_no_opposite_cannot_be_denied(world: ChainWorld, kind: Kind) ->
 
     with pytest.raises(RefusedError, match="cannot be denied"):
         deny(world, Action.of(kind, target, value))
+
+
+def test_the_highest_address_can_be_denied_and_nothing_above(world: ChainWorld) -> None:
+    """An app is any address; a word that is none is malformed."""
+    highest = (2**160 - 1).to_bytes(32, "big")
+
+    deny(world, world.on_kms(Kind.APP, highest))
+    frozen = world.kms_auth.functions.frozenUntil(Web3.to_checksum_address("ff" * 20)).call()
+    with pytest.raises(RefusedError, match="App: "):
+        deny(world, world.on_kms(Kind.APP, (2**160).to_bytes(32, "big")))
+
+    assert frozen == world.w3.eth.get_block("latest")["timestamp"] + 7 * 24 * 3600
 
 
 def test_a_stranger_cannot_deny(world: ChainWorld) -> None:
