@@ -47,6 +47,7 @@ def parse_chain(
         chain = tuple(x509.load_pem_x509_certificates(pem.removesuffix(b"\0")))
         for certificate in chain:
             _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
+            _require_whole_octets(der_of(certificate), certificate.signature)
     except x509.DuplicateExtension as exc:
         raise error(f"{what}: a certificate has the extension {exc.oid.dotted_string} twice") from exc
     except _PARSE_ERRORS as exc:
@@ -63,6 +64,7 @@ def parse_certificate(raw: bytes, *, what: str, error: type[InputError] = Collat
     try:
         certificate = x509.load_der_x509_certificate(raw)
         _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
+        _require_whole_octets(raw, certificate.signature)
     except _PARSE_ERRORS as exc:
         raise error(f"{what}: want a DER certificate, got {len(raw)} bytes that are not") from exc
     return certificate
@@ -79,6 +81,7 @@ def parse_crl(raw: bytes, *, what: str) -> x509.CertificateRevocationList:
     try:
         crl = x509.load_der_x509_crl(raw)
         _ = crl.extensions, crl.issuer, crl.signature_hash_algorithm, [entry.extensions for entry in crl]
+        _require_whole_octets(raw, crl.signature)
     except _PARSE_ERRORS as exc:
         raise CollateralMalformedError(f"{what}: want a DER CRL, got {len(raw)} bytes that are not") from exc
     return crl
@@ -187,6 +190,13 @@ def _profile(certificate: x509.Certificate, at: datetime, step: int) -> tuple[x5
     if not (basic.critical and usage.critical):
         raise QuoteUntrustedError(step, f"{_named(certificate)}: want critical basic constraints and key usage")
     return basic.value, usage.value
+
+
+def _require_whole_octets(der: bytes, signature: bytes) -> None:
+    """The signature, which stands last, is a BIT STRING of whole octets: the library takes one that says it is not."""
+    unused = der[-len(signature) - 1]
+    if unused:
+        raise ValueError(f"want a signature of whole octets, got one with {unused} unused bits")
 
 
 def _is_signed_with(crl: x509.CertificateRevocationList, key: ec.EllipticCurvePublicKey) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +119,20 @@ def test_collateral_that_was_written_is_read_again(root_crl: bytes, crl: bytes, 
     )
 
     assert parse_collateral(serialise_collateral(collateral)) == collateral
+
+
+@pytest.mark.parametrize("name", ["root_ca_crl", "pck_crl"])
+@pytest.mark.parametrize("unused", range(1, 8))
+def test_a_signature_has_no_unused_bits(name: str, unused: int) -> None:
+    """How many bits of a CRL's signature count is not signed; any number but none is refused."""
+    raw: bytes = getattr(COLLATERAL, name)
+    place = -len(x509.load_der_x509_crl(raw).signature) - 1
+    changed = bytearray(raw)
+    changed[place] = unused
+
+    with pytest.raises(CollateralMalformedError, match="want a DER CRL"):
+        verify_collateral(replace(COLLATERAL, **{name: bytes(changed)}), roots=ROOTS, at=AT + timedelta(days=1))
+    assert raw[place] == 0
 
 
 @given(st.data())
