@@ -40,7 +40,8 @@ class ChainSite(Site):
 
     def collateral_for(self, quote: Quote) -> Collateral:
         """What the maker says today."""
-        return self.pki.collateral(datetime.fromtimestamp(self.w3.eth.get_block("latest")["timestamp"], UTC))
+        # An hour old: who asks an endpoint that lags is not there before it was issued.
+        return self.pki.collateral(_newest(self.w3) - timedelta(hours=1))
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,17 @@ class LawWorld:
         self.chain.warp(by)
 
 
+def _newest(w3: Web3) -> datetime:
+    """The time of the newest block."""
+    return datetime.fromtimestamp(w3.eth.get_block("latest")["timestamp"], UTC)
+
+
 @contextmanager
 def law_world() -> Iterator[LawWorld]:
     """A chain of its own."""
     with Anvil.start() as anvil:
         chain = chain_world(anvil)
-        pki = SimulatedPki.generate(datetime.fromtimestamp(chain.w3.eth.get_block("latest")["timestamp"], UTC), b"law")
+        pki = SimulatedPki.generate(_newest(chain.w3) - timedelta(days=1), b"law")
         world = LawWorld(chain, ChainSite(pki, make_image(), chain.w3))
         image = chain.on_kms(Kind.OS_IMAGE, world.site.image.os_image_hash)
         device = chain.on_app(Kind.DEVICE, device_id(pki.platform.ppid))
