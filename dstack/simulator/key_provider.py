@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 from dstack.attestation.collateral import Collateral
@@ -54,8 +54,8 @@ class EnclaveCollateral:
     clock: Callable[[], datetime]
 
     def collateral_for(self, _quote: Quote) -> Collateral:
-        """The same for every quote."""
-        return self.pki.collateral(self.clock(), sgx=True)
+        """The same for every quote, and somewhat older than a question that is under way."""
+        return self.pki.collateral(max(self.pki.born_at, self.clock() - timedelta(minutes=1)), sgx=True)
 
 
 @dataclass(frozen=True, slots=True)
