@@ -176,7 +176,7 @@ def test_a_machine_of_another_shape_is_not_known(world: World, tmp_path: Path) -
     release = release_of(world, verifier, SEEN)
     other = json.dumps({**json.loads(app_machine(image=SEEN).platform.config), "cpu_count": 4})
 
-    with pytest.raises(UnavailableError, match="ACPI tables: .*/store has none for this shape of machine"):
+    with pytest.raises(UnavailableError, match=r"ACPI tables: .*/store has none for this shape of machine"):
         release.app_keys(certificate_of(app_machine(image=SEEN)), other, "request")
 
 
@@ -186,7 +186,7 @@ def test_a_helper_is_told_of_no_changed_image(world: World, tmp_path: Path) -> N
     release = release_of(world, verifier, SEEN)
     (tmp_path / IMAGES / IMAGE.os_image_hash.hex() / "bzImage").write_bytes(b"changed")
 
-    with pytest.raises(UnavailableError, match="ACPI tables: helper: OS image .*: bzImage is missing or not what"):
+    with pytest.raises(UnavailableError, match=r"ACPI tables: helper: OS image .*: bzImage is missing or not what"):
         release.app_keys(certificate_of(app_machine(image=SEEN)), "", "request")
 
 
