@@ -42,7 +42,7 @@ _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
 
 # Made once: what a statement is costs more than what it does.
-_READ_ENTRIES = select(DECISION.c.seq, DECISION.c.content, DECISION.c.previous, DECISION.c.signature)
+_READ_ENTRIES: Select[Any] = select(DECISION.c.seq, DECISION.c.content, DECISION.c.previous, DECISION.c.signature)
 _LOCK_HEAD = select(HEAD.c.seq, HEAD.c.digest).with_for_update()
 _ADD_ENTRY = insert(DECISION)
 _MOVE_HEAD = update(HEAD)
