@@ -193,7 +193,7 @@ def _page(node: Replicator) -> Response:
 def _status(node: Replicator, request: Request) -> dict[str, Any]:
     status = node.status()
     if node.old_forms:
-        status |= {"caller_address": request.client.host if request.client else ""}
+        status |= {"caller_address": request.client.host if request.client else "", **node.old_status()}
     return status
 
 
