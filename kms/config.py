@@ -282,8 +282,10 @@ class Settings(Section):
     def notices(self) -> tuple[str, ...]:
         """What whoever starts this should know: settings without effect, and what is weaker than it could be."""
         said = list(set_without_effect(self))
+        if not self.core.image.acpi_tables:
+            said.append("core.image.acpi_tables is unset: no machine gets anything, this one included")
         if self.core.image.acpi_tables == "from-log":
-            said.append("ACPI tables of machines without a measurement document are not verified (from-log)")
+            said.append("ACPI tables are not verified: machines get keys on what only their own log says (from-log)")
         chain = self.core.auth_api.chain if self.core.auth_api.type == "chain" else None
         if chain is not None:
             if chain.block_tag != "finalized":

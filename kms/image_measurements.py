@@ -1,7 +1,7 @@
 """OS images of machines that carry no measurement document ("legacy" mode): measured here, from their files.
 
 What a machine claims to run is only a name. Its files are looked up by that name, and what they measure is compared
-with the quote (kms.md 6.6). The ACPI tables are the host's: their digests come from the machine's own log.
+with the quote (kms.md 6.6). The ACPI tables are the host's: see `kms.acpi_tables`.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
 
 # Made once: what a statement is costs more than what it does.
+_READ_ENTRIES: Select[Any] = select(DECISION.c.seq, DECISION.c.content, DECISION.c.previous, DECISION.c.signature)
 _LOCK_HEAD = select(HEAD.c.seq, HEAD.c.digest).with_for_update()
 _ADD_ENTRY = insert(DECISION)
 _MOVE_HEAD = update(HEAD)
@@ -94,7 +95,7 @@ class DecisionStore:
             until = connection.execute(old).scalar()
             if until is None:
                 return 0
-            last = _entry(connection.execute(select(DECISION).where(DECISION.c.seq == until)).one())
+            last = _entry(connection.execute(_READ_ENTRIES.where(DECISION.c.seq == until)).one())
             said = {"until": until, "digest": last.digest.hex(), "at": at.isoformat(timespec="milliseconds")}
             _append(connection, [{"subject": "log", "decision": PRUNED, **said}], signer)
             return connection.execute(delete(DECISION).where(DECISION.c.seq <= until)).rowcount
@@ -119,21 +120,29 @@ class DecisionStore:
             return {bytes(row.public_key): bytes(row.voucher) for row in connection.execute(select(SIGNER))}
 
     def entries(
-        self, *, app_id: str | None = None, last: int | None = None, until: int | None = None
+        self,
+        *,
+        app_id: str | None = None,
+        acpi_tables_verified: bool | None = None,
+        last: int | None = None,
+        until: int | None = None,
     ) -> Iterator[Entry]:
         """Entries, oldest first, read in portions.
 
         Args:
             app_id: Those about this app, in hexadecimal; None for all.
+            acpi_tables_verified: Those about machines whose ACPI tables were, or were not; None for all.
             last: That many of the newest; None for all.
             until: Up to this number; None for all.
 
         Raises:
             DecisionLogUnavailableError: They could not be read.
         """
-        wanted = select(DECISION)
+        wanted = _READ_ENTRIES
         if app_id is not None:
             wanted = wanted.where(DECISION.c.app_id == app_id)
+        if acpi_tables_verified is not None:
+            wanted = wanted.where(DECISION.c.acpi_tables_verified.is_(acpi_tables_verified))
         if until is not None:
             wanted = wanted.where(DECISION.c.seq <= until)
         after = 0
@@ -209,6 +218,7 @@ def _row(entry: Entry, members: Members) -> dict[str, object]:
         "content": entry.content,
         "previous": bytes(entry.previous),
         "signature": entry.signature,
+        "acpi_tables_verified": members.get("acpi_tables_verified"),
     }
 
 

@@ -79,7 +79,7 @@ def running_kms(site: Site, machine: Machine, change: Callable[[KeySet], KeySet]
     chain = MemoryChain(
         {machine.booted.app_compose.compose_hash, site.shared(APP, InstanceInfo()).app_compose.compose_hash}
     )
-    verifier = EvidenceVerifier(site.roots, STRICT, site, lambda: NOW)
+    verifier = EvidenceVerifier(site.roots, STRICT, site, lambda: NOW, acpi=None)
     release = KeyRelease(keys.roots, SelfAuthorization(machine, verifier, chain), verifier, chain)
     service = KmsService(keys, release, chain, None, simulated=True)
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)

@@ -15,6 +15,7 @@ from kms.decision_log.store import open_store
 from tests.cli_runner import run_dstack
 
 ROOT = bytes(31) + b"\2"
+SIGNER = DecisionSigner.derive(ROOT)
 SETTINGS = """
 core.cert_dir = "{folder}"
 [core.attestation.urls]
@@ -38,7 +39,7 @@ DENIED = {
 def config(tmp_path: Path) -> Path:
     """Settings of a KMS with two decisions."""
     store = open_store(f"sqlite:///{tmp_path}/decisions.sqlite3")
-    store.append([{**GRANTED, "block": 76}, DENIED], DecisionSigner.derive(ROOT))
+    store.append([{**GRANTED, "block": 76}, DENIED], SIGNER)
     store.close()
     path = tmp_path / "kms.toml"
     path.write_text(SETTINGS.format(folder=tmp_path))
@@ -67,6 +68,20 @@ def test_entries_of_one_app_in_json(config: Path) -> None:
     entry = json.loads(out)
     assert (code, len(entry.pop("digest")), len(entry.pop("signature"))) == (0, 64, 130)
     assert entry == {**DENIED, "seq": 2}
+
+
+def test_what_rests_on_unseen_acpi_tables_is_said(config: Path) -> None:
+    """In the line of such an entry, and by asking for those alone; what is not known is neither."""
+    store = open_store(f"sqlite:///{config.parent}/decisions.sqlite3")
+    unseen = {**GRANTED, "acpi_source": "from-log", "acpi_tables_verified": False}
+    store.append([unseen, {**GRANTED, "acpi_source": "captured", "acpi_tables_verified": True}], SIGNER)
+    store.close()
+
+    expected = f"3  {GRANTED['at']}  app granted  {'a1' * 20}; ACPI tables not verified\n"
+    assert run(config, ["--unverified-acpi"]) == (0, expected, "")
+    assert run(config)[1].count("not verified") == 1
+    shown = json.loads(run(config, ["--unverified-acpi", "--json"])[1])
+    assert (shown["acpi_source"], shown["acpi_tables_verified"]) == ("from-log", False)
 
 
 def test_a_whole_log_is_verified(config: Path) -> None:

@@ -144,6 +144,7 @@ def test_file_of_upstream_0_5_7_is_taken() -> None:
         "core.subject_postfix",
         "core.auth_api.dev.gateway_app_id",
         "core.onboard.quote_enabled",
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
     ]
 
 
@@ -153,7 +154,10 @@ def test_file_of_upstream_head_is_taken() -> None:
 
     assert settings.core.pccs == ("https://pccs.example",)
     assert settings.core.admin.htpasswd_file is None
-    assert settings.notices() == ("core.attestation.urls.amd_kds has no effect: only TDX is verified",)
+    assert settings.notices() == (
+        "core.attestation.urls.amd_kds has no effect: only TDX is verified",
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
+    )
 
 
 def test_collateral_may_come_from_several_endpoints() -> None:
@@ -182,10 +186,11 @@ def test_a_chain_that_could_lie_is_announced() -> None:
     text = MINIMAL.replace("https://user:secret@rpc.example/key", "http://rpc.example")
 
     assert parse_settings(MINIMAL + "chain_id = 31337\nblock_tag = 'latest'").notices() == (
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
         "NOT PRODUCTION: decisions rest on latest blocks of a development chain",
         "one chain endpoint is believed; set core.auth_api.chain.rpc_urls to three or more",
     )
-    assert parse_settings(text).notices()[1] == "chain endpoint http://rpc.example: whoever is in between can lie"
+    assert parse_settings(text).notices()[2] == "chain endpoint http://rpc.example: whoever is in between can lie"
 
 
 def test_several_endpoints_must_agree() -> None:
