@@ -37,6 +37,7 @@ _ALLOWED, _OTHER = ComposeHash(b"\xc0" * 32), ComposeHash(b"\xc1" * 32)
 _DENIED = f"denied {Rule.COMPOSE_HASH.name}"
 _UNREGISTERED = AppId(b"\xa0" * 20)
 _BLOCK_SECONDS = 0.5
+_START_SECONDS = 60.0
 _BETWEEN_DENIALS = 0.7
 _AFTER_DENIALS = 4.0
 
@@ -85,7 +86,11 @@ def _denials(site: Site, versions: Sequence[ComposeHash], faults: Faults) -> dic
     keys = [_keys(site, caller) for caller in callers]
     granted_before, cut = _granted(site), faults.cut
     load = site.start_load(site.identities(callers), "fresh")
-    while load.poll() is None and _granted(site) - granted_before < 2 * len(callers):
+    deadline = time.monotonic() + _START_SECONDS
+    while _granted(site) - granted_before < 2 * len(callers):
+        if load.poll() is not None or time.monotonic() > deadline:
+            load.terminate()
+            raise SystemExit(f"denials: want each version granted within {_START_SECONDS:.0f} s, got too few grants")
         time.sleep(0.1)
     denied_at = []
     for version in versions:
