@@ -1,4 +1,4 @@
-"""The ACPI tables of machines that carry no measurement document ("legacy" mode), from the source that is configured.
+"""The ACPI tables of the machines that ask, from the source that is configured.
 
 A host chooses the tables of its guest, and code in them runs in the guest's kernel. Only the machine's own log names
 their digests; a source of ours says what they must be, so that RTMR0 shows any others.
@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from dstack.errors import ImageUnavailableError, InputError, ToolUnavailableError
 from dstack.measurement.acpi import AcpiDigests
@@ -21,7 +22,7 @@ from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash
 from dstack.vmm.acpi_sources import captured_digests, helper_digests
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
-from kms.image_cache import ImageCache
+from kms.image_cache import ImageCache, verify_image
 
 FROM_LOG = "from-log"
 
@@ -32,14 +33,14 @@ _MOST_KEPT = 256
 _WAIT_SECONDS = 90.0
 
 
-def refuse_legacy_mode(config: VmConfig) -> BootDigests:
-    """What happens where no source of ACPI tables is configured: nothing of such a machine is believed.
+def refuse_unseen_tables(_config: VmConfig) -> NoReturn:
+    """What happens where no source is configured: of no machine is it known what its RTMR0 should be.
 
     Raises:
         ImageUnavailableError: Always.
     """
     raise ImageUnavailableError(
-        f"OS image {config.os_image_hash.hex()}: it has no measurement document, and core.image.acpi_tables is unset"
+        "ACPI tables: only the machine's own log names their digests, and core.image.acpi_tables is unset"
     )
 
 
@@ -95,8 +96,8 @@ class AcpiTables:
         return found
 
     def _helper(self, config: VmConfig, program: str) -> AcpiDigests:
-        """Called after the image was measured, so that its files are here and what its list says."""
         folder = self.images.image(config.os_image_hash)
+        verify_image(config.os_image_hash, folder)
         try:
             metadata = parse_image_metadata((folder / METADATA_NAME).read_bytes())
         except OSError as exc:

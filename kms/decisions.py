@@ -221,4 +221,6 @@ def _evidence(appraisal: Appraisal) -> dict[str, object]:
         "evidence": hashlib.sha256(verified.quote.signed).hexdigest(),
         "root": verified.root.fingerprint,
         "simulated": verified.root.simulated,
+        "acpi_source": appraisal.acpi_source.value,
+        "acpi_tables_verified": appraisal.acpi_tables_verified,
     }

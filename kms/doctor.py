@@ -21,7 +21,7 @@ from dstack.chain.bounded_http import EndpointError
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.chain.rpc import Request, RpcEndpoint
 from dstack.chain.rpc_answers import block_of, block_request, number_of
-from dstack.errors import DecisionLogUnavailableError, DstackError, UnavailableError
+from dstack.errors import DecisionLogUnavailableError, DstackError, ImageUnavailableError, UnavailableError
 from dstack.keys.pem import load_certificate
 from dstack.policy import Denied, boot_info
 from dstack.transport.agent import AgentClient
@@ -244,6 +244,9 @@ def _collateral(verifier: EvidenceVerifier, evidence: Evidence) -> Findings:
 def _own_evidence(settings: Settings, verifier: EvidenceVerifier, evidence: Evidence) -> Findings:
     try:
         own = verifier.appraise(evidence, bound_to=_NO_REPORT_DATA)
+    except ImageUnavailableError as exc:
+        yield Finding("own evidence", Level.UNKNOWN, str(exc), "core.image: acpi_tables and download_url")
+        return
     except DstackError as exc:
         yield Finding("own evidence", Level.WRONG, str(exc), "docs/verification-steps.md has the step by its number")
         return

@@ -51,17 +51,23 @@ class QuoteProvider(Protocol):
 class EvidenceVerifier:
     """Turns evidence into appraisals, by what this KMS was configured to accept.
 
-    `image` measures the files of images whose machines carry no measurement document, and `acpi` gives their hosts'
-    ACPI tables; without it those are taken from the machine's own log. `pool` verifies quotes in worker
-    processes, which have the same roots and policy; without it they are verified here.
+    Attributes:
+        roots: What may end a chain of certificates.
+        policy: Which platforms are good enough.
+        collateral: Where statements about platforms come from.
+        clock: When it is.
+        acpi: Says which ACPI tables a machine has. None takes the digests that its own log names, which verifies
+            nothing of them.
+        image: Measures the files of images whose machines carry no measurement document; None where nobody has them.
+        pool: Verifies quotes in worker processes, which have the same roots and policy; None verifies them here.
     """
 
     roots: TrustedRoots
     policy: VerificationPolicy
     collateral: CollateralSource
     clock: Callable[[], datetime]
+    acpi: Callable[[VmConfig], AcpiDigests] | None
     image: Callable[[VmConfig], BootDigests] | None = None
-    acpi: Callable[[VmConfig], AcpiDigests] | None = None
     pool: VerificationPool | None = None
 
     def appraise(self, evidence: Evidence, *, bound_to: ReportData, vm_config: str = "") -> Appraisal:

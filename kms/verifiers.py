@@ -13,7 +13,7 @@ from dstack.attestation.verification_policy import VerificationPolicy, accept_st
 from dstack.errors import ConfigError
 from dstack.keys.pem import load_certificate
 from dstack.transport.collateral_store import opened_collateral
-from kms.acpi_tables import FROM_LOG, AcpiTables, GiveTables, MeasureImage, refuse_legacy_mode
+from kms.acpi_tables import FROM_LOG, AcpiTables, GiveTables, MeasureImage, refuse_unseen_tables
 from kms.config import Core, Image
 from kms.evidence import EvidenceVerifier
 from kms.image_cache import ImageCache
@@ -35,15 +35,15 @@ def opened_verifier(core: Core, images: ImageCache) -> Iterator[EvidenceVerifier
         relaxations=accept_statuses(core.accepted_tcb_statuses, core.accepted_tcb_statuses_until),
         min_evaluation_number=core.attestation.min_evaluation_number,
     )
-    image, acpi = _legacy_mode(core.image, images)
+    image, acpi = _reference(core.image, images)
     with opened_collateral(core.collateral_dir, urls=core.pccs, roots=roots, clock=_now) as collateral:
-        yield EvidenceVerifier(roots, policy, collateral, _now, image=image, acpi=acpi)
+        yield EvidenceVerifier(roots, policy, collateral, _now, acpi, image=image)
 
 
-def _legacy_mode(settings: Image, images: ImageCache) -> tuple[MeasureImage, GiveTables | None]:
-    """How machines without a measurement document are measured, and where their ACPI tables come from."""
+def _reference(settings: Image, images: ImageCache) -> tuple[MeasureImage, GiveTables | None]:
+    """How images are measured whose machines carry no measurement document, and where all ACPI tables come from."""
     if not settings.acpi_tables:
-        return refuse_legacy_mode, None
+        return refuse_unseen_tables, refuse_unseen_tables
     measure = ImageMeasurements(images).digests
     return measure, None if settings.acpi_tables == FROM_LOG else AcpiTables(settings.acpi_tables, images).digests
 

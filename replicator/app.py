@@ -7,6 +7,7 @@ forms of the original around these (`old_forms`). Errors are `{"error", "kind"}`
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -151,39 +152,47 @@ async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
 
 
 async def _feed(upload: Upload, delivery: Delivery) -> None:
-    """Have some chunks opened and written while the next ones come into other buffers; what came whole is kept."""
-    banks = [[memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(_AT_ONCE)] for _ in range(2)]
-    ready: list[memoryview] = []
+    """Have some chunks opened and written while the next ones come into another buffer; what came whole is kept."""
+    shape, number = delivery.shape, delivery.next_chunk
+    banks = [memoryview(bytearray(_AT_ONCE * (CHUNK + TAG_SIZE))) for _ in range(2)]
     working: asyncio.Future[None] | None = None
-    try:
-        for number in range(delivery.next_chunk, delivery.shape.chunks):
-            sealed = banks[0][len(ready)][: delivery.shape.sealed_length(number)]
-            if not await upload.fill(sealed):
-                break
-            ready.append(sealed)
-            if len(ready) == _AT_ONCE:
-                if working:
-                    await working
-                working = asyncio.ensure_future(run_in_threadpool(_add, delivery, ready))
-                ready = []
-                banks.reverse()
-    finally:
-        if working:
-            await working
-        await run_in_threadpool(_add, delivery, ready)
+    while number < shape.chunks:
+        after = min(number + _AT_ONCE, shape.chunks)
+        bank = banks[0][: shape.sealed_size(number) - shape.sealed_size(after)]
+        try:
+            is_full = await upload.fill(bank)
+        finally:
+            if working:
+                await working
+            working = asyncio.ensure_future(run_in_threadpool(_add, delivery, bank[: upload.filled]))
+            if upload.filled < len(bank):
+                await working
+        if not is_full:
+            return
+        banks.reverse()
+        number = after
+    if working:
+        await working
 
 
-def _add(delivery: Delivery, chunks: list[memoryview]) -> None:
-    for sealed in chunks:
-        delivery.add(sealed)
+def _add(delivery: Delivery, sealed: memoryview) -> None:
+    """The whole chunks of what came."""
+    while sealed and len(sealed) >= (length := delivery.shape.sealed_length(delivery.next_chunk)):
+        delivery.add(sealed[:length])
+        sealed = sealed[length:]
 
 
 async def _ahead(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """*parts*, each made while the one before is sent. When nobody takes them any more, one more is made."""
-    making = asyncio.ensure_future(run_in_threadpool(next, parts, None))
-    while (part := await making) is not None:
-        making = asyncio.ensure_future(run_in_threadpool(next, parts, None))
-        yield part
+    """*parts*, some made while those before are sent. When nobody takes them any more, some more are made."""
+    making = asyncio.ensure_future(run_in_threadpool(_some, parts))
+    while group := await making:
+        making = asyncio.ensure_future(run_in_threadpool(_some, parts))
+        for part in group:
+            yield part
+
+
+def _some(parts: Iterator[bytes]) -> list[bytes]:
+    return list(itertools.islice(parts, _AT_ONCE))
 
 
 def _page(node: Replicator) -> Response:
@@ -193,7 +202,7 @@ def _page(node: Replicator) -> Response:
 def _status(node: Replicator, request: Request) -> dict[str, Any]:
     status = node.status()
     if node.old_forms:
-        status |= {"caller_address": request.client.host if request.client else ""}
+        status |= {"caller_address": request.client.host if request.client else "", **node.old_status()}
     return status
 
 

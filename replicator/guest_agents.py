@@ -12,27 +12,12 @@ from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.transport.agent import AgentClient
 from dstack.transport.client import PrpcClient
 from dstack.values import ReportData, bytes_from_hex
-from dstack.wire.fields import octets, string
+from dstack.wire.fields import string
+from dstack.wire.guest import TdxQuoteRequest, TdxQuoteResponse
 from replicator.peers import QuoteProvider
 
 _FOLDERS = ("/var/run", "/run", "/var/run/dstack", "/run/dstack")
 SOCKETS = tuple(Path(folder, name) for name in ("dstack.sock", "tappd.sock") for folder in _FOLDERS)
-
-
-@dataclass(frozen=True, slots=True)
-class TdxQuoteRequest:
-    """Of the legacy agent; raw means: exactly these 64 bytes."""
-
-    report_data: bytes = octets(1)
-    hash_algorithm: str = string(2)
-
-
-@dataclass(frozen=True, slots=True)
-class TdxQuoteResponse:
-    """A quote in hexadecimal, which some builds begin with `0x`, and the event log as JSON text."""
-
-    quote: str = string(1)
-    event_log: str = string(2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from dstack.errors import HandoverRefusedError, KeystoreError
+from replicator import old_forms
 from replicator.config import ChainSettings
 from replicator.containers import Container, derive_key
 from replicator.custody import Custody, Receipt
@@ -172,6 +173,20 @@ class Replicator:
             "old_forms": self.old_forms,
             "insecure_endpoints_from_configure": self._settings.endpoints_from_configure,
         }
+
+    def old_status(self) -> dict[str, str]:
+        """What the original service says besides."""
+        waiting = self._receiver.pending(self.moments.now())
+        return old_forms.old_status(waiting[-1].quoted if waiting else None, self._genesis_evidence())
+
+    def _genesis_evidence(self) -> bytes | None:
+        """Where this node made the secure file."""
+        try:
+            custody = self.around.secure_file.held().custody if self.around.secure_file.exists() else None
+            kept = self.around.receipts.read(custody.genesis.hash(), "genesis") if custody else None
+        except KeystoreError:
+            return None
+        return bytes.fromhex(kept["evidence"]) if kept else None
 
     def _now(self) -> datetime:
         return self.moments.now(self._law.block() if self._law else None)

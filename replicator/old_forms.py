@@ -21,14 +21,31 @@ MAX_CONTENT = 1 << 20
 """Bytes of a secure file that travels in the old form: it is one text in the hands of a shell."""
 
 MAX_SEALED_TEXT = 2 * (MAX_ANSWER + 2 * MAX_CONTENT)
-_MARK = b"\0dstack-handover-request-v2\0"
+MARK = b"\0dstack-handover-request-v2\0"
 
 
 def old_request(quoted: QuotedRequest) -> dict[str, str]:
     """What `/requestKey` answers in the old form."""
     quote = parse_evidence(quoted.evidence).quote
-    envelope = quote + _MARK + serialise_request(quoted).encode()
+    envelope = quote + MARK + serialise_request(quoted).encode()
     return {"quote": envelope.hex(), "pubk": quoted.request.public_key.hex()}
+
+
+def old_status(quoted: QuotedRequest | None, genesis_evidence: bytes | None) -> dict[str, str]:
+    """What the original's `/status` says of itself, from what this service has in its place; empty where it has none.
+
+    Args:
+        quoted: The newest request that waits: its key and quote are the original's own of round 1.
+        genesis_evidence: The evidence of the genesis, where this node made it.
+    """
+    return {
+        "myPub": quoted.request.public_key.hex() if quoted else "",
+        "onboard_quote": parse_evidence(quoted.evidence).quote.hex() if quoted else "",
+        "bootstrap_quote": parse_evidence(genesis_evidence).quote.hex() if genesis_evidence else "",
+        # An account and a key name of the original, which shares one secret key; here each container has its own.
+        "addr": "",
+        "myKey": "",
+    }
 
 
 def is_old_form(raw: bytes) -> bool:
@@ -45,7 +62,7 @@ def request_in_form(raw: bytes) -> bytes:
     """
     fields = _form(raw)
     envelope = _hex(fields["quote"], "quote")
-    quote, mark, document = envelope.partition(_MARK)
+    quote, mark, document = envelope.partition(MARK)
     if not mark:
         raise HandoverRefusedError(
             "onboard: quote: want what this service's /requestKey answered, got a bare quote: it binds neither chain "

@@ -15,6 +15,9 @@ from replicator.documents import QuotedRequest
 
 MAX_RECEIPTS = 10_000
 PAGE = 16
+PAGE_BYTES = 4 << 20
+
+_WITHOUT_EVIDENCE = ("role", "hash", "receipt", "simulated_root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,21 @@ class ReceiptFolder:
         return sum(1 for _ in self.path.glob("*.json"))
 
     def page(self, since: int, *, with_evidence: bool) -> dict[str, Any]:
-        """`PAGE` of them from position *since* on, oldest first, and where the next page begins (null: no more)."""
+        """Some of them from position *since* on, oldest first, and where the next page begins (null: no more).
+
+        At most `PAGE`, and no more than the first that would make a page of over `PAGE_BYTES`.
+        """
         names = sorted(self.path.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        found = [self._read(path) for path in names[since : since + PAGE]]
-        if not with_evidence:
-            found = [{name: each[name] for name in ("role", "hash", "receipt", "simulated_root")} for each in found]
-        return {"receipts": found, "next": since + PAGE if since + PAGE < len(names) else None}
+        found: list[dict[str, Any]] = []
+        size = 0
+        for path in names[since : since + PAGE]:
+            size += path.stat().st_size
+            if found and size > PAGE_BYTES:
+                break
+            kept = self._read(path)
+            found.append(kept if with_evidence else {name: kept[name] for name in _WITHOUT_EVIDENCE})
+        end = since + len(found)
+        return {"receipts": found, "next": end if end < len(names) else None}
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

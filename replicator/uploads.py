@@ -1,7 +1,7 @@
 """The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time.
 
 Whoever sends a little now and then holds a connection no longer than whoever sends nothing: the line and each buffer
-have a time of their own to be whole.
+have a time of their own to be whole, by their size.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from replicator.old_forms import MAX_SEALED_TEXT, answer_in_text
 
 IDLE_SECONDS = 30.0
 LINE_SECONDS = 60.0
+_MIB = 1 << 20
 BUFFER_SECONDS = 120.0
+"""For each begun MiB of a buffer."""
 
-Filler = Callable[[memoryview, float], Awaitable[int]]
+Filler = Callable[[memoryview, float, Callable[[int], None]], Awaitable[None]]
 
 
 class Upload:
@@ -27,7 +29,7 @@ class Upload:
     Args:
         stream: The pieces as they come from the network.
         old_forms: Take the text of the original service.
-        filler: Fills a buffer past *stream*, where the server has such a way; says how much there was. What it leaves
+        filler: Fills a buffer past *stream*, where the server has such a way, and says how much comes. What it leaves
             comes from *stream*.
     """
 
@@ -37,6 +39,8 @@ class Upload:
         self._filler = filler
         self._buffer = bytearray()
         self._ended = False
+        self.filled = 0
+        """How much of the last buffer has come, whether or not it became full."""
 
     async def line(self) -> bytes:
         """Everything before the first line feed, or the whole body where there is none.
@@ -67,31 +71,35 @@ class Upload:
         Raises:
             MessageMalformedError: They do not come.
         """
-        async with _within(BUFFER_SECONDS):
+        self.filled = 0
+        async with _within(BUFFER_SECONDS * -(-len(buffer) // _MIB)):
             return await self._fill(buffer)
 
     async def _fill(self, buffer: memoryview) -> bool:
         ahead = min(len(self._buffer), len(buffer))
         buffer[:ahead] = memoryview(self._buffer)[:ahead]
         del self._buffer[:ahead]
-        filled = ahead + await self._filled(buffer[ahead:])
-        while filled < len(buffer):
+        self.filled = ahead
+        if self._filler is not None and ahead < len(buffer):
+            await self._fill_directly(self._filler, buffer[ahead:])
+        while self.filled < len(buffer):
             piece = await self._piece()
             if piece is None:
                 return False
-            used = min(len(piece), len(buffer) - filled)
-            buffer[filled : filled + used] = memoryview(piece)[:used]
+            used = min(len(piece), len(buffer) - self.filled)
+            buffer[self.filled : self.filled + used] = memoryview(piece)[:used]
             self._buffer += memoryview(piece)[used:]
-            filled += used
+            self.filled += used
         return True
 
-    async def _filled(self, buffer: memoryview) -> int:
-        if self._filler is None or not buffer:
-            return 0
+    async def _fill_directly(self, filler: Filler, buffer: memoryview) -> None:
         try:
-            return await self._filler(buffer, IDLE_SECONDS)
+            await filler(buffer, IDLE_SECONDS, self._came)
         except TimeoutError as exc:
             raise _late(IDLE_SECONDS) from exc
+
+    def _came(self, count: int) -> None:
+        self.filled += count
 
     async def require_end(self) -> None:
         """See that nothing follows.

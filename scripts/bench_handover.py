@@ -7,10 +7,12 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import bare_pipeline
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dstack.cli.handover_session import Node as Address
@@ -24,16 +26,18 @@ from dstack.devnet.world import Machine, World, boot_answer
 
 MIB = 1 << 20
 _ROUNDS = 5
+_LIMIT_ROUNDS = 3
 
 
 def measure(size_mib: int) -> dict[str, Any]:
     """Hand over a small file and one of *size_mib* MiB.
 
     Returns:
-        MB/s (10^6 bytes) of the stream, of the limits, and the ratio to the slower one. `cp` does not sync and so may
-        leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. Processor seconds per GiB of
-        the old node, the new node and who carries (this program); seconds of a whole small handover and of its rounds
-        (medians); MiB that each program grew by at most while it streamed.
+        MB/s (10^6 bytes; medians) of the stream, of the limits, and the ratio to the slower one. `cp` does not sync and
+        so may leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. `bare_pipeline` is
+        what these cores can do at best, see there. Processor seconds per GiB of the old node, the new node and who
+        carries (this program); seconds of a whole small handover and of its rounds (medians); MiB that each program
+        grew by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -52,11 +56,10 @@ def measure(size_mib: int) -> dict[str, Any]:
         )
         content = folder / "content"
         _fill(content, size_mib)
-        limits = {"aes_256_gcm": _aes(content), "cp": _cp(content, folder / "copy")}
         content.rename(old.secure_file)
         bootstrap(world, old, "--adopt")
         bootstrap(world, small)
-        return {**_small(world, small, other), **_large(world, old, new, size_mib, limits)}
+        return {**_small(world, small, other), **_large(world, old, new, size_mib)}
 
 
 def _small(world: World, old: Node, new: Node) -> dict[str, Any]:
@@ -74,7 +77,16 @@ def _small(world: World, old: Node, new: Node) -> dict[str, Any]:
     return {f"small_{name}_seconds": round(statistics.median(each), 4) for name, each in times.items()}
 
 
-def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, float]) -> dict[str, Any]:
+def _large(world: World, old: Node, new: Node, size_mib: int) -> dict[str, Any]:
+    copy = old.folder / "copy"
+    operations: dict[str, Callable[[], float]] = {
+        "aes_256_gcm": lambda: _aes(old.secure_file),
+        "cp": lambda: _cp(old.secure_file, copy),
+        "cp_synced": lambda: _cp(old.secure_file, copy, synced=True),
+        "bare_pipeline": lambda: bare_pipeline.rate(old.secure_file, copy),
+    }
+    # Before and after: what else the machine does changes meanwhile.
+    rates = {name: [operation() for _ in range(_LIMIT_ROUNDS)] for name, operation in operations.items()}
     programs = [start_program(world, node) for node in (old, new)]
     before = [_resident(program, "VmRSS") for program in programs]
     processor = _processor(programs)
@@ -84,15 +96,19 @@ def _large(world: World, old: Node, new: Node, size_mib: int, limits: dict[str, 
     session.transfer(lambda _done, _all: None)
     rate = size_mib * MIB / (time.perf_counter() - began) / 1e6
     spent = [(late - early) * 1024 / size_mib for early, late in zip(processor, _processor(programs), strict=True)]
-    # Before and after: what else the machine does changes meanwhile.
-    after = {"aes_256_gcm": _aes(old.secure_file), "cp": _cp(old.secure_file, old.folder / "copy")}
-    means = {name: (limits[name] + after[name]) / 2 for name in limits}
+    for name, operation in operations.items():
+        rates[name] += [operation() for _ in range(_LIMIT_ROUNDS)]
+    medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+    limits = {name: medians[name] for name in ("aes_256_gcm", "cp")}
     grown = [_resident(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)]
     return {
         "ours": round(rate, 1),
-        "limits": {name: round(each, 1) for name, each in means.items()},
-        "ratio": round(rate / min(means.values()), 3),
-        "cp_synced": round(_cp(old.secure_file, old.folder / "copy", synced=True), 1),
+        "limits": limits,
+        "ratio": round(rate / min(limits.values()), 3),
+        "cp_synced": medians["cp_synced"],
+        "bare_pipeline": medians["bare_pipeline"],
+        "ratio_to_bare_pipeline": round(rate / medians["bare_pipeline"], 3),
+        "ratio_of_bare_pipeline": round(medians["bare_pipeline"] / min(limits.values()), 3),
         "processor_seconds_per_gib": dict(
             zip(("old", "new", "carrier"), (round(each, 2) for each in spent), strict=True)
         ),
@@ -104,6 +120,9 @@ def _fill(path: Path, size_mib: int) -> None:
     with path.open("wb") as stream:
         for _ in range(size_mib):
             stream.write(os.urandom(MIB))
+        # Else writing it to the disk would slow down whatever is measured next.
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _aes(path: Path) -> float:
@@ -119,6 +138,7 @@ def _aes(path: Path) -> float:
 
 
 def _cp(path: Path, to: Path, *, synced: bool = False) -> float:
+    os.sync()
     began = time.perf_counter()
     subprocess.run(["cp", str(path), str(to)], check=True)
     if synced:

@@ -12,7 +12,7 @@ from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.verify import VerifiedQuote
 from dstack.errors import AppraisalError, ImageRefusedError
 from dstack.measurement import identities, mr_config_id
-from dstack.measurement.acpi import AcpiDigests
+from dstack.measurement.acpi import AcpiDigests, AcpiSource
 from dstack.measurement.document import reference_values
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.machine import BootDigests
@@ -34,7 +34,7 @@ class Appraisal:
         instance_id: From the `instance-id` event; None if it is empty or absent.
         key_provider_info: Payload of the `key-provider` event; empty if there is none.
         os_image_hash: Of the image whose reference values equal the registers.
-        acpi_tables_verified: Whether ACPI content was checked, rather than taken from the log.
+        acpi_source: Who says which ACPI tables its host gave it.
         mr_system: `mrSystem` of the contracts.
         mr_aggregated: `mrAggregated` of the contracts, over the whole replay.
         device_id: Names the machine.
@@ -48,12 +48,17 @@ class Appraisal:
     instance_id: InstanceId | None
     key_provider_info: bytes
     os_image_hash: OsImageHash
-    acpi_tables_verified: bool
+    acpi_source: AcpiSource
     mr_system: Digest32
     mr_aggregated: Digest32
     device_id: DeviceId
     rtmr3_boot: Register | None
     runtime_events: tuple[RuntimeEvent, ...]
+
+    @property
+    def acpi_tables_verified(self) -> bool:
+        """Whether the content of its ACPI tables was seen, rather than their digests taken from its own log."""
+        return self.acpi_source.verified
 
 
 def appraise(
@@ -75,7 +80,7 @@ def appraise(
         expected_report_data: What the quote must be bound to. None only where the caller needs no binding.
         vm_config: Replaces the config in *evidence* unless empty.
         image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
-        acpi: Where the ACPI tables of such a machine come from; None for its own log, which verifies nothing of them.
+        acpi: Says which ACPI tables a machine of this shape has; None for its own log, which verifies nothing of them.
 
     Raises:
         ImageRefusedError: MRTD or RTMR0 to RTMR2 differ.
@@ -112,7 +117,7 @@ def appraise(
         instance_id=sized_payload(system, "instance-id", InstanceId) if system.get("instance-id") else None,
         key_provider_info=key_provider or b"",
         os_image_hash=reference.os_image_hash,
-        acpi_tables_verified=reference.acpi_tables_verified,
+        acpi_source=reference.acpi_source,
         mr_system=_mr_system(report, key_provider),
         mr_aggregated=_mr_aggregated(report, rtmr3),
         # (20) The device is named by the PPID of its verified certificate.

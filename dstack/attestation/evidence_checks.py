@@ -202,7 +202,7 @@ def _own_reference(envelope: Envelope, ledger: Ledger) -> Reference:
         return Reference({}, dict.fromkeys(REGISTERS, why), False, "evidence")
     ledger.passed(18, f"{values.os_image_hash.hex()}, by the measurement document it lists", name="OS image hash")
     registers = {"mrtd": values.mrtd, "rtmr0": values.rtmr0, "rtmr1": values.rtmr1, "rtmr2": values.rtmr2}
-    return Reference(registers, {}, values.acpi_tables_verified, "image that the evidence names")
+    return Reference(registers, {}, values.acpi_source.verified, "image that the evidence names")
 
 
 def _compare(name: str, body: TdReport, reference: Reference, envelope: Envelope, ledger: Ledger) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,8 @@ APP_DATA = "app-data"
 RATLS_CERT = "ratls-cert"
 RAW = "raw"
 _DEFAULT_HASH = "sha512"
+
+_APP_KEY_LABELS = {"ed25519": (b"dip1::ed25519-pk:", 32), "secp256k1": (b"dip1::secp256k1c-pk:", 33)}
 
 # Upstream's spelling; the misspelling is part of the format.
 _BOOTSTRAP_PREFIX = b"dstack-kms-genereted-keys-v1:"
@@ -71,6 +74,24 @@ def padded_report_data(content: bytes) -> ReportData:
         InputError: *content* is longer than 64 bytes.
     """
     return ReportData(content.ljust(ReportData.SIZE, b"\0"))
+
+
+def app_key_report_data(algorithm: str, public_key: bytes) -> ReportData:
+    """Bind a key that an app signs with: what the worker's GetAttestationForAppKey quotes (guest.md 4.5).
+
+    Args:
+        algorithm: `ed25519` or `secp256k1`.
+        public_key: 32 bytes, or the compressed 33.
+
+    Raises:
+        InputError: Another algorithm, or a key of another length.
+    """
+    label, size = _APP_KEY_LABELS.get(algorithm, (b"", 0))
+    if not label:
+        raise InputError(f"app key: want one of {', '.join(_APP_KEY_LABELS)}, got {algorithm[:40]!r}")
+    if len(public_key) != size:
+        raise InputError(f"app key: want {size} bytes, got {len(public_key)}")
+    return padded_report_data(label + base64.urlsafe_b64encode(public_key).rstrip(b"="))
 
 
 def ratls_report_data(spki: bytes) -> ReportData:

@@ -143,6 +143,10 @@ accepted_tcb_statuses_until = {(datetime.now(UTC) + _ACCEPTED_FOR).isoformat(tim
 address = "127.0.0.1"
 port = {onboard_port}
 
+[core.image]
+# Simulated machines have no ACPI tables, only digests of some; in production name a source that has seen yours.
+acpi_tables = "from-log"
+
 [core.attestation]
 # NOT PRODUCTION: trusts the simulator's root.
 insecure_allow_external_trust_anchors = true

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from dstack.attestation.evidence import Evidence, serialise_evidence
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.attestation.report_data import padded_report_data
@@ -70,9 +72,11 @@ class GuestAgent:
         self._lock = threading.Lock()
         self._tls_keys = TlsKeys(booted, self._evidence, clock, trust)
 
-    def get_tls_key(self, request: GetTlsKeyRequest) -> GetTlsKeyResponse:
-        """A fresh key for TLS, and the chain of its certificate."""
-        return self._tls_keys.issue(request)
+    def get_tls_key(
+        self, request: GetTlsKeyRequest, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> GetTlsKeyResponse:
+        """A fresh key for TLS, or *key*, and the chain of its certificate."""
+        return self._tls_keys.issue(request, key)
 
     def get_quote(self, request: GetQuoteRequest) -> GetQuoteResponse:
         """A quote over up to 64 bytes of the app's choice, padded with zeros."""

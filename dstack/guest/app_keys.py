@@ -13,7 +13,7 @@ from dstack.keys.certs import build_app_root
 from dstack.keys.derivation import AppKeys, app_keys_from_seed, derive_p256
 from dstack.keys.pem import certificate_pem, private_key_pem, spki_der
 from dstack.keys.scalars import p256_from_scalar
-from dstack.values import OsImageHash
+from dstack.values import Digest32, OsImageHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,21 @@ class NoProvider:
     """The guest drew the keys itself; they are gone at the next boot."""
 
     app_key_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalProvider:
+    """A local key provider gave the seed of the keys: the same at every boot of this machine.
+
+    Attributes:
+        mr_enclave: Of the provider.
+    """
+
+    app_key_pem: str = field(repr=False)
+    mr_enclave: Digest32
+
+
+Provider = KmsProvider | LocalProvider | NoProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +79,26 @@ class ProvidedKeys:
     keys: AppKeys
     ca_cert_pem: str
     gateway_app_id: str
-    provider: KmsProvider | NoProvider
+    provider: Provider
     epoch: int = 0
     previous: PreviousKeys | None = None
 
 
-def draw_keys(seed: bytes, platform: Platform, *, at: datetime) -> ProvidedKeys:
-    """Make the keys of an app without a key provider.
+def keys_of_seed(seed: bytes, platform: Platform, *, at: datetime, mr_enclave: Digest32 | None = None) -> ProvidedKeys:
+    """Make the keys of an app without a KMS.
 
     Args:
-        seed: 32 random bytes, used for this boot only.
+        seed: 32 bytes: random ones for this boot only, or those of a local key provider.
         platform: Quotes the app's own root certificate.
         at: Now.
+        mr_enclave: Of the provider; None where there is none.
     """
     key = p256_from_scalar(derive_p256(seed, (b"app-key",)))
     evidence = platform_evidence(platform, ratls_report_data(spki_der(key)))
     root = build_app_root(key, evidence_extensions(evidence), at=at)
-    return ProvidedKeys(app_keys_from_seed(seed), certificate_pem(root), "", NoProvider(private_key_pem(key)))
+    pem = private_key_pem(key)
+    provider = NoProvider(pem) if mr_enclave is None else LocalProvider(pem, mr_enclave)
+    return ProvidedKeys(app_keys_from_seed(seed), certificate_pem(root), "", provider)
 
 
 def serialise_app_keys(provided: ProvidedKeys) -> bytes:
@@ -115,7 +133,9 @@ def _key_members(keys: AppKeys) -> dict[str, str]:
     }
 
 
-def _provider_members(provider: KmsProvider | NoProvider) -> dict[str, dict[str, str]]:
+def _provider_members(provider: Provider) -> dict[str, dict[str, str]]:
+    if isinstance(provider, LocalProvider):
+        return {"Local": {"key": provider.app_key_pem, "mr": provider.mr_enclave.hex()}}
     if isinstance(provider, NoProvider):
         return {"None": {"key": provider.app_key_pem}}
     return {

@@ -1,11 +1,13 @@
 """The boot of a guest, in the order in which it is measured: sequence `0.6-pre` of guest.md 3.3.
 
 (1) Measure the app, its id and the instance's. (2) Get keys, showing those measurements. (3) See that the provider is
-the one the app pinned. (4) Measure who gave the keys, and where the data will lie. (5) Leave the keys for the app.
+the one the app pinned. (4) Measure who gave the keys, and where the data will lie. (5) Leave the keys for the app, and
+its environment.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +16,12 @@ from pathlib import Path
 from typing import Protocol
 
 from dstack.errors import AppraisalError, ConfigError, UnavailableError
-from dstack.guest.app_keys import KmsProvider, ProvidedKeys, draw_keys, serialise_app_keys
+from dstack.guest.app_keys import KmsProvider, LocalProvider, ProvidedKeys, keys_of_seed, serialise_app_keys
 from dstack.guest.host_shared import HostShared
+from dstack.guest.local_keys import SEED_SIZE, SealedSeed
 from dstack.guest.platform import Platform
+from dstack.keys.environment import allowed_variables, parse_environment, serialise_env_file
+from dstack.keys.sealing import decrypt_env
 from dstack.measurement.compose import AppCompose, default_app_id
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.identities import INSTANCE_ID_SEED_SIZE, derive_instance_id, key_provider_payload
@@ -25,8 +30,8 @@ from dstack.transport.private_file import replace_private
 from dstack.values import AppId, InstanceId
 
 APP_KEYS = ".appkeys.json"
+DECRYPTED_ENV, DECRYPTED_ENV_JSON = ".decrypted-env", ".decrypted-env.json"
 DEFAULT_STORAGE_FS = "zfs"
-SEED_SIZE = 32
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +44,14 @@ class KmsCall(Protocol):
         ...
 
 
+class SeedCall(Protocol):
+    """Asks the local key provider for the seed of this machine."""
+
+    def __call__(self, platform: Platform, *, at: datetime, random: Callable[[int], bytes]) -> SealedSeed:
+        """As `local_keys.request_seed`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a boot acts through.
@@ -48,12 +61,14 @@ class Surroundings:
         request_keys: Asks one KMS.
         clock: Now, aware.
         random: So many bytes nobody can predict.
+        request_seed: Asks the local key provider; None where there is none.
     """
 
     platform: Platform
     request_keys: KmsCall
     clock: Callable[[], datetime]
     random: Callable[[int], bytes]
+    request_seed: SeedCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ def boot(shared: HostShared, around: Surroundings, *, work_dir: Path) -> Booted:
     Args:
         shared: A private copy of what the host gave.
         around: What the boot acts through.
-        work_dir: Where `.appkeys.json` is left, mode 0600.
+        work_dir: Where `.appkeys.json` and the environment are left, mode 0600.
 
     Raises:
         InputError: What the host gave cannot be used.
@@ -111,7 +126,10 @@ def boot(shared: HostShared, around: Surroundings, *, work_dir: Path) -> Booted:
     _extend(around.platform, after_keys)
 
     # (5)
-    _leave_keys(work_dir / APP_KEYS, provided)
+    _leave(work_dir / APP_KEYS, serialise_app_keys(provided))
+    environment = _environment(shared, provided)
+    _leave(work_dir / DECRYPTED_ENV, serialise_env_file(environment).encode())
+    _leave(work_dir / DECRYPTED_ENV_JSON, json.dumps(environment, ensure_ascii=False).encode())
     return Booted(
         app_compose=compose,
         app_id=inputs.app_id,
@@ -144,10 +162,20 @@ def _inputs(shared: HostShared, random: Callable[[int], bytes]) -> tuple[BootInp
 
 def _keys(key_provider: str, kms_urls: Sequence[str], around: Surroundings) -> ProvidedKeys:
     if key_provider == "none":
-        return draw_keys(around.random(SEED_SIZE), around.platform, at=around.clock())
+        return keys_of_seed(around.random(SEED_SIZE), around.platform, at=around.clock())
     if key_provider == "kms":
         return _keys_of_first_kms(kms_urls, around)
-    raise ConfigError(f"key provider: want kms or none, got {key_provider}, which is not supported yet")
+    if key_provider == "local":
+        return _keys_of_local_provider(around)
+    raise ConfigError(f"key provider: want kms, local or none, got {key_provider}, which is not supported yet")
+
+
+def _keys_of_local_provider(around: Surroundings) -> ProvidedKeys:
+    if around.request_seed is None:
+        raise ConfigError("key provider: the app wants a local one, and this host offers none")
+    at = around.clock()
+    sealed = around.request_seed(around.platform, at=at, random=around.random)
+    return keys_of_seed(sealed.seed, around.platform, at=at, mr_enclave=sealed.provider_id)
 
 
 def _keys_of_first_kms(kms_urls: Sequence[str], around: Surroundings) -> ProvidedKeys:
@@ -164,6 +192,8 @@ def _keys_of_first_kms(kms_urls: Sequence[str], around: Surroundings) -> Provide
 
 def _with_provider(inputs: BootInputs, provided: ProvidedKeys) -> BootInputs:
     provider = provided.provider
+    if isinstance(provider, LocalProvider):
+        return replace(inputs, key_provider="local", key_provider_id=provider.mr_enclave)
     if not isinstance(provider, KmsProvider):
         return inputs
     return replace(inputs, key_provider="kms", key_provider_id=provider.root_spki, os_image_hash=provider.os_image_hash)
@@ -174,8 +204,25 @@ def _extend(platform: Platform, events: Sequence[RuntimeEvent]) -> None:
         platform.extend(event)
 
 
-def _leave_keys(path: Path, provided: ProvidedKeys) -> None:
+def _environment(shared: HostShared, provided: ProvidedKeys) -> dict[str, str]:
+    """What the deployer encrypted to the app; whatever the app does not expect is left out.
+
+    Anybody can encrypt to an app, and the host chooses which blob it hands over.
+    """
+    if shared.encrypted_env is None:
+        return {}
+    key = provided.keys.env_crypt_key
+    if not key:
+        raise ConfigError("encrypted environment: want a KMS, whose key it is encrypted to, got an app without one")
+    variables = parse_environment(decrypt_env(key, shared.encrypted_env))
+    environment = allowed_variables(variables, shared.app_compose.allowed_envs)
+    for name in sorted({each.key for each in variables} - environment.keys()):
+        _log.warning("encrypted environment: %s is not in allowed_envs and is left out", name)
+    return environment
+
+
+def _leave(path: Path, content: bytes) -> None:
     try:
-        replace_private(path, serialise_app_keys(provided))
+        replace_private(path, content)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from exc

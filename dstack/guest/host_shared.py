@@ -16,9 +16,11 @@ from dstack.values import AppId, InstanceId
 APP_COMPOSE = "app-compose.json"
 SYS_CONFIG = ".sys-config.json"
 INSTANCE_INFO = ".instance_info"
+ENCRYPTED_ENV = ".encrypted-env"
 
 MAX_KMS_URLS = 16
-_LIMITS = {APP_COMPOSE: MAX_APP_COMPOSE, SYS_CONFIG: 32 << 10, INSTANCE_INFO: 10 << 10}
+_LIMITS = {APP_COMPOSE: MAX_APP_COMPOSE, SYS_CONFIG: 32 << 10, INSTANCE_INFO: 10 << 10, ENCRYPTED_ENV: 256 << 10}
+_OPTIONAL = (INSTANCE_INFO, ENCRYPTED_ENV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,16 @@ class InstanceInfo:
 
 @dataclass(frozen=True, slots=True)
 class HostShared:
-    """The shared files, parsed."""
+    """The shared files, parsed.
+
+    Attributes:
+        encrypted_env: The app's environment, encrypted to its env key; None for none.
+    """
 
     app_compose: AppCompose
     sys_config: SysConfig
     instance_info: InstanceInfo
+    encrypted_env: bytes | None = None
 
 
 def copy_host_shared(source: Path, target: Path) -> None:
@@ -66,7 +73,7 @@ def copy_host_shared(source: Path, target: Path) -> None:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in _LIMITS:
             (target / name).unlink(missing_ok=True)
-            if name != INSTANCE_INFO or os.path.lexists(source / name):
+            if name not in _OPTIONAL or os.path.lexists(source / name):
                 (target / name).write_bytes(_read(source, name))
     except OSError as exc:
         raise ConfigError(f"host-shared: cannot be copied: {exc.strerror}") from exc
@@ -83,6 +90,7 @@ def load_host_shared(folder: Path) -> HostShared:
         app_compose=parse_app_compose(_read(folder, APP_COMPOSE)),
         sys_config=parse_sys_config(_read(folder, SYS_CONFIG)),
         instance_info=load_instance_info(folder),
+        encrypted_env=_read(folder, ENCRYPTED_ENV) if os.path.lexists(folder / ENCRYPTED_ENV) else None,
     )
 
 

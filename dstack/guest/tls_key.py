@@ -1,7 +1,7 @@
 """Fresh TLS keys for an app, and certificates for them (guest.md 4.3, kms.md 4.6).
 
 With a KMS, the KMS certifies: it is shown a signing request with evidence that is bound to the new key, and answers
-leaf, app CA and root. Without one, the app's own root of this boot certifies, and nobody else vouches for it.
+leaf, app CA and root. Without one, the app's own root certifies, and nobody else vouches for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dstack.attestation.evidence import Evidence, serialise_evidence, strip_evid
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.signing_request import MOST_NAMES, serialise_signing_request
 from dstack.errors import KeyMalformedError, MessageMalformedError, PeerRefusedError
-from dstack.guest.app_keys import KmsProvider, NoProvider
+from dstack.guest.app_keys import KmsProvider, LocalProvider, NoProvider
 from dstack.guest.boot import Booted
 from dstack.guest.kms_client import KmsTrust, accept_kms
 from dstack.keys.app_certs import CertificateWishes, build_app_leaf
@@ -49,8 +49,8 @@ class TlsKeys:
     clock: Callable[[], datetime]
     trust: KmsTrust | None = None
 
-    def issue(self, request: GetTlsKeyRequest) -> GetTlsKeyResponse:
-        """A fresh P-256 key, and the chain of its certificate: the leaf first, the root last.
+    def issue(self, request: GetTlsKeyRequest, key: ec.EllipticCurvePrivateKey | None = None) -> GetTlsKeyResponse:
+        """A fresh P-256 key, or *key*, and the chain of its certificate: the leaf first, the root last.
 
         Raises:
             MessageMalformedError: The wishes cannot be fulfilled.
@@ -60,7 +60,7 @@ class TlsKeys:
             UnavailableError: The KMS did not answer, or could not find out.
         """
         wishes = _wishes(request)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         provider = self.booted.provided.provider
         if isinstance(provider, KmsProvider):
             chain = self._certified_by_kms(provider, key, wishes)
@@ -85,7 +85,7 @@ class TlsKeys:
         return answer.certificate_chain
 
     def _certified_here(
-        self, provider: NoProvider, key: ec.EllipticCurvePrivateKey, wishes: CertificateWishes
+        self, provider: LocalProvider | NoProvider, key: ec.EllipticCurvePrivateKey, wishes: CertificateWishes
     ) -> tuple[str, ...]:
         if wishes.ext_app_info:
             raise MessageMalformedError("with_app_info: want a KMS, which vouches for it, got a guest without one")

@@ -1,14 +1,26 @@
-"""The plaintext of an encrypted environment: `{"env":[{"key":..,"value":..},...]}` (kms.md 8.1)."""
+"""An app's environment: the plaintext that is encrypted (kms.md 8.1), and what a guest makes of it (guest.md 5.5).
+
+The plaintext is `{"env":[{"key":..,"value":..},...]}`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dstack.errors import MessageMalformedError
 
+MOST_VARIABLES = 1024
+LONGEST_NAME = 255
+LONGEST_VALUE = 128 << 10
+LONGEST_ENVIRONMENT = 1 << 20
+
 _MEMBERS = {"key", "value"}
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_QUOTED = re.compile(r"[ \t|&;<>()$`\\\"'\n]")
+_ESCAPES = str.maketrans({"\n": "\\n", '"': '\\"', "$": "\\$", "`": "\\`"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,34 @@ def parse_environment(plaintext: bytes) -> tuple[Variable, ...]:
     if not isinstance(env, list):
         raise MessageMalformedError("environment: want an object with a list `env`")
     return tuple(_variable(each, index) for index, each in enumerate(env))
+
+
+def allowed_variables(variables: Sequence[Variable], allowed: Collection[str]) -> dict[str, str]:
+    """The variables that an app may get, by name; others are left out. Of a name that comes twice the last counts.
+
+    Raises:
+        MessageMalformedError: There are too many, a name is none, or one or all are too long.
+    """
+    if len(variables) > MOST_VARIABLES:
+        raise MessageMalformedError(f"environment: want at most {MOST_VARIABLES} variables, got {len(variables)}")
+    for index, each in enumerate(variables):
+        if len(each.key) > LONGEST_NAME or not _NAME.fullmatch(each.key):
+            raise MessageMalformedError(f"env[{index}]: want the name of a variable, got {each.key[:40]!r}")
+        if len(each.value.encode()) > LONGEST_VALUE:
+            raise MessageMalformedError(f"env[{index}]: want at most {LONGEST_VALUE} bytes")
+    size = sum(len(each.key) + len(each.value.encode()) for each in variables)
+    if size > LONGEST_ENVIRONMENT:
+        raise MessageMalformedError(f"environment: want at most {LONGEST_ENVIRONMENT} bytes, got {size}")
+    return {each.key: each.value for each in variables if each.key in allowed}
+
+
+def serialise_env_file(environment: Mapping[str, str]) -> str:
+    """The lines of an env file, sorted by name; what a shell would read otherwise stands in double quotes."""
+    return "".join(f"{name}={_shown(environment[name])}\n" for name in sorted(environment))
+
+
+def _shown(value: str) -> str:
+    return f'"{value.translate(_ESCAPES)}"' if _QUOTED.search(value) else value
 
 
 def _variable(member: object, index: int) -> Variable:

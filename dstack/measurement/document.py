@@ -70,8 +70,8 @@ class ReferenceValues:
     """The registers of a machine that runs one OS image.
 
     Attributes:
-        acpi_tables_verified: False if the ACPI digests came from the machine's own log: the host may then have given
-            it tables of its choice.
+        acpi_source: Where the ACPI digests came from. From the machine's own log they verify nothing: the host may
+            have given it tables of its choice.
     """
 
     mrtd: Register
@@ -79,7 +79,7 @@ class ReferenceValues:
     rtmr1: Register
     rtmr2: Register
     os_image_hash: OsImageHash
-    acpi_tables_verified: bool
+    acpi_source: AcpiSource
 
 
 def parse_measurement_document(raw: bytes) -> MeasurementDocument:
@@ -150,7 +150,7 @@ def reference_values(
         config: As its host states it; in lite mode it carries the image's checksum file and measurement document.
         events: Its event log, full or stripped; only the three ACPI events are used.
         image: Measures the files of the image that a config of legacy mode names; None where nobody has them.
-        acpi: Where the ACPI tables of such a machine come from; None for its own log.
+        acpi: Says which ACPI tables a machine of this shape has, asked once its image is known; None for its own log.
 
     Raises:
         MeasurementMalformedError: Legacy mode without *image*, or one of the numbered steps failed.
@@ -159,13 +159,20 @@ def reference_values(
     claimed = acpi_digests(events)
     if image is not None and config.tdx_attestation_variant == "legacy":
         return _predicted(image(config), config, _logged(claimed) if acpi is None else acpi(config))
-    return _lite_values(config, tuple(sorted(claimed.items())))
+    _lite_digests(config)
+    known = _logged(claimed) if acpi is None else acpi(config)
+    return _lite_values(config, known.source, tuple(sorted(known.by_name.items())))
 
 
 # Machines of one image and shape have the same reference values: they follow from these arguments and nothing else.
 @lru_cache(maxsize=_KNOWN_SHAPES)
-def _lite_values(config: VmConfig, acpi: tuple[tuple[str, Register], ...]) -> ReferenceValues:
-    return _predicted(document_digests(accepted_document(config), config), config, _logged(dict(acpi)))
+def _lite_values(config: VmConfig, source: AcpiSource, acpi: tuple[tuple[str, Register], ...]) -> ReferenceValues:
+    return _predicted(_lite_digests(config), config, AcpiDigests(MappingProxyType(dict(acpi)), source, ""))
+
+
+@lru_cache(maxsize=_KNOWN_SHAPES)
+def _lite_digests(config: VmConfig) -> BootDigests:
+    return document_digests(accepted_document(config), config)
 
 
 def _logged(acpi: dict[str, Register]) -> AcpiDigests:
@@ -181,7 +188,7 @@ def _predicted(digests: BootDigests, config: VmConfig, acpi: AcpiDigests) -> Ref
         rtmr1=registers["rtmr1"],
         rtmr2=registers["rtmr2"],
         os_image_hash=config.os_image_hash,
-        acpi_tables_verified=acpi.source.verified,
+        acpi_source=acpi.source,
     )
 
 

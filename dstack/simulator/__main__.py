@@ -9,7 +9,8 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,10 +19,11 @@ from pathlib import Path
 from dstack.attestation.collateral import serialise_collateral
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.tcb import TcbStatus
+from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.errors import ConfigError, DstackError, InputError, KeyReleaseDeniedError
 from dstack.guest.agent import GuestAgent
 from dstack.guest.app import SOCKET_MODE, agent_app
-from dstack.guest.boot import Booted, Surroundings, boot
+from dstack.guest.boot import Booted, SeedCall, Surroundings, boot
 from dstack.guest.host_shared import (
     INSTANCE_INFO,
     HostShared,
@@ -31,15 +33,21 @@ from dstack.guest.host_shared import (
     serialise_instance_info,
 )
 from dstack.guest.kms_client import KmsTrust, request_app_keys
+from dstack.guest.local_keys import request_seed
+from dstack.guest.tappd import LegacyAgent, legacy_app
 from dstack.measurement.vm_config import serialise_vm_config
+from dstack.simulator.key_provider import EnclaveCollateral, SimulatedKeyProvider
 from dstack.simulator.os_image import DEFAULT_NAME, SimulatedImage, make_image
 from dstack.simulator.pccs import Behaviour, pccs_app
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
+from dstack.simulator.quoting import Enclave
 from dstack.simulator.statements import EVALUATION_NUMBER
 from dstack.transport.collateral import DirectoryCollateral
+from dstack.transport.key_provider import KeyProviderClient
 from dstack.transport.listener import Listener
 from dstack.transport.private_file import replace_private
+from dstack.values import Digest32
 
 _NOTICE = "NOT PRODUCTION: this is a simulator; its quotes come from software, under a root of its own"
 
@@ -100,6 +108,17 @@ def run_pccs(arguments: argparse.Namespace) -> None:
     _serve(listener, {"ready": True, "url": f"http://127.0.0.1:{listener.port}", "fmspc": pki.platform.fmspc.hex()})
 
 
+def run_key_provider(arguments: argparse.Namespace) -> None:
+    """Give keys to machines of one platform, until SIGTERM or SIGINT. Its keys end with it."""
+    pki = SimulatedPki.load(arguments.pki)
+    enclave = Enclave(Digest32.from_hex(arguments.enclave))
+    provider = SimulatedKeyProvider(pki, enclave, secrets.token_bytes(32), lambda: datetime.now(UTC))
+    stopped = _stopped_by_signal()
+    with provider.serving() as port:
+        _say({"ready": True, "address": f"127.0.0.1:{port}", "mr_enclave": enclave.mr_enclave.hex()})
+        stopped.wait()
+
+
 def run_cvm(arguments: argparse.Namespace) -> None:
     """Boot one machine and serve its guest agent until SIGTERM or SIGINT."""
     pki = SimulatedPki.load(arguments.pki)
@@ -119,13 +138,15 @@ def run_cvm(arguments: argparse.Namespace) -> None:
         request_keys=partial(request_app_keys, trust=trust),
         clock=lambda: datetime.now(UTC),
         random=secrets.token_bytes,
+        request_seed=_seed_call(pki, arguments),
     )
     booted = boot(shared, around, work_dir=arguments.state)
     _keep_instance_info(booted, arguments.state)
 
-    agent = agent_app(GuestAgent(platform, booted, trust=trust))
-    listener = Listener(agent, unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
-    _serve(listener, {"ready": True, **_identity(booted)})
+    agent = GuestAgent(platform, booted, trust=trust)
+    listener = Listener(agent_app(agent), unix_socket=arguments.socket, unix_mode=SOCKET_MODE)
+    with _legacy_agent(LegacyAgent(agent, booted.provided.keys), arguments.tappd_socket):
+        _serve(listener, {"ready": True, **_identity(booted)})
 
 
 def _kms_trust(pki: SimulatedPki, arguments: argparse.Namespace) -> KmsTrust:
@@ -133,14 +154,43 @@ def _kms_trust(pki: SimulatedPki, arguments: argparse.Namespace) -> KmsTrust:
     return KmsTrust(TrustedRoots((simulated_root(pki.root_der),)), DirectoryCollateral(arguments.pki))
 
 
+@contextmanager
+def _legacy_agent(agent: LegacyAgent, socket: Path | None) -> Iterator[None]:
+    """Serve it beside the other, if it is wanted."""
+    if socket is None:
+        yield
+        return
+    with Listener(legacy_app(agent), unix_socket=socket, unix_mode=SOCKET_MODE).running():
+        yield
+
+
+def _seed_call(pki: SimulatedPki, arguments: argparse.Namespace) -> SeedCall | None:
+    """The key provider must show a quote of the listed enclave, on the same platform."""
+    if arguments.key_provider is None:
+        return None
+    host, _, port = arguments.key_provider.rpartition(":")
+    if not host or not port.isdecimal() or arguments.enclave is None:
+        raise InputError(f"--key-provider: want HOST:PORT, and --enclave, got {arguments.key_provider[:80]!r}")
+    policy = VerificationPolicy(mr_enclaves=frozenset({Digest32.from_hex(arguments.enclave)}))
+    collateral = EnclaveCollateral(pki, lambda: datetime.now(UTC))
+    trust = KmsTrust(TrustedRoots((simulated_root(pki.root_der),)), collateral, policy)
+    return partial(request_seed, KeyProviderClient(host, int(port)).ask, trust=trust)
+
+
 def _serve(listener: Listener, ready: Mapping[str, object]) -> None:
     """Say *ready* once the listener answers; return after SIGTERM or SIGINT, with the socket removed."""
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopped.set())
+    stopped = _stopped_by_signal()
     with listener.running():
         _say(ready)
         stopped.wait()
+
+
+def _stopped_by_signal() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    return stopped
 
 
 def _take_host_shared(source: Path, state: Path) -> HostShared:
@@ -215,12 +265,22 @@ def _parser() -> argparse.ArgumentParser:
     pccs.add_argument("--crl-form", choices=["der", "pem", "hex"], default="der")
     pccs.set_defaults(run=run_pccs)
 
+    provider = commands.add_parser(
+        "key-provider", help="give machines of a platform their keys, as an SGX enclave does"
+    )
+    provider.add_argument("--pki", type=Path, required=True)
+    provider.add_argument("--enclave", required=True, help="MRENCLAVE that its quotes carry, in hexadecimal")
+    provider.set_defaults(run=run_key_provider)
+
     cvm = commands.add_parser("cvm", help="boot a machine and serve its guest agent")
     for name in ("--pki", "--image", "--host-shared", "--state", "--socket"):
         cvm.add_argument(name, type=Path, required=True)
     cvm.add_argument("--tcb-status", default=TcbStatus.UP_TO_DATE.value, choices=[each.value for each in TcbStatus])
     cvm.add_argument("--debug", action="store_true", help="set the DEBUG attribute; verifiers must refuse the quotes")
     cvm.add_argument("--verify-kms", action="store_true", help="demand a quote of the KMS, under this platform's root")
+    cvm.add_argument("--key-provider", metavar="HOST:PORT", help="of an app whose keys a local provider gives")
+    cvm.add_argument("--enclave", help="MRENCLAVE of the only provider whose keys are taken, in hexadecimal")
+    cvm.add_argument("--tappd-socket", type=Path, help="serve the legacy agent here as well")
     cvm.add_argument("--root-out", type=Path, help="write the platform's root certificate (DER) here")
     cvm.set_defaults(run=run_cvm)
     return parser

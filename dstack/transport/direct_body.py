@@ -7,40 +7,43 @@ end of the body, what the application leaves unread, the next request) is its ow
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from h11._readers import ContentLengthReader
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-async def fill_from_body(protocol: H11Protocol, buffer: memoryview, idle_seconds: float) -> int:
+async def fill_from_body(
+    protocol: H11Protocol, buffer: memoryview, idle_seconds: float, came: Callable[[int], None]
+) -> None:
     """Fill *buffer* with the next bytes of the body that *protocol* is receiving.
+
+    Fewer come than fit where the body or the connection ends, or has no length.
 
     Args:
         protocol: Whose application calls this, and meanwhile does not ask for the body in another way.
         buffer: Filled from its start.
         idle_seconds: How long nothing may come.
-
-    Returns:
-        How many bytes there were: fewer than fit where the body or the connection ends, or has no length.
+        came: Told of every so many bytes that are in the buffer now.
 
     Raises:
         TimeoutError: Nothing came.
     """
     filled = _take_parsed(protocol, buffer)
+    came(filled)
     reader = protocol.conn._reader
     if not isinstance(reader, ContentLengthReader) or protocol.cycle.waiting_for_100_continue:
-        return filled
+        return
     wanted = min(len(buffer) - filled, reader._remaining)
     if not wanted or protocol.transport.is_closing():
-        return filled
-    filler = _Filler(protocol, buffer[filled : filled + wanted])
+        return
+    filler = _Filler(protocol, buffer[filled : filled + wanted], came)
     try:
         await filler.fill(idle_seconds)
     finally:
         reader._remaining -= filler.filled
         if not reader._remaining:
             protocol.handle_events()
-    return filled + filler.filled
 
 
 def _take_parsed(protocol: H11Protocol, buffer: memoryview) -> int:
@@ -55,8 +58,9 @@ def _take_parsed(protocol: H11Protocol, buffer: memoryview) -> int:
 class _Filler(asyncio.BufferedProtocol):
     """Stands in for *protocol* until *buffer* is full."""
 
-    def __init__(self, protocol: H11Protocol, buffer: memoryview) -> None:
+    def __init__(self, protocol: H11Protocol, buffer: memoryview, came: Callable[[int], None]) -> None:
         self.filled = 0
+        self._came = came
         self._protocol = protocol
         self._buffer = buffer
         self._ended = asyncio.Event()
@@ -88,6 +92,7 @@ class _Filler(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So many came."""
         self.filled += nbytes
+        self._came(nbytes)
         if self.filled == len(self._buffer):
             self._protocol.flow.pause_reading()
             self._ended.set()

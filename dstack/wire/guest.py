@@ -1,6 +1,7 @@
 """The messages of the guest agent, spelled as upstream spells them (guest.md 4.3).
 
-Their numbers are those of `agent_rpc.proto` in upstream's repository.
+Their numbers are those of `agent_rpc.proto` in upstream's repository. The last ones are the legacy agent's
+(guest.md 4.4).
 """
 
 from __future__ import annotations
@@ -140,3 +141,51 @@ class VersionResponse:
 
     version: str = string(1)
     rev: str = string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveKeyRequest:
+    """Legacy: the P-256 key of a path, or a fresh one, and a certificate for it."""
+
+    path: str = string(1)
+    subject: str = string(2)
+    alt_names: tuple[str, ...] = strings(3)
+    usage_ra_tls: bool = boolean(4)
+    usage_server_auth: bool = boolean(5)
+    usage_client_auth: bool = boolean(6)
+    random_seed: bool = boolean(7)
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveK256KeyRequest:
+    """Legacy: the secp256k1 key of a path."""
+
+    path: str = string(1)
+    purpose: str = string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveK256KeyResponse:
+    """The key, the app key's signature over it, the KMS's over the app key."""
+
+    k256_key: bytes = octets(1)
+    k256_signature_chain: tuple[bytes, ...] = many_octets(2)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxQuoteRequest:
+    """Legacy: a quote over the digest of some content; `raw` means: over exactly these 64 bytes."""
+
+    report_data: bytes = octets(1)
+    hash_algorithm: str = string(2)
+    prefix: str = string(3)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxQuoteResponse:
+    """A quote in hexadecimal, which some builds begin with `0x`; its event log as JSON text; how it was asked for."""
+
+    quote: str = string(1)
+    event_log: str = string(2)
+    hash_algorithm: str = string(3)
+    prefix: str = string(4)

@@ -22,6 +22,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     make_url,
     select,
     text,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from dstack.errors import ConfigError, DecisionLogUnavailableError
+from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
 from dstack.values import Digest32
 from kms.decision_log.entry import Entry, canonical, entry_digest
 from kms.decision_log.signing import DecisionSigner
@@ -40,8 +41,10 @@ CONNECT_SECONDS = 5
 # Any number; the same for every KMS, so that two that start at once do not both make the tables.
 _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
+_FOUND_BY = frozenset({"at", "subject", "decision", "app_id", "acpi_tables_verified"})
 
 # Made once: what a statement is costs more than what it does.
+_READ_ENTRIES: Select[Any] = select(DECISION.c.seq, DECISION.c.content, DECISION.c.previous, DECISION.c.signature)
 _LOCK_HEAD = select(HEAD.c.seq, HEAD.c.digest).with_for_update()
 _ADD_ENTRY = insert(DECISION)
 _MOVE_HEAD = update(HEAD)
@@ -94,7 +97,7 @@ class DecisionStore:
             until = connection.execute(old).scalar()
             if until is None:
                 return 0
-            last = _entry(connection.execute(select(DECISION).where(DECISION.c.seq == until)).one())
+            last = _entry(connection.execute(_READ_ENTRIES.where(DECISION.c.seq == until)).one())
             said = {"until": until, "digest": last.digest.hex(), "at": at.isoformat(timespec="milliseconds")}
             _append(connection, [{"subject": "log", "decision": PRUNED, **said}], signer)
             return connection.execute(delete(DECISION).where(DECISION.c.seq <= until)).rowcount
@@ -119,21 +122,29 @@ class DecisionStore:
             return {bytes(row.public_key): bytes(row.voucher) for row in connection.execute(select(SIGNER))}
 
     def entries(
-        self, *, app_id: str | None = None, last: int | None = None, until: int | None = None
+        self,
+        *,
+        app_id: str | None = None,
+        acpi_tables_verified: bool | None = None,
+        last: int | None = None,
+        until: int | None = None,
     ) -> Iterator[Entry]:
         """Entries, oldest first, read in portions.
 
         Args:
             app_id: Those about this app, in hexadecimal; None for all.
+            acpi_tables_verified: Those about machines whose ACPI tables were, or were not; None for all.
             last: That many of the newest; None for all.
             until: Up to this number; None for all.
 
         Raises:
             DecisionLogUnavailableError: They could not be read.
         """
-        wanted = select(DECISION)
+        wanted = _READ_ENTRIES
         if app_id is not None:
             wanted = wanted.where(DECISION.c.app_id == app_id)
+        if acpi_tables_verified is not None:
+            wanted = wanted.where(DECISION.c.acpi_tables_verified.is_(acpi_tables_verified))
         if until is not None:
             wanted = wanted.where(DECISION.c.seq <= until)
         after = 0
@@ -142,6 +153,26 @@ class DecisionStore:
             after = newest[-1].seq - 1 if newest else 0
         while rows := self._rows(wanted.where(DECISION.c.seq > after).order_by(DECISION.c.seq).limit(_ROWS_AT_ONCE)):
             yield from map(_entry, rows)
+            after = rows[-1].seq
+
+    def require_columns(self, until: int) -> None:
+        """Return only if entries up to *until* are found by what is signed in them: the other columns are not signed.
+
+        Raises:
+            DecisionLogBrokenError: A column says something else.
+            DecisionLogUnavailableError: They could not be read.
+        """
+        with _translated():
+            there = {column["name"] for column in inspect(self._engine).get_columns(DECISION.name)}
+        wanted = select(*(column for column in DECISION.c if column.name in there)).order_by(DECISION.c.seq)
+        after = 0
+        while rows := self._rows(wanted.where(DECISION.c.seq > after, DECISION.c.seq <= until).limit(_ROWS_AT_ONCE)):
+            for row in rows:
+                entry = _entry(row)
+                signed = _row(entry, entry.members())
+                for name in _FOUND_BY & there:
+                    if row._mapping[name] != signed[name]:
+                        raise DecisionLogBrokenError(f"entry {entry.seq}: its {name} is another than what is signed")
             after = rows[-1].seq
 
     def _rows(self, wanted: Select[Any]) -> Sequence[Row[Any]]:
@@ -209,6 +240,7 @@ def _row(entry: Entry, members: Members) -> dict[str, object]:
         "content": entry.content,
         "previous": bytes(entry.previous),
         "signature": entry.signature,
+        "acpi_tables_verified": members.get("acpi_tables_verified"),
     }
 
 

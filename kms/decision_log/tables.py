@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, String, Table, Text
 
 METADATA = MetaData()
 
@@ -17,7 +17,10 @@ DECISION = Table(
     Column("content", Text, nullable=False),
     Column("previous", LargeBinary(32), nullable=False),
     Column("signature", LargeBinary(65), nullable=False),
+    Column("acpi_tables_verified", Boolean, nullable=True),
 )
+"""What is signed is `content`; the other columns find entries. Whether ACPI tables were verified is null in entries
+about no machine, and in those from before it was said."""
 
 HEAD = Table(
     "decision_head",

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dstack.errors import MessageMalformedError
 from dstack.keys.derivation import env_public_key
+from dstack.keys.environment import allowed_variables, parse_environment, serialise_env_file
 from dstack.keys.sealing import decrypt_env
 from dstack.measurement.ccel import parse_ccel
 from dstack.measurement.event_log import replay_event_log
@@ -22,6 +24,7 @@ from dstack.measurement.sdk_form import sdk_compose_hash
 from dstack.values import AppId, ComposeHash
 from dstack.wire import guest as messages
 from dstack.wire.json_form import from_json, to_json
+from dstack.wire.prpc import wants_json
 from vectors.cases import WHOLE_FILE
 from vectors.compare import Computation, Computed, Sections, UnsupportedError
 
@@ -35,8 +38,12 @@ _REQUESTS: Mapping[str, type[Any]] = {
     "/EmitEvent": messages.EmitEventRequest,
     "/Sign": messages.SignRequest,
     "/Verify": messages.VerifyRequest,
+    "/prpc/Tappd.DeriveKey": messages.DeriveKeyRequest,
+    "/prpc/Tappd.DeriveK256Key": messages.DeriveK256KeyRequest,
+    "/prpc/Tappd.TdxQuote": messages.TdxQuoteRequest,
+    "/prpc/Tappd.RawQuote": messages.GetQuoteRequest,
 }
-_WITHOUT_MEMBERS = ("/Info", "/Version")
+_WITHOUT_MEMBERS = ("/Info", "/Version", "/prpc/Tappd.Info", "/prpc/Tappd.Version")
 
 
 def _ccel(raw: bytes) -> Computed:
@@ -96,8 +103,15 @@ def _environment(key: str, ciphertext: str) -> Computed:
     }
 
 
-def _request(path: str, body: dict[str, Any]) -> Computed:
+def _allowed(key: str, ciphertext: str, names: list[str]) -> Computed:
+    environment = allowed_variables(parse_environment(decrypt_env(_bytes(key), _bytes(ciphertext))), names)
+    return {"decrypted_env_file": serialise_env_file(environment), "decrypted_env_json": environment}
+
+
+def _request(path: str, body: dict[str, Any], method: str | None, content_type: str | None) -> Computed:
     """What a client sent, read and written again: each member it named is as it was."""
+    if method is not None and not wants_json(method, "", content_type):
+        raise MessageMalformedError(f"{path}: its body would be read as protobuf")
     if path in _WITHOUT_MEMBERS:
         return {"body": {}}
     if path not in _REQUESTS:
@@ -106,7 +120,7 @@ def _request(path: str, body: dict[str, Any]) -> Computed:
     return {"body": {name: read[name] for name in body}}
 
 
-_REQUEST = (Computation(("path", "body"), _request),)
+_REQUEST = (Computation(("path", "body"), _request, optional=("method", "content_type")),)
 
 KINDS: Mapping[str, Sections] = {
     "guest/ccel": {WHOLE_FILE: (Computation(("@file",), _ccel),)},
@@ -121,6 +135,11 @@ KINDS: Mapping[str, Sections] = {
     },
     "guest/launch_token": {"cases": (Computation(("token",), _launch_token),)},
     "guest/sdk_compose_hash": {"cases": (Computation(("app_compose",), _sdk_hashes),)},
-    "guest/encrypted_env": {WHOLE_FILE: (Computation(("env_crypt_key", "ciphertext"), _environment),)},
+    "guest/encrypted_env": {
+        WHOLE_FILE: (
+            Computation(("env_crypt_key", "ciphertext"), _environment),
+            Computation(("env_crypt_key", "ciphertext", "allowed_envs"), _allowed),
+        )
+    },
     "guest/sdk_requests": {"python_dstack_sdk_0_5_4": _REQUEST, "npm_phala_dstack_sdk_0_5_8": _REQUEST},
 }

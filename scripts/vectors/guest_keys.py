@@ -6,12 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dstack.attestation.key_provider import provider_report_data
+from dstack.attestation.report_data import app_key_report_data
+from dstack.errors import MessageMalformedError
 from dstack.keys import derivation, signature_chain
+from dstack.keys.anonymous_box import open_anonymous
 from dstack.keys.data_signatures import parse_algorithm, public_key_of
 from dstack.keys.pem import p256_scalar, spki_der
 from dstack.keys.scalars import p256_from_scalar
+from dstack.simulator.key_provider import derive_sealing_key
+from dstack.wire.key_provider import (
+    HEAD_SIZE,
+    frame,
+    framed_size,
+    parse_answer,
+    parse_request,
+    serialise_answer,
+    serialise_request,
+)
 from vectors.compare import Computation, Computed, Sections
 
 _bytes = bytes.fromhex
@@ -68,8 +82,50 @@ def _seeded(seed: str) -> Computed:
     }
 
 
+def _known_answer(app_key: str, path: str) -> Computed:
+    """The key of a path, as the quotes that attest it name it."""
+    key = derivation.derive_purpose_key(_bytes(app_key), path)
+    return {
+        f"report_data_{name}": _unpadded(app_key_report_data(name, public_key_of(parse_algorithm(name), key)))
+        for name in ("ed25519", "secp256k1")
+    }
+
+
+def _unpadded(bound: bytes) -> str:
+    return bound.rstrip(b"\0").decode()
+
+
 def _provided(sealed: str) -> Computed:
     return {"expected_provider_report_data": provider_report_data(_bytes(sealed)).hex()}
+
+
+def _opened(secret: str, sealed: str) -> Computed:
+    public_key = X25519PrivateKey.from_private_bytes(_bytes(secret)).public_key()
+    return {
+        "recipient_public": public_key.public_bytes_raw().hex(),
+        "plaintext": open_anonymous(_bytes(secret), _bytes(sealed)).hex(),
+    }
+
+
+def _sealing_key(enclave_key: str, measurements: str) -> Computed:
+    return {"derived_key": derive_sealing_key(_bytes(enclave_key), _bytes(measurements)).hex()}
+
+
+def _framed_request(framed: str) -> Computed:
+    """A request, read and written again."""
+    return {"request_hex": frame(serialise_request(parse_request(_content(framed)))).hex()}
+
+
+def _framed_answer(framed: str) -> Computed:
+    return {"response_hex": frame(serialise_answer(parse_answer(_content(framed)))).hex()}
+
+
+def _content(framed: str) -> bytes:
+    raw = _bytes(framed)
+    content = raw[HEAD_SIZE:]
+    if framed_size(raw[:HEAD_SIZE]) != len(content):
+        raise MessageMalformedError(f"frame: want {framed_size(raw[:HEAD_SIZE])} bytes, got {len(content)}")
+    return content
 
 
 KINDS: Mapping[str, Sections] = {
@@ -78,10 +134,14 @@ KINDS: Mapping[str, Sections] = {
             Computation(("k256_app_key", "path", "purpose", "algorithm"), _purpose_key),
             Computation(("signed_message", "signature0_example"), _signer),
         ),
+        "known_answers": (Computation(("k256_app_key", "path"), _known_answer),),
         "tappd_derive_key": (Computation(("seed", "path"), _path_key),),
         "derive_dh_secret": (Computation(("root_pkcs8_der", "context"), _dh_secret),),
     },
-    # The enclave's side (`derive`), its framing and opening the box are of a guest with a local provider: not here yet.
-    "guest/local_key_provider": {"sealed_box": (Computation(("sealed",), _provided),)},
+    "guest/local_key_provider": {
+        "derive": (Computation(("sgx_sealing_key", "measurements_mrtd_rtmr0_3"), _sealing_key),),
+        "sealed_box": (Computation(("sealed",), _provided), Computation(("recipient_secret", "sealed"), _opened)),
+        "frames": (Computation(("request_hex",), _framed_request), Computation(("response_hex",), _framed_answer)),
+    },
     "guest/app_keys_from_seed": {"cases": (Computation(("seed",), _seeded),)},
 }

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dstack.attestation.report_data import bootstrap_message, bootstrap_report_data, report_data
+from dstack.errors import MessageMalformedError
 from dstack.keys import derivation, environment, sealing, signature_chain
 from dstack.keys.data_signatures import Algorithm, parse_algorithm, public_key_of, sign_data
 from dstack.keys.pem import spki_der
 from dstack.keys.scalars import k256_public_key, p256_from_scalar
+from dstack.transport.server import failure
 from dstack.values import AppId, InstanceId
 from dstack.wire import kms, prpc
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
@@ -269,7 +271,11 @@ def _response_from_protobuf(method: str, raw: str) -> Computed:
 
 
 def _error(text: str) -> Computed:
-    return {"error_json_body": prpc.error_json(text), "error_protobuf": prpc.error_protobuf(text).hex()}
+    return {
+        "error_json_body": prpc.error_json(text),
+        "error_protobuf": prpc.error_protobuf(text).hex(),
+        "status": failure(MessageMalformedError(text)).status_code,
+    }
 
 
 def _error_from_json(body: str) -> Computed:

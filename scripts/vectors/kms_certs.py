@@ -156,7 +156,8 @@ def _compressed_log(compressed: str, plain: str) -> Computed:
 
 
 def _app_info(values: list[str]) -> Computed:
-    return {"msgpack_8_fields": serialise_app_info(AppInfo(*map(_bytes, values))).hex()}
+    names = list(AppInfo.__slots__[: len(values)])
+    return {"msgpack_8_fields": serialise_app_info(AppInfo(*map(_bytes, values))).hex(), "fields": names}
 
 
 def _app_info_read(raw: str) -> Computed:

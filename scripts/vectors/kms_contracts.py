@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import xor
 from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_utils.crypto import keccak
 
+from dstack.chain.artifacts import load_artifact
 from dstack.chain.kms_auth import BOOT_INFO_TYPE
 from dstack.policy.boot_info import BootInfo
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash
-from vectors.compare import Computation, Computed, Sections
+from vectors.compare import Computation, Computed, Sections, UnsupportedError
+
+_INTERFACES: Mapping[str, tuple[str, ...]] = {
+    "IAppAuth": ("isAppAllowed",),
+    "IAppAuthBasicManagement": ("addComposeHash", "removeComposeHash", "addDevice", "removeDevice"),
+    "IERC165": ("supportsInterface",),
+}
 
 
 def _asked(told: Mapping[str, Any]) -> Computed:
@@ -52,6 +61,31 @@ def _topic(name: str) -> Computed:
     return {"value": "0x" + keccak(text=name).hex()}
 
 
+def _interface(name: str) -> Computed:
+    """The ERC-165 id of an interface that our contracts answer to, from the functions in their committed build."""
+    functions = _INTERFACES.get(name)
+    if functions is None:
+        raise UnsupportedError(f"{name}: no interface of ours")
+    selectors = [int.from_bytes(bytes.fromhex(each), "big") for each in map(_selectors().__getitem__, functions)]
+    return {"value": f"0x{reduce(xor, selectors):08x}"}
+
+
+def _selectors() -> Mapping[str, str]:
+    """By name, of the functions of AppAuth."""
+    functions = [each for each in load_artifact("AppAuth").abi if each["type"] == "function"]
+    return {each["name"]: keccak(text=_signature(each["name"], each["inputs"]))[:4].hex() for each in functions}
+
+
+def _signature(name: str, inputs: Sequence[Mapping[str, Any]]) -> str:
+    return f"{name}({','.join(map(_type, inputs))})"
+
+
+def _type(of: Mapping[str, Any]) -> str:
+    if not of["type"].startswith("tuple"):
+        return str(of["type"])
+    return f"({','.join(map(_type, of['components']))}){of['type'].removeprefix('tuple')}"
+
+
 def _slot(name: str) -> Computed:
     """Where a namespace of storage begins (ERC-7201)."""
     outer = keccak((int.from_bytes(keccak(text=name), "big") - 1).to_bytes(32, "big"))
@@ -68,6 +102,7 @@ KINDS: Mapping[str, Sections] = {
         "selectors/*": (Computation(("name",), _selector),),
         "event_topics/*": (Computation(("name",), _topic),),
         "policy_topics/*": (Computation(("name",), _topic),),
+        "interface_ids/*": (Computation(("name",), _interface),),
         "erc7201_slots/*": (Computation(("name",), _slot),),
     },
 }

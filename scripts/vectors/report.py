@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from vectors.apart import reason
 from vectors.compare import Tally
 
 _SHOWN = 200
@@ -25,8 +26,11 @@ def table(tallies: Sequence[Tally], unsupported: Sequence[str]) -> Iterator[str]
             yield f"  expected {_short(each.expected)}"
             yield f"  got      {_short(each.got)}"
     for tally in tallies:
-        if tally.not_compared:
-            yield f"not compared in {tally.kind}: {', '.join(sorted(tally.not_compared))}"
+        apart = {member: why for member in sorted(tally.not_compared) if (why := reason(tally.kind, member))}
+        if gaps := sorted(tally.not_compared - apart.keys()):
+            yield f"not compared in {tally.kind}: {', '.join(gaps)}"
+        for member, why in apart.items():
+            yield f"left apart in {tally.kind}: {member} ({why})"
         if tally.unsupported:
             yield f"cases of {tally.kind} that cannot be run here, not counted: {tally.unsupported}"
     if unsupported:
@@ -43,7 +47,8 @@ def as_json(tallies: Sequence[Tally], unsupported: Sequence[str]) -> str:
             "failed": tally.failed,
             "unsupported": tally.unsupported,
             "failures": [asdict(each) for each in tally.failures],
-            "not_compared": sorted(tally.not_compared),
+            "not_compared": sorted(name for name in tally.not_compared if not reason(tally.kind, name)),
+            "left_apart": sorted(name for name in tally.not_compared if reason(tally.kind, name)),
         }
         for tally in tallies
     ]

@@ -154,3 +154,39 @@ def test_programs_make_what_a_machine_needs(tmp_path: Path) -> None:
     assert json.loads(out.read_text()).keys() == json.loads((tmp_path / "pki" / "collateral.json").read_text()).keys()
     for key in (tmp_path / "pki").glob("*.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_programs_give_a_machine_its_keys_without_a_kms(tmp_path: Path) -> None:
+    """A key provider and two boots: the same keys; another enclave than the listed one is refused, with exit code 1."""
+    simulator = [sys.executable, "-m", "dstack.simulator"]
+    made = Site.make()
+    subprocess.run([*simulator, "pki", str(tmp_path / "pki")], check=True, capture_output=True)
+    made.image.save(tmp_path / "image")
+    (tmp_path / "shared").mkdir()
+    share(tmp_path, app_compose(key_provider="local"))
+    config = {"kms_urls": [], "vm_config": serialise_vm_config(made.image.vm_config())}
+    (tmp_path / "shared" / ".sys-config.json").write_text(json.dumps(config))
+    enclave = "0e" * 32
+    provider = subprocess.Popen(
+        [*simulator, "key-provider", "--pki", str(tmp_path / "pki"), "--enclave", enclave],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert provider.stdout is not None
+        address = json.loads(provider.stdout.readline())["address"]
+        kept = []
+        for _ in range(2):
+            with running(Host(tmp_path), "--key-provider", address, "--enclave", enclave) as (ready, _process):
+                assert ready["key_provider"] == "local"
+            kept.append(json.loads((tmp_path / "state" / ".appkeys.json").read_text()))
+        code, answer = refused(Host(tmp_path), "--key-provider", address, "--enclave", "0f" * 32)
+    finally:
+        provider.send_signal(signal.SIGTERM)
+        provider.communicate(timeout=READY_SECONDS)
+
+    assert provider.returncode == 0
+    assert kept[0]["disk_crypt_key"] == kept[1]["disk_crypt_key"]
+    assert kept[0]["key_provider"]["Local"]["mr"] == enclave
+    assert (code, answer["kind"]) == (1, "QuoteUntrustedError")

@@ -75,6 +75,11 @@ def test_from_the_first_look_to_a_kms_that_runs(around: Around) -> None:
             lambda: (certs / "away").rename(certs / "rpc.crt"),
             (1, {"certificate rpc.crt": "rpc.crt: No such file or directory"}),
         ),
+        (
+            changed('image.acpi_tables = "from-log"', ""),
+            None,
+            (3, {"own evidence": "core.image.acpi_tables is unset"}),
+        ),
         (changed("agent.sock", "absent.sock"), None, (3, {"guest agent": "absent.sock"})),
         (
             changed(contract, "0x" + "11" * 20),

@@ -106,6 +106,7 @@ def _settings(folder: Path, chain: ChainWorld, onboard: int, rpc: int, pccs: int
         agent_socket = "{folder}/agent.sock"
         onboard.address = "127.0.0.1"
         onboard.port = {onboard}
+        image.acpi_tables = "from-log"
         [core.attestation]
         insecure_allow_external_trust_anchors = true
         root_ca.tdx = "{folder}/root.der"

@@ -20,6 +20,7 @@ _EXAMPLES = """\b
 Examples:
   dstack kms decisions --last 20
   dstack kms decisions --app 0x7c... --json
+  dstack kms decisions --unverified-acpi --json
   dstack kms decisions --verify --root 02f1... --head 1234:9c0e...
 
 The root is GetMeta's k256_pubkey, also in the contract's kmsInfo. A head is what an earlier run of --verify showed:
@@ -34,10 +35,21 @@ with it, entries that were removed at the new end are noticed too."""
 @click.option("--root", metavar="HEX", help="With --verify: the k256 public key that must vouch for it.")
 @click.option("--head", metavar="SEQ:DIGEST", help="With --verify: an entry that must be in it.")
 @click.option("--app", metavar="ID", help="Entries about this app only.")
+@click.option(
+    "--unverified-acpi", is_flag=True, help="Entries that rest on ACPI tables nobody but the machine has seen."
+)
 @click.option("--last", type=click.IntRange(1), default=100, show_default=True, help="How many of the newest to show.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON; entries one a line.")
 def command(
-    *, config: Path, verify: bool, root: str | None, head: str | None, app: str | None, last: int, as_json: bool
+    *,
+    config: Path,
+    verify: bool,
+    root: str | None,
+    head: str | None,
+    app: str | None,
+    unverified_acpi: bool,
+    last: int,
+    as_json: bool,
 ) -> None:
     """Show who was granted or denied keys, by which rule, in the state of which block, on what evidence."""
     if not verify and (root or head):
@@ -48,7 +60,8 @@ def command(
             _verify(store, root=_root(root), head=head, as_json=as_json)
         else:
             app_id = None if app is None else AppId.from_hex(app).hex()
-            for entry in store.entries(app_id=app_id, last=last):
+            acpi = False if unverified_acpi else None
+            for entry in store.entries(app_id=app_id, acpi_tables_verified=acpi, last=last):
                 click.echo(_json(entry) if as_json else _line(entry))
     finally:
         store.close()
@@ -65,6 +78,7 @@ def _verify(store: DecisionStore, *, root: bytes | None, head: str | None, as_js
             yield entry
 
     verified = verify_log(watched(), store.vouchers(), remembered, root=root)
+    store.require_columns(remembered.seq)
     if wanted is not None and found != [wanted[1]]:
         raise DecisionLogBrokenError(
             f"entry {wanted[0]}: want digest {wanted[1]}, got {found[0] if found else 'no such entry'}"
@@ -102,7 +116,8 @@ def _line(entry: Entry) -> str:
     who = members.get("app_id") or members.get("request", "")
     where = "" if members.get("block") is None else f" at block {members['block']}"
     why = f": {members['rule']}: {members.get('reason', '')}" if members.get("rule") else ""
-    return f"{entry.seq}  {members.get('at', '')}  {members['subject']} {members['decision']}{where}  {who}{why}"
+    acpi = "; ACPI tables not verified" if members.get("acpi_tables_verified") is False else ""
+    return f"{entry.seq}  {members.get('at', '')}  {members['subject']} {members['decision']}{where}  {who}{why}{acpi}"
 
 
 def _root(text: str | None) -> bytes | None:

@@ -18,6 +18,7 @@ from dstack.attestation.verification_policy import AcceptStatus, VerificationPol
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import AppraisalError, EventLogMalformedError, MeasurementMalformedError
 from dstack.measurement import identities
+from dstack.measurement.acpi import AcpiSource
 from dstack.measurement.event_log import RuntimeEvent, logged, replay_event_log
 from dstack.measurement.mr_config_id import mr_config_id_v1
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
@@ -77,7 +78,7 @@ def test_a_machine_in_order_is_appraised(machine, pki):
         instance_id=INPUTS.instance_id,
         key_provider_info=key_provider,
         os_image_hash=IMAGE.os_image_hash,
-        acpi_tables_verified=False,
+        acpi_source=AcpiSource.FROM_LOG,
         mr_system=identities.mr_system(
             body.mr_td, body.rtmr0, body.rtmr1, body.rtmr2, identities.mr_key_provider(key_provider)
         ),

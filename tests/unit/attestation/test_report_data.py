@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dstack.attestation.report_data import (
+    app_key_report_data,
     bootstrap_report_data,
     padded_report_data,
     ratls_report_data,
@@ -80,3 +81,29 @@ def test_padding_refuses_what_does_not_fit():
     assert padded_report_data(b"\x12\x34") == b"\x12\x34" + bytes(62)
     with pytest.raises(InputError, match="want 64 bytes, got 65"):
         padded_report_data(bytes(65))
+
+
+def test_app_keys_are_named_as_upstream_names_them():
+    """A label of the algorithm and the key in URL-safe base64, padded with zeros: the golden data's two."""
+    ed25519 = bytes.fromhex("e4f6eb7b50267f586ba765766db7ca9487f1a506f6a49026ae09a1c605681bdb")
+    secp256k1 = bytes.fromhex("03ab7f25d56455d300a1c1f77f57f6d16193e89cdd9edc5c5e2994b446b1f3373d")
+    assert app_key_report_data("ed25519", ed25519) == (
+        b"dip1::ed25519-pk:5Pbre1Amf1hrp2V2bbfKlIfxpQb2pJAmrgmhxgVoG9s".ljust(64, b"\0")
+    )
+    assert app_key_report_data("secp256k1", secp256k1) == (
+        b"dip1::secp256k1c-pk:A6t_JdVkVdMAocH3f1f20WGT6JzdntxcXimUtEax8zc9".ljust(64, b"\0")
+    )
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "size", "said"),
+    [
+        ("rsa", 32, "want one of ed25519, secp256k1, got 'rsa'"),
+        ("ed25519", 33, "want 32 bytes, got 33"),
+        ("secp256k1", 65, "want 33 bytes, got 65"),
+    ],
+)
+def test_what_is_no_app_key_is_refused(algorithm, size, said):
+    """Another algorithm, or an uncompressed key."""
+    with pytest.raises(InputError, match=said):
+        app_key_report_data(algorithm, bytes(size))

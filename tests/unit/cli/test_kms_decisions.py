@@ -15,6 +15,7 @@ from kms.decision_log.store import open_store
 from tests.cli_runner import run_dstack
 
 ROOT = bytes(31) + b"\2"
+SIGNER = DecisionSigner.derive(ROOT)
 SETTINGS = """
 core.cert_dir = "{folder}"
 [core.attestation.urls]
@@ -38,7 +39,7 @@ DENIED = {
 def config(tmp_path: Path) -> Path:
     """Settings of a KMS with two decisions."""
     store = open_store(f"sqlite:///{tmp_path}/decisions.sqlite3")
-    store.append([{**GRANTED, "block": 76}, DENIED], DecisionSigner.derive(ROOT))
+    store.append([{**GRANTED, "block": 76}, DENIED], SIGNER)
     store.close()
     path = tmp_path / "kms.toml"
     path.write_text(SETTINGS.format(folder=tmp_path))
@@ -69,6 +70,20 @@ def test_entries_of_one_app_in_json(config: Path) -> None:
     assert entry == {**DENIED, "seq": 2}
 
 
+def test_what_rests_on_unseen_acpi_tables_is_said(config: Path) -> None:
+    """In the line of such an entry, and by asking for those alone; what is not known is neither."""
+    store = open_store(f"sqlite:///{config.parent}/decisions.sqlite3")
+    unseen = {**GRANTED, "acpi_source": "from-log", "acpi_tables_verified": False}
+    store.append([unseen, {**GRANTED, "acpi_source": "captured", "acpi_tables_verified": True}], SIGNER)
+    store.close()
+
+    expected = f"3  {GRANTED['at']}  app granted  {'a1' * 20}; ACPI tables not verified\n"
+    assert run(config, ["--unverified-acpi"]) == (0, expected, "")
+    assert run(config)[1].count("not verified") == 1
+    shown = json.loads(run(config, ["--unverified-acpi", "--json"])[1])
+    assert (shown["acpi_source"], shown["acpi_tables_verified"]) == ("from-log", False)
+
+
 def test_a_whole_log_is_verified(config: Path) -> None:
     """Against the root that is named and a head that was noted."""
     root = k256_public_key(ROOT).hex()
@@ -87,6 +102,9 @@ def test_a_broken_log_is_refused(config: Path) -> None:
         run(config, ["--verify", *more]) for more in (["--root", "02" + "aa" * 32], ["--head", f"3:{head[2:]}"])
     ]
     database = sqlite3.connect(config.parent / "decisions.sqlite3")
+    database.execute("UPDATE decision SET app_id = NULL WHERE seq = 2")
+    database.commit()
+    assert "entry 2: its app_id is another than what is signed" in run(config, ["--verify"])[2]
     database.execute("DELETE FROM decision WHERE seq = 1")
     database.commit()
     database.close()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dstack.errors import ConfigError, KeyReleaseDeniedError, PeerUnavailableError
-from dstack.guest.app_keys import ProvidedKeys
-from dstack.guest.boot import APP_KEYS, Booted, Surroundings, boot
+from dstack.errors import ConfigError, KeyReleaseDeniedError, PeerUnavailableError, SealError
+from dstack.guest.app_keys import KmsProvider, ProvidedKeys
+from dstack.guest.boot import APP_KEYS, DECRYPTED_ENV, DECRYPTED_ENV_JSON, Booted, Surroundings, boot
 from dstack.guest.host_shared import InstanceInfo
 from dstack.guest.platform import Platform
-from dstack.keys.derivation import app_keys_from_seed
+from dstack.keys.derivation import AppKeys, app_keys_from_seed, env_public_key
+from dstack.keys.environment import Variable, serialise_environment
+from dstack.keys.sealing import encrypt_env
 from dstack.measurement.compose import compose_hash, default_app_id
 from dstack.measurement.event_log import runtime_events
 from dstack.measurement.identities import derive_instance_id
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events
 from dstack.simulator.platform import SimulatedPlatform
+from dstack.values import OsImageHash
 from tests.worlds import APP_ID, NOW, CountingRandom, Site, app_compose, no_kms
 
 SEED = b"\x07" * 20
@@ -156,7 +160,7 @@ def test_unsupported_key_provider_is_refused(site: Site, tmp_path: Path) -> None
     """An app that wants a provider we lack does not boot on drawn keys instead."""
     compose = json.dumps(json.loads(app_compose()) | {"key_provider": "tpm"}).encode()
 
-    with pytest.raises(ConfigError, match="want kms or none, got tpm"):
+    with pytest.raises(ConfigError, match="want kms, local or none, got tpm"):
         start(site, tmp_path, compose)
 
     assert not (tmp_path / APP_KEYS).exists()
@@ -182,3 +186,38 @@ def test_secrets_do_not_show(site: Site, tmp_path: Path) -> None:
         assert repr(secret) not in shown
         assert secret.hex() not in shown
     assert "PRIVATE KEY" not in shown
+
+
+def a_kms(kms_url: str, platform: Platform, *, at: object) -> ProvidedKeys:
+    """A KMS that gives keys of fives."""
+    keys = AppKeys(b"\x05" * 32, b"\x05" * 32, b"\x05" * 32, bytes(65))
+    return ProvidedKeys(keys, "", "", KmsProvider(kms_url, b"spki", "", "", OsImageHash(bytes(32))))
+
+
+def test_the_environment_is_decrypted_for_the_app(site: Site, tmp_path: Path) -> None:
+    """What the app expects of it is left, for its owner alone, as a file for a shell and as JSON."""
+    compose = json.dumps(json.loads(app_compose(key_provider="kms")) | {"allowed_envs": ["A"]}).encode()
+    platform = site.platform(compose)
+    variables = [Variable("A", "a secret"), Variable("LD_PRELOAD", "evil.so")]
+    blob = encrypt_env(env_public_key(b"\x05" * 32), serialise_environment(variables), random=CountingRandom())
+    shared = replace(site.shared(compose, InstanceInfo(), ("https://kms.example",)), encrypted_env=blob)
+    around = Surroundings(platform, a_kms, lambda: NOW, CountingRandom())
+
+    boot(shared, around, work_dir=tmp_path)
+
+    assert (tmp_path / DECRYPTED_ENV).read_text() == 'A="a secret"\n'
+    assert json.loads((tmp_path / DECRYPTED_ENV_JSON).read_text()) == {"A": "a secret"}
+    for name in (DECRYPTED_ENV, DECRYPTED_ENV_JSON):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+    changed = replace(shared, encrypted_env=blob[:-1] + bytes([blob[-1] ^ 1]))
+    with pytest.raises(SealError, match="encrypted environment: not for this key, or changed"):
+        boot(changed, replace(around, platform=site.platform(compose)), work_dir=tmp_path)
+
+
+def test_an_environment_without_a_kms_is_refused(site: Site, tmp_path: Path) -> None:
+    """There is no key that it could be encrypted to."""
+    shared = replace(site.shared(app_compose(), InstanceInfo()), encrypted_env=bytes(60))
+    around = Surroundings(site.platform(app_compose()), no_kms, lambda: NOW, CountingRandom())
+    with pytest.raises(ConfigError, match="encrypted environment: want a KMS"):
+        boot(shared, around, work_dir=tmp_path)

@@ -175,7 +175,7 @@ def make_world() -> Callable[..., World]:
     def make(policy: VerificationPolicy = STRICT) -> World:
         machine, chain, collateral, clock = kms_machine(), ChainInMemory(), CollateralInMemory(), Clock()
         roots = TrustedRoots((simulated_root(PKI.root_der),))
-        verifier = EvidenceVerifier(roots, policy, collateral, clock)
+        verifier = EvidenceVerifier(roots, policy, collateral, clock, acpi=None)
         own = SelfAuthorization(machine, verifier, chain)
         return World(machine, chain, collateral, clock, verifier, own)
 

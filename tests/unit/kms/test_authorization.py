@@ -243,6 +243,8 @@ def test_granted_line_says_who_and_on_what_grounds(world: World, caplog: pytest.
         "evidence": sha256(signed).hexdigest(),
         "root": sha256(PKI.root_der).hexdigest(),
         "simulated": True,
+        "acpi_source": "from-log",
+        "acpi_tables_verified": False,
     }
 
 

@@ -144,6 +144,7 @@ def test_file_of_upstream_0_5_7_is_taken() -> None:
         "core.subject_postfix",
         "core.auth_api.dev.gateway_app_id",
         "core.onboard.quote_enabled",
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
     ]
 
 
@@ -153,7 +154,10 @@ def test_file_of_upstream_head_is_taken() -> None:
 
     assert settings.core.pccs == ("https://pccs.example",)
     assert settings.core.admin.htpasswd_file is None
-    assert settings.notices() == ("core.attestation.urls.amd_kds has no effect: only TDX is verified",)
+    assert settings.notices() == (
+        "core.attestation.urls.amd_kds has no effect: only TDX is verified",
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
+    )
 
 
 def test_collateral_may_come_from_several_endpoints() -> None:
@@ -182,10 +186,11 @@ def test_a_chain_that_could_lie_is_announced() -> None:
     text = MINIMAL.replace("https://user:secret@rpc.example/key", "http://rpc.example")
 
     assert parse_settings(MINIMAL + "chain_id = 31337\nblock_tag = 'latest'").notices() == (
+        "core.image.acpi_tables is unset: no machine gets anything, this one included",
         "NOT PRODUCTION: decisions rest on latest blocks of a development chain",
         "one chain endpoint is believed; set core.auth_api.chain.rpc_urls to three or more",
     )
-    assert parse_settings(text).notices()[1] == "chain endpoint http://rpc.example: whoever is in between can lie"
+    assert parse_settings(text).notices()[2] == "chain endpoint http://rpc.example: whoever is in between can lie"
 
 
 def test_several_endpoints_must_agree() -> None:
@@ -248,6 +253,9 @@ def test_decisions_are_kept_beside_the_keys() -> None:
         ("core.decisions", "database_url = 'mysql://x'", "core.decisions.database_url: want sqlite:///PATH or"),
         ("core.decisions", "retention = '1h'", "core.decisions.retention: want at least 1d"),
         ("core.limits", "requests_per_second = 0", "core.limits.requests_per_second: Input should be greater than 0"),
+        ("core.limits", "connections_of_peer = 257", "connections_of_peer: Input should be less than or equal to 256"),
+        ("core.limits", "connections_of_peer = 0", "connections_of_peer: Input should be greater than or equal to 1"),
+        ("core.limits", "handshake = '2m'", "core.limits.handshake: want 1s to 1m"),
         ("default", "workers = 1\n[default.x]", "x: unknown setting"),
         ("default", "rpc = 1\n[rpc]", "file: rpc: want it once, got it in default and at the top"),
         ("core.image", "verify = false", "core.image.verify: Input should be True"),
@@ -353,7 +361,9 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, timedelta):
         seconds = int(value.total_seconds())
-        return next(f"{seconds // size}{unit}" for unit, size in (("d", 86400), ("m", 60)) if seconds % size == 0)
+        return next(
+            f"{seconds // size}{unit}" for unit, size in (("d", 86400), ("m", 60), ("s", 1)) if seconds % size == 0
+        )
     if isinstance(value, frozenset):
         return "[" + ", ".join(f'"{member.value}"' for member in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

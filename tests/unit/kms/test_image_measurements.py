@@ -14,7 +14,6 @@ import pytest
 from dstack.attestation.evidence import Evidence
 from dstack.errors import (
     AppraisalError,
-    ConfigError,
     ImageRefusedError,
     ImageUnavailableError,
     MeasurementMalformedError,
@@ -30,12 +29,10 @@ from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import OsImageHash, Register, ReportData
 from dstack.vmm.acpi_sources import capture
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
-from kms.acpi_tables import AcpiTables, refuse_legacy_mode
-from kms.config import parse_settings
+from kms.acpi_tables import AcpiTables
 from kms.evidence import EvidenceVerifier
 from kms.image_cache import IMAGES, ImageCache
 from kms.image_measurements import ImageMeasurements
-from kms.verifiers import make_image_cache, opened_verifier
 from tests.image_parts import Pe, acpi_tables, firmware
 from tests.unit.kms.conftest import APP_ID, COMPOSE_HASH, PKI, World
 
@@ -244,45 +241,3 @@ def test_a_helper_that_prints_something_else_says_nothing(
 
     with pytest.raises(ImageUnavailableError, match="ACPI tables: helper: "):
         verifier.appraise(evidence(acpi=REAL), bound_to=BOUND_TO)
-
-
-def test_without_a_source_such_machines_get_nothing(world: World) -> None:
-    """The default is the strictest: what only the machine's own log says is not believed."""
-    verifier = replace(world.verifier, image=refuse_legacy_mode)
-
-    with pytest.raises(ImageUnavailableError, match=r"no measurement document, and core\.image\.acpi_tables is unset"):
-        verifier.appraise(evidence(), bound_to=BOUND_TO)
-
-
-@pytest.mark.parametrize(
-    ("setting", "verified", "notices"),
-    [("", None, 0), ("from-log", False, 1), ("captured:/store", True, 0), ("own-qemu", True, 0)],
-)
-def test_the_setting_names_the_source(tmp_path: Path, setting: str, verified: bool | None, notices: int) -> None:
-    """Unset it is none; `from-log` is announced at the start, and nothing else is."""
-    settings = parse_settings(
-        f"""
-        [core]
-        cert_dir = "{tmp_path}"
-        [core.image]
-        acpi_tables = "{setting}"
-        [core.attestation.urls]
-        collateral_dir = "{tmp_path}"
-        [core.auth_api.chain]
-        rpc_url = "https://rpc.example"
-        kms_contract = "0x{"c0" * 20}"
-        """
-    )
-
-    with opened_verifier(settings.core, make_image_cache(settings.core.image)) as verifier:
-        made = (verifier.image is refuse_legacy_mode, verifier.acpi is not None)
-    assert made == (verified is None, verified is True)
-    assert sum("ACPI tables" in each for each in settings.notices()) == notices
-
-
-def test_a_setting_that_is_no_source_is_refused() -> None:
-    """The text says which there are."""
-    with pytest.raises(
-        ConfigError, match=r"core\.image\.acpi_tables: .*want own-qemu, own-qemu:PROGRAM, captured:PATH"
-    ):
-        parse_settings('core.image.acpi_tables = "everything"')

@@ -13,7 +13,7 @@ import cbor2
 import pytest
 
 from dstack.errors import EventLogMalformedError, MeasurementMalformedError
-from dstack.measurement.acpi import ACPI_NAMES, ACPI_PAYLOAD
+from dstack.measurement.acpi import ACPI_NAMES, ACPI_PAYLOAD, AcpiSource
 from dstack.measurement.document import (
     ReferenceValues,
     parse_measurement_document,
@@ -87,7 +87,7 @@ def test_registers_are_those_of_the_golden_data(case: dict[str, Any], log: tuple
             rtmr1=Register.from_hex(expected["rtmr1"]),
             rtmr2=Register.from_hex(expected["rtmr2"]),
             os_image_hash=config.os_image_hash,
-            acpi_tables_verified=False,
+            acpi_source=AcpiSource.FROM_LOG,
         )
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from markupsafe import escape
 
+from dstack.attestation.quote import parse_quote
 from dstack.transport.listener import Listener
+from replicator import receipts
 from replicator.app import container_app, replicator_app
 from replicator.containers import Container
+from replicator.documents import parse_request
 from replicator.node import Replicator
+from replicator.old_forms import MARK
 from tests.worlds import (
     CONTRACT,
     OPERATOR,
@@ -250,9 +255,49 @@ def test_refusals_are_bounded_and_on_one_line(world: Handover) -> None:
     """However many refusals there are, the last 20 are kept, and none breaks the line or the page."""
     with serving(world.old) as old:
         for number in range(25):
-            old.post("/onboard", content=json.dumps({f"<b>\x00{number}": 1}))
+            old.post("/requestKey", content=json.dumps({f"<b>\x00{number}": 1}))
         status, page = old.get("/status").json(), old.get("/").text
 
-    assert len(status["refusals"]) == 20
+    said = [f"requestKey: unknown member '<b>\\x00{number}'" for number in reversed(range(5, 25))]
+    assert [each["reason"] for each in status["refusals"]] == said
     assert "<b>" not in page
-    assert "&lt;b&gt;" in page or "unknown" not in page
+    assert [page.count(str(escape(reason))) for reason in said] == [1] * 20
+
+
+def test_old_forms_say_what_the_original_says_of_itself(world: Handover) -> None:
+    """The key and the quote of round 1, and the quote of the genesis where it was made; without old forms nothing."""
+    world.new.old_forms = world.old.old_forms = True
+    with serving(world.new) as new, serving(world.old) as old:
+        before = new.get("/status").json()
+        asked = new.post("/requestKey").json()
+        after, maker = new.get("/status").json(), old.get("/status").json()
+        world.new.old_forms = False
+        plain = new.get("/status").json()
+
+    names = ("myPub", "onboard_quote", "bootstrap_quote", "addr", "myKey")
+    assert [before[name] for name in names] == [""] * 5
+    assert (after["myPub"], after["bootstrap_quote"]) == (asked["pubk"], "")
+    assert asked["quote"].startswith(after["onboard_quote"])
+    quoted = parse_quote(bytes.fromhex(after["onboard_quote"]))
+    assert quoted.report_data == parse_request(bytes.fromhex(asked["quote"]).partition(MARK)[2]).request.report_data()
+    held = world.old.around.secure_file.held()
+    assert held.custody is not None
+    bound = held.custody.genesis.report_data()
+    assert parse_quote(bytes.fromhex(maker["bootstrap_quote"])).report_data == bound
+    assert (maker["myPub"], maker["onboard_quote"], maker["caller_address"]) == ("", "", "127.0.0.1")
+    assert not {*names, "caller_address"} & plain.keys()
+
+
+def test_pages_of_receipts_are_bounded(world: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page ends before it grows too large, and the next begins there; one receipt is always given."""
+    monkeypatch.setattr(receipts, "PAGE_BYTES", 1)
+    world.hand_over()
+    with serving(world.old) as old:
+        first = old.post("/receipts", json={"evidence": True}).json()
+        second = old.post("/receipts", json={"since": first["next"], "evidence": True}).json()
+        monkeypatch.undo()
+        both = old.post("/receipts", json={"evidence": True}).json()
+
+    assert ([each["role"] for each in first["receipts"]], first["next"]) == (["genesis"], 1)
+    assert ([each["role"] for each in second["receipts"]], second["next"]) == (["sent"], None)
+    assert both == {"receipts": first["receipts"] + second["receipts"], "next": None}

@@ -107,4 +107,4 @@ def test_json_is_what_the_legacy_agent_reads(tmp_path: Path, site: Site) -> None
     ):
         TappdClient(tmp_path / "tappd.sock").evidence(WANTED)
 
-    assert seen == [{"report_data": WANTED.hex(), "hash_algorithm": "raw"}]
+    assert seen == [{"report_data": WANTED.hex(), "hash_algorithm": "raw", "prefix": ""}]

@@ -40,3 +40,35 @@ def test_a_chunk_that_comes_byte_by_byte_has_an_end(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(MessageMalformedError, match=r"body: want more of it within 0\.1 s, got too little"):
         asyncio.run(line_then_chunk())
+
+
+def test_what_came_of_a_buffer_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole chunks in a buffer that never became full are not lost."""
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.05)
+
+    async def silence() -> AsyncIterator[bytes]:
+        yield b"{}\nabc"
+        yield b"def"
+        await asyncio.sleep(60)
+
+    async def line_then_buffer() -> None:
+        await upload.line()
+        await upload.fill(memoryview(bytearray(100)))
+
+    upload = Upload(silence(), old_forms=False)
+    with pytest.raises(MessageMalformedError, match="body: want more of it within"):
+        asyncio.run(line_then_buffer())
+    assert upload.filled == 6
+
+
+def test_a_buffer_has_time_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four MiB may take four times as long as one."""
+    monkeypatch.setattr(uploads, "BUFFER_SECONDS", 0.05)
+    upload = Upload(trickle(b"{}\n"), old_forms=False)
+
+    async def line_then_buffer() -> None:
+        await upload.line()
+        await upload.fill(memoryview(bytearray((3 << 20) + 1)))
+
+    with pytest.raises(MessageMalformedError, match=r"body: want more of it within 0\.2 s"):
+        asyncio.run(line_then_buffer())

@@ -12,10 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import create_engine, text
 
 from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
 from dstack.keys.scalars import k256_public_key
+from dstack.values import Digest32
+from kms.decision_log import store as store_module
 from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, canonical
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import DecisionStore, Head, open_store
@@ -172,6 +176,100 @@ def test_opening_twice_changes_nothing(store: DecisionStore, url: str) -> None:
     for read_only in (False, True):
         with closing(open_store(url, read_only=read_only)) as again:
             assert again.head().seq == 1
+
+
+# An entry as version 0001 of the tables had it, made and signed by the program of that day.
+OLD_CONTENT = (
+    '{"app_id":"a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1","at":"2026-11-01T00:00:00.000+00:00","block":7,'
+    '"decision":"granted","seq":1,"simulated":true,"subject":"app"}'
+)
+OLD_DIGEST = bytes.fromhex("177cd6196f1b347c68b4fbef75282115da059b90fc23f7ecf83b557ca99c2d05")
+OLD_SIGNATURE = bytes.fromhex(
+    "dff1321295d61cf598b8b3b6b8afc40ea68d13bc1c2fde7b398efb874ef1ced0"
+    "51549a6d23731a17993c9081e42e99b1c48d723b5a682211bb8ff25bd425da7201"
+)
+
+
+def make_old_log(url: str) -> None:
+    """A log of one entry, in the tables of version 0001."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(store_module.__file__)).parent / "migrations"))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        columns = "seq, at, subject, decision, app_id, content, previous, signature"
+        places = ", ".join(f":{name}" for name in columns.split(", "))
+        entry = {"seq": 1, "at": "2026-11-01T00:00:00.000+00:00", "subject": "app", "decision": "granted"}
+        more = {"app_id": "a1" * 20, "content": OLD_CONTENT, "previous": NO_ENTRY, "signature": OLD_SIGNATURE}
+        connection.execute(text(f"INSERT INTO decision ({columns}) VALUES ({places})"), {**entry, **more})
+        connection.execute(text("UPDATE decision_head SET seq = 1, digest = :digest"), {"digest": OLD_DIGEST})
+        signer = {"public_key": SIGNER.public_key, "voucher": SIGNER.voucher}
+        connection.execute(text("INSERT INTO decision_signer VALUES (:public_key, :voucher)"), signer)
+    engine.dispose()
+
+
+def test_an_older_log_is_read_as_it_is(url: str) -> None:
+    """Whoever only reads does not need the newer tables: the entry verifies before anything is migrated."""
+    make_old_log(url)
+    with closing(open_store(url, read_only=True)) as old:
+        assert [entry.content for entry in old.entries()] == [OLD_CONTENT]
+        assert verify(old, k256_public_key(ROOT)).head == Head(1, Digest32(OLD_DIGEST))
+        old.require_columns(1)
+
+
+def test_an_older_log_goes_on(url: str) -> None:
+    """After the migration the old entry still verifies as it was signed, and new ones say more, in what is signed."""
+    make_old_log(url)
+    said = {"acpi_source": "from-log", "acpi_tables_verified": False}
+    with closing(open_store(url)) as migrated:
+        migrated.append([{**line(2), **said}, {**line(3), "acpi_tables_verified": True}, line(4)], SIGNER)
+
+        assert verify(migrated, k256_public_key(ROOT)).count == 4
+        entries = list(migrated.entries())
+        assert (entries[0].content, entries[0].signature) == (OLD_CONTENT, OLD_SIGNATURE)
+        assert entries[1].members() == {**line(2), **said, "seq": 2}
+        found = {
+            wanted: [entry.seq for entry in migrated.entries(acpi_tables_verified=wanted)]
+            for wanted in (False, True, None)
+        }
+    assert found == {False: [2], True: [3], None: [1, 2, 3, 4]}
+
+
+def test_what_is_said_of_acpi_tables_is_signed(store: DecisionStore, url: str) -> None:
+    """Whoever writes into the database that tables were verified, is noticed."""
+    store.append([{**line(1), "acpi_tables_verified": False}], SIGNER)
+    change(url, "UPDATE decision SET content = replace(content, 'false', 'true')")
+
+    assert next(store.entries()).members()["acpi_tables_verified"] is True
+    with pytest.raises(DecisionLogBrokenError, match="entry 1: not signed"):
+        verify(store)
+
+
+@pytest.mark.parametrize(
+    ("change_of", "column"),
+    [
+        (f"app_id = '{'ff' * 20}'", "app_id"),
+        ("app_id = NULL", "app_id"),
+        ("acpi_tables_verified = NULL", "acpi_tables_verified"),
+        ("acpi_tables_verified = (1 = 1)", "acpi_tables_verified"),
+        ("at = '2001-01-01'", "at"),
+        ("decision = 'refused'", "decision"),
+        ("subject = 'kms'", "subject"),
+    ],
+)
+def test_entries_cannot_be_hidden_from_whoever_looks_for_them(
+    store: DecisionStore, url: str, change_of: str, column: str
+) -> None:
+    """The columns that entries are found by are not signed, so they are compared with what is."""
+    store.append([line(1), {**line(2), "acpi_tables_verified": False}, line(3)], SIGNER)
+    store.require_columns(3)
+    change(url, f"UPDATE decision SET {change_of} WHERE seq = 2")
+
+    assert verify(store).count == 3
+    store.require_columns(1)
+    with pytest.raises(DecisionLogBrokenError, match=f"^entry 2: its {column} is another than what is signed$"):
+        store.require_columns(3)
 
 
 def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
