@@ -20,8 +20,8 @@ from dstack.chain.proposing import current_content
 from dstack.chain.safe import ARTIFACTS, Safe, deploy_safe, sign_safe_transaction
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
-from dstack.devnet.transcript import demand
 from dstack.devnet.programs import interrupts_later
+from dstack.devnet.transcript import demand
 from dstack.devnet.world import World
 from dstack.errors import RefusedError
 from dstack.measurement.identities import device_id
