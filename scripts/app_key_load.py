@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dstack.transport.tls import client_context
+
 _LIMIT_SECONDS = 60.0
 
 
@@ -123,7 +125,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     contexts = []
     for file in order["identities"]:
-        context = ssl.create_default_context(cadata=order["ca_pem"])
+        context = client_context(ca_pem=order["ca_pem"])
         context.load_cert_chain(Path(file))
         contexts.append(context)
     body = json.dumps({"api_version": 1, "vm_config": order["vm_config"]}).encode()
