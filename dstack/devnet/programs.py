@@ -118,7 +118,7 @@ class Programs:
                 raise ToolUnavailableError(f"{name}: cannot be started: {exc.strerror}") from exc
             program = Program(name, process, log)
             self._started.append(program)
-        threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
+            threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
         return program
 
 

@@ -207,40 +207,6 @@ def test_ctrl_c_while_it_is_still_loading_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.glob("dstack-demo-*")) == []
 
 
-def test_ctrl_c_while_a_program_starts_leaves_no_program(project_root: Path, tmp_path: Path) -> None:
-    """Whatever the moment of an interrupt: who started a program also ends it."""
-    script = """
-import os, pathlib, signal, sys, threading, time
-from dstack.devnet.programs import Programs
-
-def interrupt(number, frame):
-    raise SystemExit(130)
-
-interrupted = 0
-for turn in range(60):
-    signal.signal(signal.SIGINT, interrupt)
-    late = threading.Timer(turn / 10_000, os.kill, (os.getpid(), signal.SIGINT))
-    try:
-        late.start()
-        with Programs(pathlib.Path(sys.argv[1])) as programs:
-            programs.start("clock", "http.server", "0")
-            late.join()
-            time.sleep(1)
-    except SystemExit:
-        interrupted += 1
-    left = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for child in left:
-        os.kill(int(child), signal.SIGKILL)
-    assert left == [], f"left after {turn}"
-print(interrupted)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=project_root, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "60\n", "")
-
-
 def _as_module(line: str) -> list[str]:
     program, *arguments = shlex.split(line)
     assert program == "dstack"
