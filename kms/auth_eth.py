@@ -16,7 +16,8 @@ Unlike upstream's, which asks at the newest block, this asks at the finalized on
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -85,8 +86,9 @@ def boot_info_of(request: BootRequest) -> BootInfo:
     )
 
 
-def decider_of(environment: Mapping[str, str]) -> EthereumDecider:
-    """The decider that the environment describes; the chain is not asked yet.
+@contextmanager
+def opened_decider(environment: Mapping[str, str]) -> Iterator[EthereumDecider]:
+    """The decider that the environment describes; the chain is not asked yet. Its connections are closed at the end.
 
     Raises:
         ConfigError: A variable is missing or not of its form.
@@ -104,7 +106,11 @@ def decider_of(environment: Mapping[str, str]) -> EthereumDecider:
     except ValidationError as exc:
         problems = (f"{_variable(one['loc'])}: {one['msg'].removeprefix('Value error, ')}" for one in exc.errors())
         raise ConfigError("; ".join(problems)) from None
-    return EthereumDecider(KmsAuthReader(chain_endpoints(chain), chain.kms_contract), chain.shown_rpc_url)
+    with (
+        closing(chain_endpoints(chain)) as endpoints,
+        closing(KmsAuthReader(endpoints, chain.kms_contract)) as reader,
+    ):
+        yield EthereumDecider(reader, chain.shown_rpc_url)
 
 
 def _require_confirmations(text: str) -> None:
@@ -123,4 +129,4 @@ def _variable(place: tuple[int | str, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(__doc__ or "", DEFAULT_PORT, decider_of))
+    sys.exit(serve(__doc__ or "", DEFAULT_PORT, opened_decider))

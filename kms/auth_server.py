@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,6 +27,7 @@ from dstack.errors import ConfigError, DstackError, InputError
 from dstack.transport.listener import Listener
 from dstack.transport.server import read_body
 from dstack.values import bytes_from_hex
+from kms.signals import exit_at_signal
 
 INVALID_REQUEST = "invalid authorization request"
 BACKEND_UNAVAILABLE = "authorization backend unavailable"
@@ -137,23 +140,32 @@ def padded(text: str, size: int, what: str) -> bytes:
     return raw.rjust(size, b"\0")
 
 
-def serve(description: str, default_port: int, make: Callable[[Mapping[str, str]], Decider]) -> int:
-    """Run an auth server as a program, set up by environment variables; the exit code is that of the error."""
+def serve(
+    description: str, default_port: int, opened: Callable[[Mapping[str, str]], AbstractContextManager[Decider]]
+) -> int:
+    """Run an auth server as a program until SIGTERM or SIGINT, set up by environment variables.
+
+    Returns:
+        The exit code: that of the error which ended it.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, exit_at_signal)
     try:
-        decider = make(os.environ)
-        listener = Listener(
-            auth_app(decider),
-            host=os.environ.get("HOST") or "127.0.0.1",
-            port=_port(os.environ.get("PORT") or str(default_port)),
-        )
+        with opened(os.environ) as decider:
+            listener = Listener(
+                auth_app(decider),
+                host=os.environ.get("HOST") or "127.0.0.1",
+                port=_port(os.environ.get("PORT") or str(default_port)),
+            )
+            _log.info("answering at port %d", listener.port)
+            listener.run()
     except DstackError as exc:
         sys.stderr.write(f"auth: {exc}\n")
         return exc.exit_code
-    _log.info("answering at port %d", listener.port)
-    listener.run()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 

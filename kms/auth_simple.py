@@ -19,6 +19,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -147,9 +148,9 @@ def _warn_of_unknown(content: object) -> None:
         _log.warning("policy: %r is not a setting", name[:80])
 
 
-def decider_of(environment: Mapping[str, str]) -> FileDecider:
-    """The decider that the environment describes."""
-    return FileDecider(Path(environment.get("AUTH_CONFIG_PATH") or "./auth-config.json"))
+def opened_decider(environment: Mapping[str, str]) -> AbstractContextManager[FileDecider]:
+    """The decider that the environment describes; it holds nothing open."""
+    return nullcontext(FileDecider(Path(environment.get("AUTH_CONFIG_PATH") or "./auth-config.json")))
 
 
 def _lists(allowed: list[str], value: str) -> bool:
@@ -164,4 +165,4 @@ def _form(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(__doc__ or "", DEFAULT_PORT, decider_of))
+    sys.exit(serve(__doc__ or "", DEFAULT_PORT, opened_decider))

@@ -64,6 +64,9 @@ def authorize(
 ) -> Permit:
     """Appraise, ask the chain, write the line of the log; return only for a yes.
 
+    Upstream asks first and verifies the OS image afterwards (kms.md 2.2). Here the chain is told of verified machines
+    alone: a `BootInfo` is never made from a claim, and who only claims an image costs no endpoint a question.
+
     Args:
         question: Whose trust it is about.
         appraise: Establishes what asks.

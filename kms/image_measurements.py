@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dstack.errors import ImageUnavailableError, MeasurementMalformedError
-from dstack.measurement.image import METADATA_NAME, parse_image_metadata
+from dstack.measurement.authenticode import MAX_PE
+from dstack.measurement.image import MAX_METADATA, METADATA_NAME, parse_image_metadata
 from dstack.measurement.machine import BootDigests, ImageFiles, image_digests
+from dstack.measurement.tdvf import MAX_FIRMWARE
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash
 from kms.image_cache import ImageCache, verify_image
@@ -22,7 +24,8 @@ from kms.image_cache import ImageCache, verify_image
 _Shape = tuple[OsImageHash, int, bool, bool, str | None]
 
 _MOST_KEPT = 256
-_LARGEST_FILE = 512 << 20
+# All of an image is in memory at once while it is measured.
+_LARGEST_INITRD = 512 << 20
 
 
 @dataclass(slots=True)
@@ -58,12 +61,13 @@ class ImageMeasurements:
         listed = verify_image(config.os_image_hash, folder)
         if METADATA_NAME not in listed:
             raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {METADATA_NAME}")
-        metadata = parse_image_metadata(_read(folder / METADATA_NAME))
+        metadata = parse_image_metadata(_read(folder / METADATA_NAME, MAX_METADATA))
+        limits = {metadata.firmware: MAX_FIRMWARE, metadata.kernel: MAX_PE, metadata.initrd: _LARGEST_INITRD}
         parts = {}
-        for name in (metadata.firmware, metadata.kernel, metadata.initrd):
+        for name, limit in limits.items():
             if name not in listed:
                 raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {name}")
-            parts[name] = _read(folder / name)
+            parts[name] = _read(folder / name, limit)
         files = ImageFiles(
             firmware=parts[metadata.firmware],
             kernel=parts[metadata.kernel],
@@ -74,12 +78,12 @@ class ImageMeasurements:
         return image_digests(files, config)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as stream:
-            raw = stream.read(_LARGEST_FILE + 1)
+            raw = stream.read(limit + 1)
     except OSError as exc:
         raise ImageUnavailableError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    if len(raw) > _LARGEST_FILE:
-        raise MeasurementMalformedError(f"{path.name}: want at most {_LARGEST_FILE} bytes, got more")
+    if len(raw) > limit:
+        raise MeasurementMalformedError(f"{path.name}: want at most {limit} bytes, got more")
     return raw

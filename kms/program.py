@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from dstack.errors import ConfigError, DstackError
 from dstack.transport.agent import AgentClient
@@ -43,6 +41,7 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
+from kms.signals import exit_at_signal
 from kms.verifiers import make_image_cache, opened_verifier
 
 _FILE_LIMIT = 64 << 10
@@ -79,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
+        forbid_dumps()
         run(load_settings(arguments.config))
     except DstackError as exc:
         sys.stderr.write(f"kms: {exc}\n")
@@ -94,9 +94,8 @@ def run(settings: Settings) -> None:
     Raises:
         DstackError: It cannot start.
     """
-    forbid_dumps()
     configure_logging(settings.log_level)
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, exit_at_signal)
     with ExitStack() as stack:
         keystore = stack.enter_context(open_keystore(settings.core.cert_dir))
         parts = _parts(settings, keystore, stack)
@@ -207,7 +206,14 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
     with parts.own.watched(), _admin(parts, metrics):
-        listener = Listener(app, host=rpc.address, port=rpc.port, tls=tls)
+        listener = Listener(
+            app,
+            host=rpc.address,
+            port=rpc.port,
+            tls=tls,
+            connections_of_peer=limits.connections_of_peer,
+            handshake_seconds=limits.handshake.total_seconds(),
+        )
         _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
         listener.run()
 
@@ -254,8 +260,3 @@ def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     keys = reissue_rpc_certificate(renewed, parts.quotes, at=at, classic=core.attestation.classic_extensions)
     parts.keystore.replace_certificates(keys)
     return keys
-
-
-def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """What SIGTERM does: the listener has stopped gracefully by then, for uvicorn passes the signal on at its end."""
-    raise SystemExit(0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from dstack.cli.files import read_input
-from dstack.errors import InputError
+from dstack.errors import InputError, RefusedError
 from dstack.measurement.compose import app_compose_from_docker_compose, compose_hash, default_app_id
 from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE, DockerCompose, parse_docker_compose
 from dstack.measurement.rtmr3 import STORAGE_FILE_SYSTEMS
@@ -35,6 +36,7 @@ Examples:
 @click.option("--public-sysinfo", is_flag=True, help="Anybody may read the machine's metrics.")
 @click.option("--allow-env", multiple=True, metavar="NAME", help="Let the encrypted environment set it. Repeatable.")
 @click.option("--storage-fs", type=click.Choice(STORAGE_FILE_SYSTEMS), help="File system of the data disk.")
+@click.option("--require-digests", is_flag=True, help="Exit 1, and write nothing, where an image has no sha256 digest.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def command(
     *,
@@ -49,6 +51,7 @@ def command(
     public_sysinfo: bool,
     allow_env: tuple[str, ...],
     storage_fs: str | None,
+    require_digests: bool,
     as_json: bool,
 ) -> None:
     """Write the app-compose.json of the docker-compose FILE (- for standard input), and its compose hash.
@@ -69,6 +72,8 @@ def command(
         storage_fs=storage_fs,
     )
     services = parse_docker_compose(docker_compose)
+    if require_digests and services.unpinned:
+        raise RefusedError("; ".join(_unpinned(services)))
     if out is not None:
         _write(out, app_compose)
     if as_json:
@@ -83,9 +88,14 @@ def command(
 
 def warn_of_unpinned(compose: DockerCompose) -> None:
     """Name, on standard error, each service whose image may change under the same compose hash."""
+    for sentence in _unpinned(compose):
+        click.echo(f"warning: {sentence}", err=True)
+
+
+def _unpinned(compose: DockerCompose) -> Iterator[str]:
     for service in compose.unpinned:
         what = f"image {service.image!r}" if service.image else "what is built"
-        click.echo(f"warning: service {service.name!r}: {what} is not fixed by a sha256 digest", err=True)
+        yield f"service {service.name!r}: {what} is not fixed by a sha256 digest"
 
 
 def _facts(app_compose: bytes, services: DockerCompose, out: str | None) -> dict[str, object]:

@@ -30,6 +30,7 @@ class Subject:
         vm_config: The text of the VM config, as its host states it.
         registers: As a quote, a guest's info or a measurement states them.
         lines: Its events with their meaning.
+        acpi_from_log: It is a measurement whose ACPI digests were taken from a machine's own log.
     """
 
     name: str
@@ -38,12 +39,13 @@ class Subject:
     vm_config: str | None = None
     registers: dict[str, Register] | None = None
     lines: tuple[Line, ...] | None = None
+    acpi_from_log: bool = False
 
     @property
     def side(self) -> Side:
         """It as one side of a comparison."""
         lines = self.lines if self.events is None else labelled(self.events)
-        return Side(self.name, self.registers or {}, lines)
+        return Side(self.name, self.registers or {}, lines, self.acpi_from_log)
 
 
 def read_subject(path: str) -> Subject:
@@ -119,7 +121,12 @@ def _parse_object(raw: bytes, name: str) -> Subject:
     members = Members.of(value, what=name, error=EventLogMalformedError)
     if members.has("registers"):
         measurement = parse_measurement(raw)
-        return Subject(name, registers=measurement.registers, lines=measurement.lines)
+        return Subject(
+            name,
+            registers=measurement.registers,
+            lines=measurement.lines,
+            acpi_from_log=measurement.acpi_from_log,
+        )
     if members.has("tcb_info"):
         return _parse_tcb_info(members.text("tcb_info"), name)
     if members.has("mrtd"):

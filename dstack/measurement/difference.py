@@ -33,11 +33,13 @@ class Side:
         name: What it is called, such as its file.
         registers: As a quote or a prediction states them, by the names in `REGISTERS`; those of a log alone follow.
         lines: Its events; None if it has no log.
+        acpi_from_log: Its ACPI digests were taken from a machine's own log: that RTMR0 is then equal proves nothing.
     """
 
     name: str
     registers: Mapping[str, Register]
     lines: tuple[Line, ...] | None
+    acpi_from_log: bool = False
 
     def events(self, imr: int) -> tuple[Line, ...] | None:
         """Its events of one register; None if it has no log, or one stripped of that register's events."""
@@ -102,6 +104,10 @@ def _compared(name: str, left: Side, right: Side) -> Finding:
     ours, theirs = left.register(name), right.register(name)
     if ours is None or theirs is None:
         return Finding(name, Outcome.UNKNOWN, f"{(left if ours is None else right).name} does not say it")
+    borrower = next((side for side in (left, right) if side.acpi_from_log), None)
+    if ours == theirs and name == "rtmr0" and borrower is not None:
+        what = f"they are equal, but {borrower.name} took its ACPI digests from a machine's own log"
+        return Finding(name, Outcome.UNKNOWN, what, ours.hex(), theirs.hex(), look_at="measure with another --acpi")
     if ours == theirs:
         return _logs_of_equal(name, left, right) or Finding(name, Outcome.EQUAL, "equal", ours.hex(), theirs.hex())
     if not name.startswith("rtmr"):

@@ -32,11 +32,6 @@ class Line:
     preimage: bytes | None = None
 
 
-def predicted_lines(events: Sequence[PredictedEvent]) -> tuple[Line, ...]:
-    """Give predicted events as lines."""
-    return tuple(Line(each.event, each.label, each.depends_on, each.preimage) for each in events)
-
-
 def labelled(events: Sequence[Event]) -> tuple[Line, ...]:
     """Say of each event of a log what it is, by register, place and type.
 

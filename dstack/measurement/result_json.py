@@ -23,6 +23,7 @@ class StatedMeasurement:
 
     registers: dict[str, Register]
     lines: tuple[Line, ...]
+    acpi_from_log: bool
 
 
 def measurement_facts(measurement: Measurement) -> dict[str, object]:
@@ -76,6 +77,7 @@ def parse_measurement(raw: bytes) -> StatedMeasurement:
     return StatedMeasurement(
         {name: stated.sized(name, Register) for name in REGISTERS if stated.has(name)},
         tuple(_line(item, at) for at, item in enumerate(events)),
+        acpi_from_log=not members.flag("acpi_tables_verified", False),
     )
 
 

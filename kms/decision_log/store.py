@@ -22,6 +22,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     make_url,
     select,
     text,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from dstack.errors import ConfigError, DecisionLogUnavailableError
+from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
 from dstack.values import Digest32
 from kms.decision_log.entry import Entry, canonical, entry_digest
 from kms.decision_log.signing import DecisionSigner
@@ -40,6 +41,7 @@ CONNECT_SECONDS = 5
 # Any number; the same for every KMS, so that two that start at once do not both make the tables.
 _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
+_FOUND_BY = frozenset({"at", "subject", "decision", "app_id", "acpi_tables_verified"})
 
 # Made once: what a statement is costs more than what it does.
 _READ_ENTRIES: Select[Any] = select(DECISION.c.seq, DECISION.c.content, DECISION.c.previous, DECISION.c.signature)
@@ -151,6 +153,26 @@ class DecisionStore:
             after = newest[-1].seq - 1 if newest else 0
         while rows := self._rows(wanted.where(DECISION.c.seq > after).order_by(DECISION.c.seq).limit(_ROWS_AT_ONCE)):
             yield from map(_entry, rows)
+            after = rows[-1].seq
+
+    def require_columns(self, until: int) -> None:
+        """Return only if entries up to *until* are found by what is signed in them: the other columns are not signed.
+
+        Raises:
+            DecisionLogBrokenError: A column says something else.
+            DecisionLogUnavailableError: They could not be read.
+        """
+        with _translated():
+            there = {column["name"] for column in inspect(self._engine).get_columns(DECISION.name)}
+        wanted = select(*(column for column in DECISION.c if column.name in there)).order_by(DECISION.c.seq)
+        after = 0
+        while rows := self._rows(wanted.where(DECISION.c.seq > after, DECISION.c.seq <= until).limit(_ROWS_AT_ONCE)):
+            for row in rows:
+                entry = _entry(row)
+                signed = _row(entry, entry.members())
+                for name in _FOUND_BY & there:
+                    if row._mapping[name] != signed[name]:
+                        raise DecisionLogBrokenError(f"entry {entry.seq}: its {name} is another than what is signed")
             after = rows[-1].seq
 
     def _rows(self, wanted: Select[Any]) -> Sequence[Row[Any]]:

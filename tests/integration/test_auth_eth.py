@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from web3 import Web3
 
 from dstack.devnet.anvil import Anvil
 from dstack.devnet.http import wait_for
-from dstack.devnet.programs import Programs, free_port
+from dstack.devnet.programs import Program, Programs, free_port
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy import Denied, Granted
 from dstack.policy.decision import NO_BLOCK
 from dstack.values import AppId
-from kms.auth_eth import decider_of
+from kms.auth_eth import opened_decider
 from kms.webhook import WebhookAuthority
 from tests.chain_world import COMPOSE, OS_IMAGE, ChainWorld, chain_world
 
@@ -36,8 +37,8 @@ def world() -> Iterator[ChainWorld]:
 
 
 @pytest.fixture
-def url(world: ChainWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The running program."""
+def program(world: ChainWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Program, str]]:
+    """The running program, and where it answers."""
     port = free_port()
     monkeypatch.setenv("PORT", str(port))
     monkeypatch.setenv("ETH_RPC_URL", world.chain.rpc_url + "/?key=secret")
@@ -47,7 +48,13 @@ def url(world: ChainWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     with Programs(tmp_path) as programs:
         program = programs.start("auth", "kms.auth_eth")
         wait_for(f"http://127.0.0.1:{port}/health", program, seconds=30)
-        yield f"http://127.0.0.1:{port}"
+        yield program, f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def url(program: tuple[Program, str]) -> str:
+    """Where the running program answers."""
+    return program[1]
 
 
 def test_the_contracts_answer_in_upstreams_form(world: ChainWorld, url: str) -> None:
@@ -126,5 +133,42 @@ CONTRACT = "0x" + "c0" * 20
 )
 def test_a_wrong_variable_is_named(environment: dict[str, str], words: str) -> None:
     """The program does not start."""
-    with pytest.raises(ConfigError, match=words):
-        decider_of(environment)
+    with pytest.raises(ConfigError, match=words), opened_decider(environment):
+        pass
+
+
+def test_what_it_opened_is_closed(world: ChainWorld) -> None:
+    """Neither a thread nor a connection to an endpoint outlives it, whatever it was asked."""
+    environment = {
+        "KMS_CONTRACT_ADDR": world.own_kms_auth.address,
+        "ETH_RPC_URL": world.chain.rpc_url,
+        "ETH_CHAIN_ID": "31337",
+        "ETH_BLOCK_TAG": "latest",
+    }
+    port = int(world.chain.rpc_url.rpartition(":")[2])
+    before, connected = set(threading.enumerate()), connections_to(port)
+    with opened_decider(environment) as decider:
+        assert decider.about()["kmsContractAddr"] == world.own_kms_auth.address
+        during = {thread.name for thread in set(threading.enumerate()) - before}, connections_to(port)
+
+    assert (any(name.startswith("chain") for name in during[0]), during[1] > connected) == (True, True)
+    assert (set(threading.enumerate()) - before, connections_to(port)) == (set(), connected)
+
+
+def connections_to(port: int) -> int:
+    """How many TCP connections of this process lead to a port of this machine."""
+    inodes = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            inodes.add(descriptor.readlink().name.removeprefix("socket:[").removesuffix("]"))
+    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[2].endswith(f":{port:04X}") and line[9] in inodes for line in lines)
+
+
+def test_it_ends_when_it_is_told_to(program: tuple[Program, str]) -> None:
+    """SIGTERM ends the program with code 0, also when it has asked the chain; closing says nothing."""
+    running, url = program
+    assert httpx.get(url).status_code == 200
+
+    running.stop()
+    assert (running.process.returncode, "Traceback" in running.log.read_text()) == (0, False)

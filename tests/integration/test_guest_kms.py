@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,20 +20,28 @@ from dstack.attestation.ratls import evidence_extensions
 from dstack.attestation.report_data import padded_report_data
 from dstack.attestation.verification_policy import STRICT
 from dstack.attestation.verify import verify_quote
-from dstack.errors import AppraisalError, KeyReleaseDeniedError, PeerUnavailableError, QuoteUntrustedError
-from dstack.guest.app_keys import KmsProvider
+from dstack.errors import (
+    AppraisalError,
+    KeyReleaseDeniedError,
+    PeerRefusedError,
+    PeerUnavailableError,
+    QuoteUntrustedError,
+)
+from dstack.guest.app_keys import KmsProvider, PreviousKeys
 from dstack.guest.boot import APP_KEYS, Booted, Surroundings, boot
 from dstack.guest.host_shared import InstanceInfo
 from dstack.guest.kms_client import KmsTrust, request_app_keys
 from dstack.guest.platform import platform_evidence
 from dstack.keys.certs import Extension, build_rpc_cert
-from dstack.keys.derivation import derive_app_keys
+from dstack.keys.derivation import AppKeys, derive_app_keys
 from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, spki_der
 from dstack.keys.scalars import p256_from_scalar
 from dstack.measurement.identities import key_provider_payload
 from dstack.simulator.platform import SimulatedPlatform
 from dstack.transport.listener import Listener
+from dstack.transport.server import CallContext
 from dstack.transport.tls import server_context
+from dstack.wire.kms import AppKeyResponse, EpochKeys, GetAppKeyRequest
 from kms.app import kms_app
 from kms.authorization import SelfAuthorization
 from kms.evidence import EvidenceVerifier
@@ -72,8 +81,28 @@ def kms_machine(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Machine
     return site.machine(tmp_path_factory.mktemp("kms"), app_compose("kms:1"))
 
 
+class Answering(KmsService):
+    """A KMS whose answers are changed on their way out."""
+
+    change: Callable[[AppKeyResponse], AppKeyResponse]
+
+    def get_app_key(self, request: GetAppKeyRequest, context: CallContext) -> AppKeyResponse:
+        """As any other, then changed."""
+        return type(self).change(super().get_app_key(request, context))
+
+
+def answering(change: Callable[[AppKeyResponse], AppKeyResponse]) -> type[Answering]:
+    """The service of a KMS that changes its answers so."""
+    return type("Changed", (Answering,), {"change": staticmethod(change)})
+
+
 @contextmanager
-def running_kms(site: Site, machine: Machine, change: Callable[[KeySet], KeySet] = lambda keys: keys) -> Iterator[Kms]:
+def running_kms(
+    site: Site,
+    machine: Machine,
+    change: Callable[[KeySet], KeySet] = lambda keys: keys,
+    service_class: type[KmsService] = KmsService,
+) -> Iterator[Kms]:
     """A KMS that the chain allows, and an app that it allows; *change* alters what it serves with."""
     keys = change(generate_keys(HOST, machine, at=NOW))
     chain = MemoryChain(
@@ -81,7 +110,7 @@ def running_kms(site: Site, machine: Machine, change: Callable[[KeySet], KeySet]
     )
     verifier = EvidenceVerifier(site.roots, STRICT, site, lambda: NOW, acpi=None)
     release = KeyRelease(keys.roots, SelfAuthorization(machine, verifier, chain), verifier, chain)
-    service = KmsService(keys, release, chain, None, simulated=True)
+    service = service_class(keys, release, chain, None, simulated=True)
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
     with Listener(kms_app(service), host=HOST, tls=tls).running() as listener:
         yield Kms(f"https://{HOST}:{listener.port}", keys, chain)
@@ -222,6 +251,52 @@ def test_certificate_for_another_usage_is_refused(site: Site, kms_machine: Machi
     with (
         running_kms(site, kms_machine, without_usage) as impostor,
         pytest.raises(AppraisalError, match="want usage b'kms:rpc', got None"),
+    ):
+        start(site, impostor, tmp_path)
+
+    assert not (tmp_path / APP_KEYS).exists()
+
+
+def before(answer: AppKeyResponse, **changes: object) -> AppKeyResponse:
+    """*answer* in epoch 1, with the keys of the epoch before."""
+    previous = EpochKeys(0, *(bytes([number]) * 32 for number in (1, 2, 3)), bytes(65), 1_900_000_000)
+    return replace(answer, key_epoch=1, previous=replace(previous, **changes))
+
+
+def test_keys_of_the_epoch_before_are_taken(site: Site, kms_machine: Machine, tmp_path: Path) -> None:
+    """In their form they are; what the tests below change is all that is wrong there."""
+    with running_kms(site, kms_machine, service_class=answering(before)) as rotated:
+        booted, _ = start(site, rotated, tmp_path)
+
+    assert booted.provided.epoch == 1
+    assert booted.provided.previous == PreviousKeys(
+        AppKeys(b"\1" * 32, b"\2" * 32, b"\3" * 32, bytes(65)), 0, datetime.fromtimestamp(1_900_000_000, UTC)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"key_epoch": 1},
+            "previous: want the epoch before 1 and an end before the year 10000, got 1 until 1900000000",
+        ),
+        ({"key_epoch": 7}, "previous: want the epoch before 1 .* got 7 until"),
+        ({"served_until": 253_402_300_800}, "previous: want the epoch before 1 .* got 0 until 253402300800"),
+        ({"served_until": 2**64 - 1}, "previous: want the epoch before 1 .* got 0 until 18446744073709551615"),
+        ({"disk_crypt_key": b"\1" * 31}, "disk_crypt_key: want 32 bytes"),
+        ({"env_crypt_key": b""}, "env_crypt_key: want 32 bytes"),
+        ({"k256_key": b"\1" * 33}, "k256_key: want 32 bytes"),
+        ({"k256_signature": bytes(64)}, "k256_signature: want 65 bytes, got 64"),
+    ],
+)
+def test_malformed_keys_of_the_epoch_before_are_refused(
+    site: Site, kms_machine: Machine, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """A guest boots on none of the keys of a KMS whose answer is partly wrong, and leaves none behind."""
+    with (
+        running_kms(site, kms_machine, service_class=answering(partial(before, **changes))) as impostor,
+        pytest.raises(PeerRefusedError, match=f"^KMS: {message}"),
     ):
         start(site, impostor, tmp_path)
 

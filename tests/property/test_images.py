@@ -23,7 +23,7 @@ from dstack.measurement.difference import Outcome, Side, explain
 from dstack.measurement.event_log import Event, RuntimeEvent, logged
 from dstack.measurement.image import parse_image_metadata
 from dstack.measurement.kernel import initrd_address, kernel_digest
-from dstack.measurement.labels import labelled, predicted_lines
+from dstack.measurement.labels import Line, labelled
 from dstack.measurement.mr_config_id import ConfigDocument, parse_config_document, serialise_config_document
 from dstack.measurement.mrtd import mrtd
 from dstack.measurement.prediction import Origin, measured, runtime
@@ -227,7 +227,8 @@ def test_a_measurement_that_was_written_is_read_again(events: list[RuntimeEvent]
     stated = parse_measurement(json.dumps(measurement_facts(measurement)).encode())
 
     assert stated.registers == registers
-    assert stated.lines == predicted_lines(predicted)
+    assert stated.lines == tuple(Line(each.event, each.label, each.depends_on, each.preimage) for each in predicted)
+    assert stated.acpi_from_log is False
 
 
 logs = st.lists(

@@ -62,6 +62,26 @@ def test_the_printed_commands_run_as_written(demo: DemoRun) -> None:
     assert codes == [0, 0, 0, 0]
 
 
+def test_the_readme_s_commands_run_as_written(demo: DemoRun, project_root: Path, tmp_path: Path) -> None:
+    """What a newcomer types after `make demo` succeeds, in the folder that holds the results."""
+    readme = (project_root / "README.md").read_text()
+    block = re.search(r"## Check it yourself\n+```sh\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    activate, *lines = block[1].replace("\\\n", " ").splitlines()
+    (tmp_path / "demo-results").symlink_to(demo.folder)
+
+    codes = {
+        line: subprocess.run(
+            _as_module(line.partition(" #")[0]), cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+        for line in lines
+    }
+
+    assert activate == ". .venv/bin/activate"
+    assert len(lines) == 5
+    assert set(codes.values()) == {0}, codes
+
+
 def test_a_changed_event_log_no_longer_replays(demo: DemoRun, tmp_path: Path) -> None:
     """The kept artifacts are not decoration: one changed event makes the printed command refuse."""
     answer = json.loads((demo.folder / "app" / "get-quote.json").read_text())

@@ -78,6 +78,7 @@ def _verify(store: DecisionStore, *, root: bytes | None, head: str | None, as_js
             yield entry
 
     verified = verify_log(watched(), store.vouchers(), remembered, root=root)
+    store.require_columns(remembered.seq)
     if wanted is not None and found != [wanted[1]]:
         raise DecisionLogBrokenError(
             f"entry {wanted[0]}: want digest {wanted[1]}, got {found[0] if found else 'no such entry'}"

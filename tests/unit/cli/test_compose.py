@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dstack.cli.compose import command as compose
 from dstack.cli.compose_hash import command as compose_hash
-from dstack.errors import ComposeMalformedError, InputError
+from dstack.errors import ComposeMalformedError, InputError, RefusedError
 from dstack.measurement.compose import app_compose_from_docker_compose, default_app_id, parse_app_compose
 from dstack.measurement.compose import compose_hash as hash_of
 from dstack.measurement.sdk_form import sdk_compose_hash
@@ -80,6 +80,20 @@ def test_an_image_that_can_change_is_told() -> None:
 
     assert (result.exit_code, parse_app_compose(result.stdout_bytes).name) == (0, "app")
     assert "warning: service 'web': image 'nginx:latest' is not fixed by a sha256 digest" in result.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_an_image_that_can_change_is_refused_where_digests_are_required(tmp_path: Path, more: list[str]) -> None:
+    """Each service is named and nothing is written; a file whose images are fixed passes."""
+    out = tmp_path / "app-compose.json"
+    arguments = ["-", "--require-digests", "--out", str(out), *more]
+
+    refused = CliRunner(mix_stderr=False).invoke(compose, arguments, input=TAGGED)
+    assert isinstance(refused.exception, RefusedError)
+    assert str(refused.exception) == "service 'web': image 'nginx:latest' is not fixed by a sha256 digest"
+    assert (refused.stdout, out.exists()) == ("", False)
+    assert CliRunner(mix_stderr=False).invoke(compose, arguments, input=PINNED).exit_code == 0
+    assert parse_app_compose(out.read_bytes()).name == "app"
 
 
 def test_json_carries_the_file_and_the_warnings() -> None:

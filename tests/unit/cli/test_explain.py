@@ -157,6 +157,30 @@ def test_two_shapes_of_one_image_are_told_apart(world: AttestedWorld, tmp_path: 
     }
 
 
+def test_borrowed_acpi_digests_prove_nothing(world: AttestedWorld, tmp_path: Path) -> None:
+    """RTMR0 that is equal because its ACPI digests came from the machine's own log is no match, from either side."""
+    world.image.save(tmp_path / "image")
+    log = write_log(tmp_path, "log.json", world.image.boot_log(world.image.vm_config()))
+    shape = ["--memory", "2G", "--cpus", "2"]
+    arguments = [str(tmp_path / "image"), *shape, "--acpi", f"from-log:{log}", "--json"]
+    ours = tmp_path / "ours.json"
+    ours.write_text(CliRunner(mix_stderr=False).invoke(measure.command, arguments).stdout)
+
+    for a, b in ((str(ours), log), (log, str(ours))):
+        found = findings(a, b, code=3)
+        assert {name: each["outcome"] for name, each in found.items() if name.startswith("rtmr")} == {
+            "rtmr0": "not comparable",
+            "rtmr1": "equal",
+            "rtmr2": "equal",
+        }
+        assert found["rtmr0"]["what"] == f"they are equal, but {ours} took its ACPI digests from a machine's own log"
+    assert found["rtmr0"]["a"] == found["rtmr0"]["b"] != ""
+
+    verified = json.loads(ours.read_text()) | {"acpi_tables_verified": True}
+    ours.write_text(json.dumps(verified))
+    assert findings(str(ours), log, code=3)["rtmr0"]["outcome"] == "equal"
+
+
 def test_a_log_of_another_boot_is_noticed(world: AttestedWorld, tmp_path: Path) -> None:
     """A GetQuote answer whose log was changed contradicts its own quote, and the changed event is found."""
     evidence = world.evidence(events())

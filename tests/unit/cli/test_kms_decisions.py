@@ -102,6 +102,9 @@ def test_a_broken_log_is_refused(config: Path) -> None:
         run(config, ["--verify", *more]) for more in (["--root", "02" + "aa" * 32], ["--head", f"3:{head[2:]}"])
     ]
     database = sqlite3.connect(config.parent / "decisions.sqlite3")
+    database.execute("UPDATE decision SET app_id = NULL WHERE seq = 2")
+    database.commit()
+    assert "entry 2: its app_id is another than what is signed" in run(config, ["--verify"])[2]
     database.execute("DELETE FROM decision WHERE seq = 1")
     database.commit()
     database.close()

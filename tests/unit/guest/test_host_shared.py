@@ -59,7 +59,7 @@ def test_copy_forgets_an_instance_info_that_is_gone(shared: Path, tmp_path: Path
     assert load_host_shared(tmp_path / "copy").instance_info == InstanceInfo()
 
 
-@pytest.mark.parametrize("name", ["app-compose.json", ".sys-config.json", ".instance_info"])
+@pytest.mark.parametrize("name", ["app-compose.json", ".sys-config.json", ".instance_info", ".encrypted-env"])
 def test_links_are_refused(shared: Path, tmp_path: Path, name: str) -> None:
     """A host cannot make the guest read a file of its own through a link."""
     (tmp_path / "secret").write_text("{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from dstack.measurement.event_log import Event
 from dstack.measurement.vm_config import VmConfig
 from dstack.simulator.os_image import SimulatedImage
 from dstack.vmm.acpi_sources import capture
+from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
 from kms.authorization import SelfAuthorization
 from kms.config import Settings, parse_settings
 from kms.evidence import EvidenceVerifier
@@ -156,6 +158,27 @@ def test_a_source_that_has_seen_the_tables_is_named(
     with recording(caplog):
         release.app_keys(certificate_of(machine), "", "request")
     assert lines(caplog) == [("granted", kind, True)]
+
+
+class OnOurQemu(SimulatedImage):
+    """The image of these tests, on a host that runs the QEMU of this computer."""
+
+    def boot_log(self, config: VmConfig) -> tuple[Event, ...]:
+        """As any other, with the digests of what that QEMU hands out."""
+        return reference_boot_events(self.document, config, own_qemu_digests(config).by_name)
+
+
+@pytest.mark.skipif(shutil.which(DEFAULT_QEMU) is None, reason="qemu-system-x86 is not installed")
+def test_this_computers_qemu_is_a_source(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A host that runs the same one gives its guests the tables that we get from it; any other host is refused."""
+    image = OnOurQemu(IMAGE.files)
+    release = release_of(world, verifier_of(world, tmp_path, "own-qemu"), image)
+
+    with recording(caplog):
+        release.app_keys(certificate_of(app_machine(image=image)), "", "request")
+    assert lines(caplog) == [("granted", "own-qemu", True)]
+    with pytest.raises(KeyReleaseDeniedError, match=r"Failed to verify os image hash: RTMR0: want "):
+        release.app_keys(certificate_of(app_machine()), "", "request")
 
 
 @pytest.mark.parametrize("kind", ["captured", "helper"])

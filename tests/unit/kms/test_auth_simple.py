@@ -16,7 +16,7 @@ from dstack.policy import Denied, Granted
 from dstack.policy.decision import NO_BLOCK
 from dstack.transport.listener import Listener
 from kms.auth_server import Answer, BootRequest, auth_app
-from kms.auth_simple import FileDecider, Policy, decider_of
+from kms.auth_simple import FileDecider, Policy, opened_decider
 from kms.webhook import WebhookAuthority
 from tests.unit.chain.test_kms_auth import BOOT
 
@@ -185,4 +185,5 @@ def test_nothing_is_allowed_by_default() -> None:
     assert (
         Policy().decide("app", request) == Policy().decide("kms", request) == Answer(False, "OS image is not allowed")
     )
-    assert decider_of({})._path == Path("auth-config.json")
+    with opened_decider({}) as decider:
+        assert decider._path == Path("auth-config.json")

@@ -17,10 +17,17 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dstack.attestation.evidence import Evidence
+from dstack.errors import AgentUnavailableError
+from dstack.keys.certs import OID_ATTESTATION, build_client_cert
+from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem
+from dstack.measurement.vm_config import serialise_vm_config
+from dstack.simulator.os_image import make_image
 from dstack.transport.listener import Listener
-from dstack.transport.tls import client_context, server_context
+from dstack.transport.tls import TlsIdentity, client_context, server_context
+from dstack.values import ReportData
 from dstack.wire.kms import SignCertRequest
-from dstack.wire.message import to_json
+from dstack.wire.message import from_json, to_json
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
 from kms.generation import generate_keys
@@ -33,6 +40,7 @@ from kms.release import KeyRelease
 from kms.service import KmsService
 from tests.unit.kms.conftest import (
     AT,
+    IMAGE,
     Defects,
     Machine,
     World,
@@ -132,9 +140,29 @@ def collateral_missing(services: Services) -> None:
     services.world.clock.now += timedelta(minutes=6)
 
 
+def agent_gone(services: Services) -> None:
+    """Nobody gives quotes any more, and those from before are too old."""
+
+    def nobody(_: ReportData) -> Evidence:
+        raise AgentUnavailableError("guest agent: no answer")
+
+    services.world.machine.evidence = nobody  # type: ignore[method-assign]
+    services.world.clock.now += timedelta(minutes=6)
+
+
 def bootstrapped(services: Services) -> None:
     """There are keys already."""
     services.onboarding.bootstrap("kms.example", "before")
+
+
+def both(*wrongs: Callable[[Services], None]) -> Callable[[Services], None]:
+    """Two things are wrong at once; which of them is told shows the order."""
+
+    def all_of_them(services: Services) -> None:
+        for each in wrongs:
+            each(services)
+
+    return all_of_them
 
 
 @dataclass(frozen=True)
@@ -195,8 +223,10 @@ TABLE = (
         {"vm_config": "?"},
         caller=app_machine,
     ),
+    Row("KMS.GetAppKey", "App not allowed: No attestation provided", {}, app_denied),
     # GetKmsKey
     Row("KMS.GetKmsKey", SELF_DENIED, {}, kms_denied, kms_machine),
+    Row("KMS.GetKmsKey", SELF_DENIED, {}, kms_denied),
     Row("KMS.GetKmsKey", SILENT, {}, chain_silent, kms_machine),
     Row("KMS.GetKmsKey", "KMS not allowed: No attestation provided", {}),
     Row("KMS.GetKmsKey", "KMS not allowed: Boot denied: Aggregated MR not allowed", {}, caller=app_machine),
@@ -216,6 +246,8 @@ TABLE = (
         "key epoch: want 0, got 1",
         {"app_id": "aa" * 20, "key_epoch": 1},
     ),
+    # Upstream asks about itself first; what is malformed costs nobody a question here.
+    Row("KMS.GetAppEnvEncryptPubKey", "app_id must be 20 bytes", {"app_id": "aa" * 21}, kms_denied),
     # GetMeta has no preconditions; GetTempCaCert asks about this KMS alone
     Row("KMS.GetTempCaCert", SELF_DENIED, None, kms_denied),
     Row("KMS.GetTempCaCert", SILENT, None, chain_silent),
@@ -231,6 +263,13 @@ TABLE = (
         "signing request: want the confirm word 'please sign cert:', got 'please sign cert?'",
         unconfirmed,
     ),
+    Row("KMS.SignCert", SELF_DENIED, sign(3), kms_denied),
+    Row("KMS.SignCert", "Unsupported API version: 3", sign(3, csr=b"?", signature=b"?")),
+    Row(
+        "KMS.SignCert",
+        "signing request: its signature is not by the key in it",
+        lambda: to_json(replace(from_json(SignCertRequest, unconfirmed()), signature=b"?")),
+    ),
     Row("KMS.SignCert", "Certificate not allowed: Boot denied: Compose hash not allowed", sign(), app_denied),
     Row("KMS.SignCert", "Certificate not allowed: Boot denied: OS image is not allowed", sign(), image_denied),
     Row(
@@ -240,11 +279,15 @@ TABLE = (
     ),
     # ClearImageCache: with the operator's service, and as up to 0.5.11
     Row("Admin.ClearImageCache", "invalid cache key", {"image_hash": "../x"}),
+    Row("Admin.ClearImageCache", "invalid cache key", {"config_hash": "0"}),
     Row("KMS.ClearImageCache", "Invalid token", {"token": "?", "image_hash": "ab"}),
     Row("KMS.ClearImageCache", "invalid cache key", {"token": TOKEN, "image_hash": "zz"}),
+    Row("KMS.ClearImageCache", "Invalid token", {"image_hash": "zz"}),
     # Onboarding
     Row("Onboard.GetAttestationInfo", "collateral: none for this platform", None, collateral_missing),
+    Row("Onboard.GetAttestationInfo", "guest agent: no answer", None, agent_gone),
     Row("Onboard.Bootstrap", DOMAIN_FORM, {"domain": ""}),
+    Row("Onboard.Bootstrap", DOMAIN_FORM, {"domain": "a..b"}, both(bootstrapped, kms_denied)),
     Row("Onboard.Bootstrap", DOMAIN_FORM, {"domain": LONG}),
     Row("Onboard.Bootstrap", DOMAIN_FORM, {"domain": "-a.example"}),
     Row("Onboard.Bootstrap", "KMS has already been bootstrapped", {"domain": "kms.example"}, bootstrapped),
@@ -254,7 +297,14 @@ TABLE = (
         {"domain": "kms.example"},
         kms_denied,
     ),
+    Row(
+        "Onboard.Bootstrap",
+        "KMS has already been bootstrapped",
+        {"domain": "kms.example"},
+        both(bootstrapped, kms_denied),
+    ),
     Row("Onboard.Bootstrap", SILENT, {"domain": "kms.example"}, chain_silent),
+    Row("Onboard.Bootstrap", "could not ask: guest agent: no answer", {"domain": "kms.example"}, agent_gone),
     Row("Onboard.Onboard", DOMAIN_FORM, {"source_url": "https://127.0.0.1:1", "domain": ""}),
     Row(
         "Onboard.Onboard",
@@ -272,6 +322,18 @@ TABLE = (
         "Onboard.Onboard",
         "source_url: want https://HOST[:PORT] of a KMS",
         {"source_url": "http://127.0.0.1:1", "domain": "kms.example"},
+    ),
+    Row(
+        "Onboard.Onboard",
+        "KMS has already been onboarded",
+        {"source_url": "http://127.0.0.1:1", "domain": "kms.example"},
+        both(bootstrapped, kms_denied),
+    ),
+    Row(
+        "Onboard.Onboard",
+        SILENT,
+        {"source_url": "https://127.0.0.1:1", "domain": "kms.example"},
+        chain_silent,
     ),
     Row("Onboard.Finish", "KMS has not been bootstrapped yet"),
 )
@@ -317,6 +379,72 @@ def test_the_operators_service_asks_who_is_there(services: Services) -> None:
 
     challenge = answer.headers["www-authenticate"]
     assert (answer.status_code, challenge) == (401, 'Basic realm="dstack-kms admin"')
+
+
+def _other_image() -> tuple[Machine, str]:
+    """A machine that runs another image than the one which it names, with that one's own documents."""
+    return app_machine(image=make_image("another image")), serialise_vm_config(IMAGE.vm_config())
+
+
+@pytest.mark.parametrize("wrong", [nothing, app_denied, image_denied])
+def test_an_image_that_is_only_named_is_refused(services: Services, wrong: Callable[[Services], None]) -> None:
+    """For each method that takes evidence; the chain, which is told of verified images alone, is not asked.
+
+    Where both are wrong upstream's text would be that of the chain, which it asks before.
+    """
+    machine, named = _other_image()
+    wrong(services)
+    asked = services.world.chain.asked
+
+    keys = services.call("KMS.GetAppKey", {"vm_config": named}, machine).json()
+    roots = services.call("KMS.GetKmsKey", {"vm_config": named}, machine).json()
+    signed = to_json(replace(SignCertRequest(*request(machine), ""), vm_config=named))
+    certificate = services.call("KMS.SignCert", signed, None).json()
+
+    for answer, subject in ((keys, "App"), (roots, "KMS"), (certificate, "Certificate")):
+        assert answer["error"].startswith(f"{subject} not allowed: Failed to verify os image hash: MRTD: want ")
+        assert answer["rule"] == "APPRAISAL"
+    own = services.world.own.appraisal().mr_aggregated
+    assert {boot.mr_aggregated for boot in asked} == {own}
+
+
+@pytest.mark.parametrize("platform", [1, 2, 3, 4])
+def test_evidence_of_another_kind_of_machine_gets_nothing(services: Services, platform: int) -> None:
+    """GCP, Nitro and SEV-SNP have no release gates here, because nothing is released to them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = (
+        load_certificate(services.keys.temp_ca.certificate_pem),
+        load_private_key(services.keys.temp_ca.key_pem),
+    )
+    certificate = build_client_cert(key, *authority, [(OID_ATTESTATION, bytes((0, platform)) + bytes(200))], at=AT)
+    identity = TlsIdentity(certificate_pem(certificate), private_key_pem(key))
+    tls = client_context(ca_pem=services.keys.root_ca_pem, identity=identity)
+
+    answers = [
+        httpx.post(f"https://localhost:{services.ports['KMS']}/prpc/{method}?json", content="{}", verify=tls)
+        for method in ("GetAppKey", "GetKmsKey")
+    ]
+
+    assert [(answer.status_code, answer.json()["error"]) for answer in answers] == [
+        (400, f"{subject} not allowed: evidence: want platform 0 (TDX), got {platform}") for subject in ("App", "KMS")
+    ]
+
+
+@pytest.mark.parametrize("name", ["bootstrap-info.json", "root-ca.key", "root-k256.key"])
+def test_what_is_left_of_keys_is_never_overwritten(services: Services, tmp_path: Path, name: str) -> None:
+    """A single file of a KMS that was here before refuses Bootstrap and Onboard, and stays what it is."""
+    file = tmp_path / "keys" / name
+    file.write_bytes(b"from before")
+
+    for method, body in (
+        ("Bootstrap", {"domain": "kms.example"}),
+        ("Onboard", {"domain": "kms.example", "source_url": "https://127.0.0.1:1"}),
+    ):
+        answer = services.call(f"Onboard.{method}", body, None)
+        assert answer.status_code == 400
+        assert f"{tmp_path / 'keys'}: want all key files or none, missing " in answer.json()["error"]
+    assert [path.name for path in (tmp_path / "keys").iterdir() if path.suffix in (".key", ".json")] == [name]
+    assert file.read_bytes() == b"from before"
 
 
 def test_evidence_of_another_key_or_a_debug_machine_is_refused(services: Services) -> None:

@@ -20,11 +20,12 @@ print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl({_PR_GET
         ("", " 1"),
         ("from dstack.transport.hardening import forbid_dumps\nforbid_dumps()", "(0, 0) 0"),
         ("import sys\nsys.argv[1:] = ['-c', 'nothing']\nfrom replicator.__main__ import main\nmain()", "(0, 0) 0"),
+        ("import sys\nsys.argv[1:] = ['-c', 'nothing']\nfrom kms.program import main\nmain()", "(0, 0) 0"),
     ],
-    ids=["any process", "after forbid_dumps", "the replicator"],
+    ids=["any process", "after forbid_dumps", "the replicator", "the KMS"],
 )
 def test_what_holds_secrets_leaves_no_core(code: str, told: str) -> None:
-    """No core file, and nobody else's eyes: for the function, and for the replicator before it reads anything."""
+    """No core file, and nobody else's eyes: for the function, and for replicator and KMS before they read anything."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{TELL}"], capture_output=True, text=True, timeout=60, check=True
     )

@@ -215,6 +215,7 @@ def test_an_older_log_is_read_as_it_is(url: str) -> None:
     with closing(open_store(url, read_only=True)) as old:
         assert [entry.content for entry in old.entries()] == [OLD_CONTENT]
         assert verify(old, k256_public_key(ROOT)).head == Head(1, Digest32(OLD_DIGEST))
+        old.require_columns(1)
 
 
 def test_an_older_log_goes_on(url: str) -> None:
@@ -243,6 +244,32 @@ def test_what_is_said_of_acpi_tables_is_signed(store: DecisionStore, url: str) -
     assert next(store.entries()).members()["acpi_tables_verified"] is True
     with pytest.raises(DecisionLogBrokenError, match="entry 1: not signed"):
         verify(store)
+
+
+@pytest.mark.parametrize(
+    ("change_of", "column"),
+    [
+        (f"app_id = '{'ff' * 20}'", "app_id"),
+        ("app_id = NULL", "app_id"),
+        ("acpi_tables_verified = NULL", "acpi_tables_verified"),
+        ("acpi_tables_verified = (1 = 1)", "acpi_tables_verified"),
+        ("at = '2001-01-01'", "at"),
+        ("decision = 'refused'", "decision"),
+        ("subject = 'kms'", "subject"),
+    ],
+)
+def test_entries_cannot_be_hidden_from_whoever_looks_for_them(
+    store: DecisionStore, url: str, change_of: str, column: str
+) -> None:
+    """The columns that entries are found by are not signed, so they are compared with what is."""
+    store.append([line(1), {**line(2), "acpi_tables_verified": False}, line(3)], SIGNER)
+    store.require_columns(3)
+    change(url, f"UPDATE decision SET {change_of} WHERE seq = 2")
+
+    assert verify(store).count == 3
+    store.require_columns(1)
+    with pytest.raises(DecisionLogBrokenError, match=f"^entry 2: its {column} is another than what is signed$"):
+        store.require_columns(3)
 
 
 def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
