@@ -301,3 +301,20 @@ def test_pages_of_receipts_are_bounded(world: Handover, monkeypatch: pytest.Monk
     assert ([each["role"] for each in first["receipts"]], first["next"]) == (["genesis"], 1)
     assert ([each["role"] for each in second["receipts"]], second["next"]) == (["sent"], None)
     assert both == {"receipts": first["receipts"] + second["receipts"], "next": None}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"role": "sent"}'])
+def test_a_damaged_receipt_is_named(world: Handover, content: str) -> None:
+    """A file that is no receipt is an error that says which, not a page without it; one that is moved away is none."""
+    damaged = world.folder / "old" / "receipts" / "damaged.json"
+    damaged.write_text(content)
+    gone = damaged.with_name("gone.json")
+    gone.symlink_to(world.folder / "nowhere")
+    with serving(world.old) as old:
+        answer = old.post("/receipts")
+        damaged.unlink()
+        healed = old.post("/receipts").json()
+
+    error = "receipts: damaged.json: want a receipt, got something else"
+    assert answer.json() == {"error": error, "kind": "KeystoreError"}
+    assert [each["role"] for each in healed["receipts"]] == ["genesis"]
