@@ -51,8 +51,8 @@ format: setup  ## rewrite the sources in the project's form
 vectors: setup  ## golden data through our public functions: make vectors [VECTORS=folder]
 	@$(BIN)/python scripts/run_vectors.py "$(VECTORS)"
 
-bench: setup  ## our rates beside the limits of this machine, as JSON
-	@$(BIN)/python scripts/bench.py
+bench: setup  ## our rates beside the limits of this machine, as JSON: make bench [FIGURES="quote_verification ..."]
+	@$(BIN)/python scripts/bench.py $(FIGURES)
 
 contracts: setup .symbolic/ready  ## build, forge tests with gas by function, gas snapshot, halmos, mutation table (long)
 	$(BIN)/python scripts/compile_contracts.py

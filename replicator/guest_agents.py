@@ -23,7 +23,7 @@ class TappdClient:
 
     Args:
         socket_path: Where it listens.
-        timeout: Seconds that any one wait may take.
+        timeout: Seconds that a call may take.
     """
 
     def __init__(self, socket_path: Path, timeout: float = 10.0) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,7 +101,7 @@ class Programs:
         return self._track(name, [sys.executable, "-m", module, *arguments], log)
 
     def _track(self, name: str, command: Sequence[str], log: Path) -> Program:
-        with log.open("ab") as errors:
+        with log.open("ab") as errors, _interrupted_afterwards():
             try:
                 process = subprocess.Popen(
                     command,
@@ -113,10 +113,26 @@ class Programs:
                 )
             except OSError as exc:
                 raise ToolUnavailableError(f"{name}: cannot be started: {exc.strerror}") from exc
-        program = Program(name, process, log)
-        self._started.append(program)
-        threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
+            program = Program(name, process, log)
+            self._started.append(program)
+            threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
         return program
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """A Ctrl-C while a program is started counts when the program is known: else nobody would end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _read_lines(program: Program) -> None:
