@@ -192,8 +192,8 @@ def test_configure_is_refused_where_the_settings_file_has_endpoints(world: Hando
     with serving(world.new) as new:
         answer = new.post("/configure", json={"rpc_urls": ["http://127.0.0.1:1"]})
 
-    assert answer.status_code == 409
-    assert "set in the settings file" in answer.json()["error"]
+    error = "configure: the endpoints are set in the settings file"
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
 
 
 @pytest.fixture
@@ -226,16 +226,25 @@ def test_a_caller_without_a_token_gets_no_key(keyed: Replicator, header: str | N
     with serving(keyed) as client:
         answer = client.post("/getkey", headers={"Authorization": header} if header else {})
 
-    assert (answer.status_code, answer.json()["kind"]) == (409, "HandoverRefusedError")
+    error = "getkey: want a container's own socket, or its token in the header Authorization"
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
 
 
-@pytest.mark.parametrize("body", [{"name": "db"}, {"container": "db"}, {"tag": "x" * 257}, {"tag": 1}])
-def test_a_claimed_name_is_refused(keyed: Replicator, body: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"name": "db"}, "getkey: unknown member 'name'"),
+        ({"container": "db"}, "getkey: unknown member 'container'"),
+        ({"tag": "x" * 257}, "getkey: tag: want at most 256 characters, got 257"),
+        ({"tag": 1}, "getkey: tag: want a string, got a number"),
+    ],
+)
+def test_a_claimed_name_is_refused(keyed: Replicator, body: dict[str, object], error: str) -> None:
     """A container cannot say that it is another one; tags are bounded."""
     with serving(keyed) as client:
         answer = client.post("/getkey", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
 
-    assert answer.status_code == 400
+    assert (answer.status_code, answer.json()) == (400, {"error": error, "kind": "MessageMalformedError"})
 
 
 def test_a_socket_answers_for_its_container_alone(keyed: Replicator, tmp_path: Path) -> None:

@@ -210,8 +210,8 @@ def test_expired_requests_make_room_for_new_ones() -> None:
 
     assert len(node.answered) == MAX_ANSWERED
     assert node.answer_to(quoted[0], later) is None
-    assert node.answer_to(quoted[1], later) is not None
-    assert node.answer_to(one_more, later) is not None
+    assert node.answer_to(quoted[1], later) == make_receipt(quoted[1])
+    assert node.answer_to(one_more, later) == make_receipt(one_more)
 
 
 def test_the_same_request_finds_its_answer() -> None:
