@@ -90,6 +90,7 @@ snapshots: setup  ## rewrite what tests compare: gas and storage layout of the c
 lock:  ## resolve requirements/*.in into *.txt with hashes
 	$(PYTHON) -m venv .lock && .lock/bin/pip -q install uv
 	$(UV_COMPILE) requirements/all.in --override requirements/overrides.in -o requirements/all.txt
+	$(UV_COMPILE) requirements/product.in -c requirements/all.txt -o requirements/product.txt
 	$(UV_COMPILE) requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) requirements/node.in -o requirements/node.txt
 	$(UV_COMPILE) requirements/symbolic.in -o requirements/symbolic.txt

@@ -122,11 +122,11 @@ class NewNode:
     def accepting(self, receipt: Receipt) -> NewNode:
         """Take the answer with this receipt, whose sender was judged.
 
-        The chunks that came already stay good if they are of the same content.
+        The chunks that came already stay good if they are of the same content, in the same number of chunks.
         """
         asked = self.of(receipt)
-        before = asked.receipt
-        same = before is not None and before.terms.fingerprint == receipt.terms.fingerprint
+        before, terms = asked.receipt, receipt.terms
+        same = before is not None and (before.terms.fingerprint, before.terms.size) == (terms.fingerprint, terms.size)
         return self._with(replace(asked, receipt=receipt, next_chunk=asked.next_chunk if same else 0))
 
     def received(self, receipt: Receipt, next_chunk: int) -> NewNode:
