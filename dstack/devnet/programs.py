@@ -19,6 +19,8 @@ from typing import Any, Self
 from dstack.errors import ToolUnavailableError
 
 STOP_SECONDS = 5.0
+# Ctrl-C, and a polite `kill`.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ class Programs:
         return self._track(name, [sys.executable, "-m", module, *arguments], log)
 
     def _track(self, name: str, command: Sequence[str], log: Path) -> Program:
-        with log.open("ab") as errors, _interrupted_afterwards():
+        # Interrupted between its start and its place in the list, it would run on for good.
+        with interrupts_later(), log.open("ab") as errors:
             try:
                 process = subprocess.Popen(
                     command,
@@ -120,19 +123,20 @@ class Programs:
 
 
 @contextlib.contextmanager
-def _interrupted_afterwards() -> Iterator[None]:
-    """A Ctrl-C while a program is started counts when the program is known: else nobody would end it."""
+def interrupts_later() -> Iterator[None]:
+    """Ctrl-C and a polite `kill` take effect at the end of this block; only the main thread ever sees them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if came:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(came[0])
 
 
 def _read_lines(program: Program) -> None:
