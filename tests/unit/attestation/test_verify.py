@@ -6,7 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import dcap_qvl
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -566,3 +568,24 @@ def test_step_4_a_crl_of_another_algorithm_is_refused(good, pki, at):
     for revocation_list in signed:
         changed = replace(good.collateral, root_ca_crl=revocation_list.public_bytes(Encoding.DER))
         refused(good.but(collateral=changed), 4, "CRL of certificate 'Simulated SGX Root CA': not signed by it")
+
+
+@pytest.mark.parametrize("role", ["pck", "pck_authority", "root"])
+def test_an_attestation_key_has_no_other_role(pki, good, registers, role):
+    """Who signs certificates, or is certified, does not sign quotes as well."""
+    mixed = replace(pki, keys=replace(pki.keys, attestation=getattr(pki.keys, role)))
+    quote = make_quote(mixed, registers=registers, report_data=REPORT_DATA)
+    refused(good.but(quote=quote), 12, "attestation key: it is the key of a certificate")
+
+
+def test_the_library_must_mean_the_same_platform(good, monkeypatch):
+    """Where the quote library reads another PPID than we do, nobody knows which machine it is."""
+    real = dcap_qvl.verify_with_root_ca
+
+    def other(*arguments):
+        answer = real(*arguments)
+        return SimpleNamespace(status=answer.status, advisory_ids=answer.advisory_ids, ppid=bytes(16))
+
+    assert good.verify().ppid != bytes(16)
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", other)
+    refused(good, 13, "quote library: it names another platform")
