@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -33,6 +32,7 @@ from dstack.keys.certs import OID_CERTIFICATE_USAGE, USAGE_KMS_RPC, build_client
 from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
 from dstack.transport.client import PrpcClient
 from dstack.transport.tls import TlsIdentity, unauthenticated_client_context
+from dstack.web.urls import split_url
 from dstack.wire.kms import GetKmsKeyRequest, GetTempCaCertResponse, KmsKeyResponse
 from kms.authorization import ChainAuthority, authorize
 from kms.decisions import EVIDENCE_MISSING, Question, Subject
@@ -137,8 +137,12 @@ class Replication:
 
 def _base_url(source_url: str) -> str:
     """*source_url* with `/prpc` at its end, once."""
-    parts = urlsplit(source_url) if len(source_url) <= _LONGEST_URL and source_url.isascii() else urlsplit("")
-    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+    try:
+        parts = split_url(source_url[: _LONGEST_URL + 1])
+        plain = parts.scheme == "https" and not parts.query and not parts.fragment and parts.username is None
+    except ValueError:
+        plain = False
+    if not plain or len(source_url) > _LONGEST_URL or not source_url.isascii():
         raise InputError("source_url: want https://HOST[:PORT] of a KMS")
     return source_url.rstrip("/").removesuffix("/prpc") + "/prpc"
 

@@ -18,6 +18,7 @@ from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members
 from dstack.transport.collateral_fetch import endpoint_url
 from dstack.transport.listener import CONNECTIONS_OF_PEER, MAX_CONNECTIONS
+from dstack.web.urls import split_url
 from replicator.containers import Container, read_containers
 from replicator.documents import MAX_INTEGER, Address, Law
 
@@ -139,6 +140,10 @@ def checked_urls(urls: tuple[str, ...], *, what: str) -> tuple[str, ...]:
         plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL
         if not plain or not url.startswith(("http://", "https://")):
             raise ConfigError(f"{what}: want http or https URLs of at most {MAX_URL} plain characters")
+        try:
+            split_url(url)
+        except ValueError as exc:
+            raise ConfigError(f"{what}: {exc}") from exc
     return urls
 
 

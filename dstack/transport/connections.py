@@ -145,7 +145,9 @@ class Room:
 
 
 def _activity(connection: Connection) -> Activity:
-    return Activity.IDLE if connection.occupant is None else connection.occupant.activity()
+    if connection.occupant is None or connection.late is not None:
+        return Activity.IDLE
+    return connection.occupant.activity()
 
 
 class Ledger:

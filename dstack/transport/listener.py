@@ -27,8 +27,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dstack.errors import ConfigError
+from dstack.transport.bodies import BodyBudget, Leased
 from dstack.transport.connections import Activity, CountedSocket, Ledger
-from dstack.transport.direct_body import fill_from_body
+from dstack.transport.direct_body import BodyParser, fill_from_body
 from dstack.wire.prpc import error_json
 
 HEADER_LIMIT = 64 << 10
@@ -45,6 +46,8 @@ BODY_FILLER = "body_filler"
 """The member of a request's state that fills a buffer from the body: `direct_body.fill_from_body` of its connection."""
 
 _START_SECONDS = 30.0
+# Of all listeners: they share the memory.
+_BODIES = BodyBudget()
 # What arrives while the loop is busy: not so many that there are no descriptors left when it comes to them.
 _BACKLOG = 256
 
@@ -61,6 +64,7 @@ class PeerCertificateProtocol(H11Protocol):
     def __init__(self, ledger: Ledger, **settings: Any) -> None:
         """Take what uvicorn gives, and where connections are counted."""
         super().__init__(**settings)
+        self.conn = BodyParser(HEADER_LIMIT)
         self._ledger = ledger
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -215,7 +219,7 @@ async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
 def _configuration(app: FastAPI, tls: ssl.SSLContext | None, ledger: Ledger) -> uvicorn.Config:
     settings: dict[str, Any] = {"ssl_context_factory": lambda _config, _default: tls} if tls else {}
     return uvicorn.Config(
-        app,
+        Leased(app, _BODIES),
         loop="asyncio",
         http=partial(PeerCertificateProtocol, ledger),  # type: ignore[arg-type] # A class is called, no more.
         ws="none",
@@ -226,7 +230,6 @@ def _configuration(app: FastAPI, tls: ssl.SSLContext | None, ledger: Ledger) -> 
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        h11_max_incomplete_event_size=HEADER_LIMIT,
         timeout_graceful_shutdown=GRACE_SECONDS,
         **settings,
     )

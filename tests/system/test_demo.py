@@ -182,6 +182,31 @@ def test_ctrl_c_ends_every_program_and_removes_the_keys(tmp_path: Path) -> None:
     assert _processes_naming(str(private)) == []
 
 
+def test_ctrl_c_while_it_is_still_loading_is_one_line(tmp_path: Path) -> None:
+    """Who changes his mind in the first second reads no traceback, and nothing is left."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, dstack.devnet.__main__; print('dstack.devnet.story' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dstack.devnet", "--results", str(tmp_path / "results")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        text=True,
+    )
+    _wait_until(lambda: list(tmp_path.glob("dstack-demo-*")) != [])
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert loaded.stdout == "False\n", "what takes a second to import is imported before interrupts are looked after"
+    assert (process.returncode, errors.strip()) == (130, "dstack: interrupted")
+    assert list(tmp_path.glob("dstack-demo-*")) == []
+
+
 def _as_module(line: str) -> list[str]:
     program, *arguments = shlex.split(line)
     assert program == "dstack"
