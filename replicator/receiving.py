@@ -141,7 +141,7 @@ class Receiver:
 
     def add(self, receipt: Receipt, number: int, sealed: bytes | memoryview) -> None:
         """Open chunk *number* and write it; only for the delivery that holds the transfer."""
-        transfer = self._transfers[receipt.terms.request]
+        transfer = self._transfer(receipt)
         content = memoryview(transfer.opened)[: transfer.shape.length(number)]
         transfer.cipher.open_into(number, sealed, content)
         transfer.incoming.add(content)
@@ -155,7 +155,7 @@ class Receiver:
         if asked.stored:
             return receipt
         try:
-            self._store(self._transfers[receipt.terms.request], asked.quoted)
+            self._store(self._transfer(receipt), asked.quoted)
         except DstackError:
             with self._lock:
                 self._new = self._new.failing(receipt)
@@ -217,11 +217,18 @@ class Receiver:
 
     def _deliver(self, receipt: Receipt, shape: StreamShape) -> Delivery:
         with self._lock:
-            transfer = self._transfers[receipt.terms.request]
+            transfer = self._transfer(receipt)
             if transfer.busy:
                 raise HandoverRefusedError("answer: it is being received on another connection")
             transfer.busy = True
             return Delivery(self, receipt, shape, self._new.of(receipt).next_chunk)
+
+    def _transfer(self, receipt: Receipt) -> _Transfer:
+        """What has come of an accepted answer; a request that was made meanwhile may have ended it."""
+        transfer = self._transfers.get(receipt.terms.request)
+        if transfer is None:
+            raise HandoverRefusedError("stream: the request that it answers has ended; want a new one")
+        return transfer
 
     def _stored(self, asked: Asked, answer: Answer, shape: StreamShape) -> Delivery:
         if asked.receipt != answer.receipt:

@@ -10,6 +10,7 @@ import pytest
 
 from dstack.errors import AppraisalError, HandoverRefusedError
 from replicator.documents import parse_request, serialise_request
+from replicator.handover import REQUEST_LIFETIME, TRANSFER_LIFETIME
 from tests.handover_attacks import nothing_left, quoted_by
 from tests.worlds import Site, make_handover
 
@@ -56,3 +57,20 @@ def test_request_without_end_is_refused(tmp_path: Path, site: Site) -> None:
 
     with pytest.raises(HandoverRefusedError, match="want it to expire by"):
         world.old.onboard(quoted_by(world.new_machine, endless))
+
+
+def test_transfer_of_an_ended_request_is_refused(tmp_path: Path, site: Site) -> None:
+    """What comes for a request that ended meanwhile is refused, and nothing of it is stored or left."""
+    world = make_handover(tmp_path, site)
+    sending = world.old.onboard(world.request())
+    delivery = world.new.receive(sending.line.encode())
+    world.clock.advance(REQUEST_LIFETIME + TRANSFER_LIFETIME)
+    world.new.request_key()
+
+    with pytest.raises(HandoverRefusedError, match="stream: the request that it answers has ended; want a new one"):
+        delivery.add(next(sending.chunks(0)))
+
+    delivery.close()
+    assert not world.new_secure_file.exists()
+    assert world.receipts("new") == []
+    assert [path.name for path in world.new_secure_file.parent.glob("*incoming*")] == []
