@@ -137,8 +137,20 @@ class Replication:
 
 def _base_url(source_url: str) -> str:
     """*source_url* with `/prpc` at its end, once."""
-    parts = urlsplit(source_url) if len(source_url) <= _LONGEST_URL and source_url.isascii() else urlsplit("")
-    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+    try:
+        parts = urlsplit(source_url)
+        is_wanted = (
+            len(source_url) <= _LONGEST_URL
+            and source_url.isascii()
+            and source_url.isprintable()
+            and " " not in source_url
+            and (parts.scheme, parts.query, parts.fragment, parts.username) == ("https", "", "", None)
+            and bool(parts.hostname)
+            and parts.port != 0
+        )
+    except ValueError:
+        is_wanted = False
+    if not is_wanted:
         raise InputError("source_url: want https://HOST[:PORT] of a KMS")
     return source_url.rstrip("/").removesuffix("/prpc") + "/prpc"
 
