@@ -51,8 +51,8 @@ format: setup  ## rewrite the sources in the project's form
 vectors: setup  ## golden data through our public functions: make vectors [VECTORS=folder]
 	@$(BIN)/python scripts/run_vectors.py "$(VECTORS)"
 
-bench: setup  ## our rates beside the limits of this machine, as JSON
-	@$(BIN)/python scripts/bench.py
+bench: setup  ## our rates beside the limits of this machine, as JSON: make bench [FIGURES="quote_verification ..."]
+	@$(BIN)/python scripts/bench.py $(FIGURES)
 
 contracts: setup .symbolic/ready  ## build, forge tests with gas by function, gas snapshot, halmos, mutation table (long)
 	$(BIN)/python scripts/compile_contracts.py
@@ -90,6 +90,7 @@ snapshots: setup  ## rewrite what tests compare: gas and storage layout of the c
 lock:  ## resolve requirements/*.in into *.txt with hashes
 	$(PYTHON) -m venv .lock && .lock/bin/pip -q install uv
 	$(UV_COMPILE) requirements/all.in --override requirements/overrides.in -o requirements/all.txt
+	$(UV_COMPILE) requirements/product.in -c requirements/all.txt -o requirements/product.txt
 	$(UV_COMPILE) requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) requirements/node.in -o requirements/node.txt
 	$(UV_COMPILE) requirements/symbolic.in -o requirements/symbolic.txt

@@ -31,6 +31,7 @@ DstackError
     ├── ImageUnavailableError       no OS image to compare a machine with
     ├── DecisionLogUnavailableError  the database of a KMS's log cannot be used
     ├── PeerUnavailableError        the other side did not answer
+    ├── ServiceBusyError            too much is asked of this service at once
     └── ToolUnavailableError        a program that we start is missing or died
 """
 
@@ -194,6 +195,10 @@ class DecisionLogUnavailableError(UnavailableError):
 
 class PeerUnavailableError(UnavailableError):
     """The other side did not answer."""
+
+
+class ServiceBusyError(UnavailableError):
+    """Too much is asked of this service at once: ask again later."""
 
 
 class ToolUnavailableError(UnavailableError):

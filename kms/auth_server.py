@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.concurrency import run_in_threadpool
 
-from dstack.errors import ConfigError, DstackError, InputError
+from dstack.errors import ConfigError, DstackError, InputError, ServiceBusyError
 from dstack.transport.listener import Listener
 from dstack.transport.server import read_body
 from dstack.values import bytes_from_hex
@@ -105,6 +105,9 @@ def auth_app(decider: Decider) -> FastAPI:
         try:
             asked = BootRequest.model_validate_json(await read_body(request))
             return await run_in_threadpool(_decide, decider, "app" if kind == "app" else "kms", asked)
+        except ServiceBusyError as exc:
+            _log.warning("%s", exc)
+            return _answer(Answer(False, BACKEND_UNAVAILABLE), 503)
         except (InputError, ValidationError) as exc:
             _log.warning("refused a request that is not of its form: %s", _where(exc))
             return _answer(Answer(False, INVALID_REQUEST), _BAD_REQUEST)

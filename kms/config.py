@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, Validatio
 
 from dstack.attestation.tcb import TcbStatus
 from dstack.errors import ConfigError
+from dstack.transport.listener import CONNECTIONS_OF_PEER, HANDSHAKE_SECONDS, MAX_CONNECTIONS
 from kms.chain_settings import AuthApi
 from kms.settings_form import (
     Duration,
@@ -173,10 +174,19 @@ class Decisions(Section):
 
 
 class Limits(Section):
-    """`core.limits`: how often strangers may ask."""
+    """`core.limits`: how often strangers may ask, and what they may hold."""
 
     requests_per_second: Annotated[float, Field(gt=0, le=100_000, strict=False)] = 500.0
     requests_per_second_of_peer: Annotated[float, Field(gt=0, le=100_000, strict=False)] = 50.0
+    connections_of_peer: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = CONNECTIONS_OF_PEER
+    handshake: Duration = timedelta(seconds=HANDSHAKE_SECONDS)
+
+    @field_validator("handshake")
+    @classmethod
+    def _can_be_done(cls, handshake: timedelta) -> timedelta:
+        if not timedelta(seconds=1) <= handshake <= timedelta(minutes=1):
+            raise ValueError("want 1s to 1m")
+        return handshake
 
 
 class Core(Section):

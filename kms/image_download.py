@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +16,12 @@ import httpx
 
 from dstack.errors import ImageUnavailableError
 from dstack.values import OsImageHash
+from dstack.web.client import bounded_client
 
 PLACEHOLDER = "{OS_IMAGE_HASH}"
 
 _PIECE = 1 << 16
 _MOST_FILES = 64
-_CONNECT_SECONDS = 5.0
 # The names of measurement.md 6; `./` in front is how tar writes a folder's content.
 _NAME = re.compile(r"(?:\./)?([A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254})")
 
@@ -49,35 +48,35 @@ class ArchiveSource:
     Attributes:
         url: With `{OS_IMAGE_HASH}` where the hash goes.
         limits: How much is taken.
-        now: Seconds, monotonic.
     """
 
     url: str
     limits: DownloadLimits = DownloadLimits()
-    now: Callable[[], float] = time.monotonic
 
     def fetch(self, name: OsImageHash, folder: Path) -> None:
         """As `ImageSource` says; only plain files with plain names are written."""
         url = self.url.replace(PLACEHOLDER, name.hex())
-        timeout = httpx.Timeout(self.limits.time.total_seconds(), connect=_CONNECT_SECONDS)
         try:
-            with httpx.stream("GET", url, timeout=timeout, follow_redirects=False) as response:
+            with (
+                bounded_client(seconds=self.limits.time.total_seconds()) as client,
+                client.stream("GET", url) as response,
+            ):
                 if response.status_code != httpx.codes.OK:
                     raise ImageUnavailableError(f"{_host(url)} answered with status {response.status_code}")
                 self._extract(_Stream(self._pieces(response)), folder)
+        except httpx.TimeoutException as exc:
+            raise ImageUnavailableError(f"archive: want it within {self.limits.time}, got nothing or a part") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise ImageUnavailableError(f"{_host(url)} did not answer: {type(exc).__name__}") from exc
         except (tarfile.TarError, EOFError, zlib.error) as exc:
             raise ImageUnavailableError(f"{_host(url)}: want a .tar.gz, got something else") from exc
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
-        ends, received = self.now() + self.limits.time.total_seconds(), 0
+        received = 0
         for piece in response.iter_raw(_PIECE):
             received += len(piece)
             if received > self.limits.compressed:
                 raise ImageUnavailableError(f"archive: want at most {self.limits.compressed} bytes, got more")
-            if self.now() > ends:
-                raise ImageUnavailableError(f"archive: want it within {self.limits.time}, got a part")
             yield piece
 
     def _extract(self, stream: _Stream, folder: Path) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from dstack.errors import ImageUnavailableError, MeasurementMalformedError
-from dstack.measurement.authenticode import MAX_PE
-from dstack.measurement.image import MAX_METADATA, METADATA_NAME, parse_image_metadata
+from dstack.measurement.image import MAX_METADATA, METADATA_NAME, parse_image_metadata, require_listed
 from dstack.measurement.machine import BootDigests, ImageFiles, image_digests
-from dstack.measurement.tdvf import MAX_FIRMWARE
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash
 from kms.image_cache import ImageCache, verify_image
@@ -24,8 +23,6 @@ from kms.image_cache import ImageCache, verify_image
 _Shape = tuple[OsImageHash, int, bool, bool, str | None]
 
 _MOST_KEPT = 256
-# All of an image is in memory at once while it is measured.
-_LARGEST_INITRD = 512 << 20
 
 
 @dataclass(slots=True)
@@ -59,23 +56,17 @@ class ImageMeasurements:
         folder = self.cache.image(config.os_image_hash)
         # The list is compared again: who can write to the cache must not choose what is believed.
         listed = verify_image(config.os_image_hash, folder)
-        if METADATA_NAME not in listed:
-            raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {METADATA_NAME}")
-        metadata = parse_image_metadata(_read(folder / METADATA_NAME, MAX_METADATA))
-        limits = {metadata.firmware: MAX_FIRMWARE, metadata.kernel: MAX_PE, metadata.initrd: _LARGEST_INITRD}
-        parts = {}
-        for name, limit in limits.items():
+
+        def read(name: str, limit: int) -> bytes:
             if name not in listed:
                 raise MeasurementMalformedError(f"OS image {config.os_image_hash.hex()}: its list lacks {name}")
-            parts[name] = _read(folder / name, limit)
-        files = ImageFiles(
-            firmware=parts[metadata.firmware],
-            kernel=parts[metadata.kernel],
-            initrd=parts[metadata.initrd],
-            cmdline=metadata.cmdline,
-            ovmf_variant=metadata.ovmf_variant,
-        )
-        return image_digests(files, config)
+            raw = _read(folder / name, limit)
+            # It may have been replaced since `verify_image` read it.
+            require_listed(name, sha256(raw).digest(), listed)
+            return raw
+
+        metadata = parse_image_metadata(read(METADATA_NAME, MAX_METADATA))
+        return image_digests(ImageFiles.named(metadata, read), config)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from dstack.chain import standing
+from dstack.transport import connections
 from dstack.transport.server import Observation
 from kms import decisions, rate
 from kms.decision_log import writer as decision_log
@@ -21,7 +22,7 @@ _FAILED = 400
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 # What is counted where it happens: once in a program, whatever services it runs.
-_ELSEWHERE = (decisions.METRICS, standing.METRICS, decision_log.METRICS, rate.METRICS)
+_ELSEWHERE = (decisions.METRICS, standing.METRICS, connections.METRICS, decision_log.METRICS, rate.METRICS)
 
 _log = logging.getLogger("kms.requests")
 

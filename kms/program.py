@@ -206,7 +206,14 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
     with parts.own.watched(), _admin(parts, metrics):
-        listener = Listener(app, host=rpc.address, port=rpc.port, tls=tls)
+        listener = Listener(
+            app,
+            host=rpc.address,
+            port=rpc.port,
+            tls=tls,
+            connections_of_peer=limits.connections_of_peer,
+            handshake_seconds=limits.handshake.total_seconds(),
+        )
         _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
         listener.run()
 

@@ -6,7 +6,6 @@ answer (`dstack.chain.endpoints`). This bounds how many different things can be 
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections import OrderedDict
@@ -17,13 +16,12 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dstack.transport.connections import peer_of
 from dstack.wire.prpc import error_json
 
 METRICS = CollectorRegistry()
 PEERS_LIMIT = 10_000
 TOO_MANY_REQUESTS = 429
-# Whoever has one IPv6 address has all of its /64.
-_IPV6_PREFIX = 64
 _BURST_SECONDS = 2.0
 
 _LIMITED = Counter(
@@ -80,7 +78,7 @@ class RateLimit:
 
     def refusal(self, address: str) -> str | None:
         """Whose limit a request from *address* exceeds, "peer" or "everybody"; None if it may be answered."""
-        peer, at = _peer(address), self._now()
+        peer, at = peer_of(address), self._now()
         with self._lock:
             bucket = self._peers.get(peer)
             if bucket is None:
@@ -128,13 +126,3 @@ def _refused(exceeded: str) -> Response:
         headers={"Retry-After": "1", "Connection": "close"},
         media_type="application/json",
     )
-
-
-def _peer(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4 or parsed.ipv4_mapped is not None:
-        return str(parsed if parsed.version == 4 else parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))

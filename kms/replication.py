@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -33,6 +32,7 @@ from dstack.keys.certs import OID_CERTIFICATE_USAGE, USAGE_KMS_RPC, build_client
 from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
 from dstack.transport.client import PrpcClient
 from dstack.transport.tls import TlsIdentity, unauthenticated_client_context
+from dstack.web.urls import split_url
 from dstack.wire.kms import GetKmsKeyRequest, GetTempCaCertResponse, KmsKeyResponse
 from kms.authorization import ChainAuthority, authorize
 from kms.decisions import EVIDENCE_MISSING, Question, Subject
@@ -138,19 +138,11 @@ class Replication:
 def _base_url(source_url: str) -> str:
     """*source_url* with `/prpc` at its end, once."""
     try:
-        parts = urlsplit(source_url)
-        is_wanted = (
-            len(source_url) <= _LONGEST_URL
-            and source_url.isascii()
-            and source_url.isprintable()
-            and " " not in source_url
-            and (parts.scheme, parts.query, parts.fragment, parts.username) == ("https", "", "", None)
-            and bool(parts.hostname)
-            and parts.port != 0
-        )
+        parts = split_url(source_url[: _LONGEST_URL + 1])
+        plain = parts.scheme == "https" and not parts.query and not parts.fragment and parts.username is None
     except ValueError:
-        is_wanted = False
-    if not is_wanted:
+        plain = False
+    if not plain or len(source_url) > _LONGEST_URL or not source_url.isascii():
         raise InputError("source_url: want https://HOST[:PORT] of a KMS")
     return source_url.rstrip("/").removesuffix("/prpc") + "/prpc"
 

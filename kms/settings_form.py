@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dstack.errors import ConfigError
+from dstack.web.urls import is_this_machine, split_url
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 Value = TypeVar("Value")
 
@@ -39,13 +39,7 @@ def http_url(text: str) -> str:
     Raises:
         ValueError: It is not one; the text is not repeated, because a URL may hold a credential.
     """
-    try:
-        parts = urlsplit(text)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url:
-        raise ValueError("want an http or https URL")
+    split_url(text)
     return text
 
 
@@ -55,8 +49,8 @@ def trusted_url(text: str) -> str:
     Raises:
         ValueError: It is not one.
     """
-    parts = urlsplit(http_url(text))
-    if parts.scheme != "https" and not _LOOPBACK.fullmatch(parts.hostname or ""):
+    parts = split_url(text)
+    if parts.scheme != "https" and not is_this_machine(parts.hostname or ""):
         raise ValueError("want https, or http to this machine itself")
     return text
 

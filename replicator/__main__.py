@@ -113,7 +113,12 @@ def serve(settings: Settings) -> None:
     """
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
-        listener = Listener(replicator_app(node), host=settings.host, port=settings.port)
+        listener = Listener(
+            replicator_app(node),
+            host=settings.host,
+            port=settings.port,
+            connections_of_peer=settings.connections_of_peer,
+        )
         for container in node.containers:
             if container.socket is not None:
                 own = Listener(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from dstack.errors import HandoverRefusedError, KeystoreError
@@ -66,6 +67,6 @@ def _fill(incoming: Incoming, secure_file: SecureFile, random: Callable[[int], b
     if not adopt:
         incoming.add(random(SIZE))
         return
-    with secure_file.path.open("rb") as stream:
-        while content := stream.read(CHUNK):
-            incoming.add(content)
+    with secure_file.reading() as (descriptor, size):
+        for offset in range(0, size, CHUNK):
+            incoming.add(os.pread(descriptor, min(CHUNK, size - offset), offset))

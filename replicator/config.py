@@ -17,6 +17,8 @@ from dstack.attestation.verification_policy import VerificationPolicy, accept_st
 from dstack.errors import ConfigError
 from dstack.measurement.strict_json import Members
 from dstack.transport.collateral_fetch import endpoint_url
+from dstack.transport.listener import CONNECTIONS_OF_PEER, MAX_CONNECTIONS
+from dstack.web.urls import split_url
 from replicator.containers import Container, read_containers
 from replicator.documents import MAX_INTEGER, Address, Law
 
@@ -27,7 +29,7 @@ MAX_AGE = timedelta(hours=1)
 _BLOCK_TAGS = ("finalized", "safe", "latest")
 
 _KNOWN = {
-    "http": frozenset({"host", "port"}),
+    "http": frozenset({"host", "port", "connections_of_peer"}),
     "files": frozenset({"secure_file", "receipts_dir"}),
     "agent": frozenset({"socket"}),
     "chain": frozenset(
@@ -77,6 +79,7 @@ class Settings:
 
     host: str
     port: int
+    connections_of_peer: int
     secure_file: Path
     receipts_dir: Path
     agent_socket: Path | None
@@ -111,6 +114,7 @@ def parse_settings(raw: bytes) -> Settings:
     return Settings(
         host=http.text("host", "127.0.0.1"),
         port=http.integer("port", 4001, maximum=65535),
+        connections_of_peer=_positive(http, "connections_of_peer", CONNECTIONS_OF_PEER, maximum=MAX_CONNECTIONS),
         secure_file=Path(files.text("secure_file")),
         receipts_dir=Path(files.text("receipts_dir")),
         agent_socket=Path(agent.text("socket")) if agent.has("socket") else None,
@@ -136,6 +140,10 @@ def checked_urls(urls: tuple[str, ...], *, what: str) -> tuple[str, ...]:
         plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL
         if not plain or not url.startswith(("http://", "https://")):
             raise ConfigError(f"{what}: want http or https URLs of at most {MAX_URL} plain characters")
+        try:
+            split_url(url)
+        except ValueError as exc:
+            raise ConfigError(f"{what}: {exc}") from exc
     return urls
 
 
@@ -151,6 +159,13 @@ def _tables(raw: bytes) -> dict[str, Members]:
     for name, members in tables.items():
         members.refuse_others(_KNOWN[name])
     return tables
+
+
+def _positive(members: Members, name: str, default: int, *, maximum: int) -> int:
+    number = members.integer(name, default, maximum=maximum)
+    if number == 0:
+        raise ConfigError(f"{name}: want 1 to {maximum}, got 0")
+    return number
 
 
 def _chain(members: Members, attestation: Members) -> ChainSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack.attestation.evidence import Evidence
@@ -12,19 +11,11 @@ from dstack.measurement.event_log import parse_event_log, runtime_events
 from dstack.transport.agent import AgentClient
 from dstack.transport.client import PrpcClient
 from dstack.values import ReportData, bytes_from_hex
-from dstack.wire.fields import string
-from dstack.wire.guest import TdxQuoteRequest, TdxQuoteResponse
+from dstack.wire.guest import InfoResponse, TdxQuoteRequest, TdxQuoteResponse
 from replicator.peers import QuoteProvider
 
 _FOLDERS = ("/var/run", "/run", "/var/run/dstack", "/run/dstack")
 SOCKETS = tuple(Path(folder, name) for name in ("dstack.sock", "tappd.sock") for folder in _FOLDERS)
-
-
-@dataclass(frozen=True, slots=True)
-class LegacyInfo:
-    """The part of `Info` that is of use here; agents before 0.5 leave it empty."""
-
-    vm_config: str = string(14)
 
 
 class TappdClient:
@@ -32,7 +23,7 @@ class TappdClient:
 
     Args:
         socket_path: Where it listens.
-        timeout: Seconds that any one wait may take.
+        timeout: Seconds that a call may take.
     """
 
     def __init__(self, socket_path: Path, timeout: float = 10.0) -> None:
@@ -49,7 +40,7 @@ class TappdClient:
         try:
             with PrpcClient("http://tappd/prpc", unix_socket=self._socket, timeout=self._timeout) as client:
                 answer = client.call("Tappd.TdxQuote", request, TdxQuoteResponse)
-                config = client.call("Tappd.Info", None, LegacyInfo).vm_config
+                config = client.call("Tappd.Info", None, InfoResponse).vm_config
             raw = bytes_from_hex(answer.quote, what="quote")
             quote, events = parse_quote(raw), parse_event_log(answer.event_log)
         except (InputError, RefusedError, UnavailableError) as exc:

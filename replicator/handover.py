@@ -122,11 +122,16 @@ class NewNode:
     def accepting(self, receipt: Receipt) -> NewNode:
         """Take the answer with this receipt, whose sender was judged.
 
-        The chunks that came already stay good if they are of the same content.
+        The chunks that came already stay good if they are of the same content, in the same number of chunks.
+
+        Raises:
+            HandoverRefusedError: Meanwhile another answer was stored, or the request has ended.
         """
         asked = self.of(receipt)
-        before = asked.receipt
-        same = before is not None and before.terms.fingerprint == receipt.terms.fingerprint
+        if asked.stored and asked.receipt != receipt:
+            raise HandoverRefusedError("answer: another answer to this request was stored already")
+        before, terms = asked.receipt, receipt.terms
+        same = before is not None and (before.terms.fingerprint, before.terms.size) == (terms.fingerprint, terms.size)
         return self._with(replace(asked, receipt=receipt, next_chunk=asked.next_chunk if same else 0))
 
     def received(self, receipt: Receipt, next_chunk: int) -> NewNode:
@@ -142,8 +147,15 @@ class NewNode:
         return self._with(replace(self.of(receipt), private_key=b"", receipt=receipt, stored=True))
 
     def of(self, receipt: Receipt) -> Asked:
-        """The request that *receipt*, which was accepted, is for."""
-        return next(each for each in self.asked if each.request == receipt.terms.request)
+        """The request that *receipt*, which was accepted, is for.
+
+        Raises:
+            HandoverRefusedError: It has ended meanwhile.
+        """
+        for each in self.asked:
+            if each.request == receipt.terms.request:
+                return each
+        raise HandoverRefusedError(f"answer: no request {receipt.terms.request.hash().hex()} waits here")
 
     def _with(self, changed: Asked) -> NewNode:
         return NewNode(tuple(changed if each.request == changed.request else each for each in self.asked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,25 +114,38 @@ class ReceiptFolder:
         """Some of them from position *since* on, oldest first, and where the next page begins (null: no more).
 
         At most `PAGE`, and no more than the first that would make a page of over `PAGE_BYTES`.
+
+        Raises:
+            KeystoreError: One of them cannot be read, or is damaged.
         """
-        names = sorted(self.path.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        kept_files = self._oldest_first()
         found: list[dict[str, Any]] = []
         size = 0
-        for path in names[since : since + PAGE]:
-            size += path.stat().st_size
+        for path, bytes_of_file in kept_files[since : since + PAGE]:
+            size += bytes_of_file
             if found and size > PAGE_BYTES:
                 break
             kept = self._read(path)
             found.append(kept if with_evidence else {name: kept[name] for name in _WITHOUT_EVIDENCE})
         end = since + len(found)
-        return {"receipts": found, "next": end if end < len(names) else None}
+        return {"receipts": found, "next": end if end < len(kept_files) else None}
+
+    def _oldest_first(self) -> list[tuple[Path, int]]:
+        """Each file and its size; without those that somebody moves away meanwhile."""
+        found = []
+        for path in self.path.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((status.st_mtime_ns, path.name, path, status.st_size))
+        return [(path, size) for _, _, path, size in sorted(found)]
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             members = json.loads(path.read_bytes())
         except (OSError, ValueError) as exc:
             raise KeystoreError(f"receipts: {path.name} cannot be read") from exc
-        assert isinstance(members, dict)
+        if not isinstance(members, dict) or not members.keys() >= set(_WITHOUT_EVIDENCE):
+            raise KeystoreError(f"receipts: {path.name}: want a receipt, got something else")
         return members
 
 

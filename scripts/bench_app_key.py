@@ -7,98 +7,59 @@ time that the KMS and its workers used.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from app_key_site import Caller, Site, load_figures
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dstack.attestation.appraise import appraise
 from dstack.attestation.content_cache import ContentCache
 from dstack.attestation.quote import parse_quote
-from dstack.attestation.ratls import evidence_extensions
 from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verify import verify_quote
 from dstack.chain.endpoints import Endpoints
 from dstack.chain.kms_auth import KmsAuthReader
-from dstack.devnet.governance import Governance
-from dstack.devnet.kms_steps import RunningKms, start_kms
-from dstack.devnet.plan import Plan, plan_app
-from dstack.devnet.programs import Programs
-from dstack.devnet.transcript import Transcript
-from dstack.devnet.world import World
 from dstack.guest.platform import platform_evidence
-from dstack.keys.certs import build_client_cert
 from dstack.keys.derivation import RootKeys, derive_app_keys
-from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
-from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, split_at_boot_mr_done
-from dstack.measurement.vm_config import serialise_vm_config
+from dstack.keys.pem import spki_der
 from dstack.policy import boot_info
-from dstack.simulator.platform import SimulatedPlatform
-from dstack.transport.client import PrpcClient
 from dstack.transport.collateral import DirectoryCollateral
-from dstack.transport.tls import unauthenticated_client_context
-from dstack.wire.kms import GetTempCaCertResponse
+from dstack.values import ComposeHash, InstanceId
 
-CONNECTIONS = 8
 IDENTITIES = 100
 SOAK_SECONDS = float(os.environ.get("BENCH_SOAK_SECONDS", "10"))
 _TICKS = os.sysconf("SC_CLK_TCK")
-_LOAD = Path(__file__).with_name("app_key_load.py")
-# The chain's block is kept as on a chain of value, and one address may ask as often as it likes.
-_SETTINGS = """\
-chain.block_kept_for = "1s"
-[core.limits]
-requests_per_second = 100000
-requests_per_second_of_peer = 100000
-"""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A KMS that runs, and everything that a caller needs."""
+    """A site, and many certificates of one allowed machine of it."""
 
-    kms: RunningKms
-    folder: Path
-    temporary: GetTempCaCertResponse
-    platform: SimulatedPlatform
-    identities: tuple[str, ...]
+    site: Site
+    identities: Sequence[str]
 
     def load(self, mode: str, seconds: float, *, rate: float | None = None) -> dict[str, Any]:
         """Figures of one load, with the KMS's processor time."""
-        pid = self.kms.program.process.pid
+        pid = self.site.kms.program.process.pid
         before, before_main = processor_seconds(pid), processor_seconds(pid, with_workers=False)
-        order = {
-            "ca_pem": self.temporary.ca_cert,
-            "port": int(self.kms.url.rpartition(":")[2]),
-            "identities": self.identities,
-            "vm_config": self.platform.config,
-            "mode": mode,
-            "connections": CONNECTIONS,
-            "seconds": seconds,
-            "rate": rate,
-        }
         load_before = _ended_programs_seconds()
-        ended = subprocess.run(
-            [sys.executable, str(_LOAD)], input=json.dumps(order), capture_output=True, text=True, check=True
-        )
-        figures = json.loads(ended.stdout)
+        figures = load_figures(self.site.start_load(self.identities, mode, seconds=seconds, rate=rate))
         load = _ended_programs_seconds() - load_before
         used = processor_seconds(pid) - before
         main = processor_seconds(pid, with_workers=False) - before_main
+        said = {answer for _, answer, _, _ in figures.pop("answers")}
+        if len(said) != 1 or not min(said).startswith("keys "):
+            raise SystemExit(f"load: want one machine's keys as the answer to all, got {sorted(said)}")
         count, elapsed = figures.pop("count"), figures.pop("seconds")
         own = {
             "milliseconds_of_processor": round(used / count * 1000, 2),
@@ -119,17 +80,10 @@ def measure(seconds: float) -> dict[str, Any]:
         milliseconds of single steps. `soak`: resident megabytes before and after.
     """
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
-        quiet = cleanup.enter_context(Path(os.devnull).open("w"))
-        programs = cleanup.enter_context(Programs(folder / "logs"))
-        world = World.create(Transcript(quiet, False, folder / "results"), programs, folder)
-        governance = Governance.deploy(world, cleanup)
-        docker_compose = files("dstack.devnet").joinpath("docker-compose.yaml").read_bytes()
-        plan = plan_app(world, docker_compose, governance.app, bytes(20))
-        kms = start_kms(world, governance, more=_SETTINGS)
-        governance.allow_apps({plan.app_id: plan.compose_hash}, world)
-        time.sleep(1.1)
-        bench = _bench(world, kms, plan, folder)
+        site = Site.start(cleanup)
+        caller = Caller(site.governance.app, ComposeHash(b"\xc0" * 32), InstanceId(b"\x1d" * 20))
+        site.allow({caller.app_id: [caller.compose_hash]})
+        bench = Bench(site, site.identities([caller] * IDENTITIES))
         bench.load("fresh", min(1.0, seconds))
         kept, fresh = bench.load("kept", seconds), bench.load("fresh", seconds)
         return {
@@ -138,46 +92,17 @@ def measure(seconds: float) -> dict[str, Any]:
             "half_load": bench.load("kept", seconds, rate=kept["per_second"] / 2),
             # What a new connection costs, which is TLS: milliseconds of processor.
             "tls_handshake": round(fresh["milliseconds_of_processor"] - kept["milliseconds_of_processor"], 2),
-            "parts": _parts(world, governance, plan, bench, seconds),
+            "parts": _parts(site, caller, seconds),
             "soak": _soak(bench),
             "load_average": os.getloadavg()[0],
         }
 
 
-def _bench(world: World, kms: RunningKms, plan: Plan, folder: Path) -> Bench:
-    platform = _asking_platform(world, plan)
-    with PrpcClient(f"{kms.url}/prpc", tls=unauthenticated_client_context()) as client:
-        temporary = client.call("GetTempCaCert", None, GetTempCaCertResponse)
-    identities = []
-    for number in range(IDENTITIES):
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = build_client_cert(
-            key,
-            load_certificate(temporary.temp_ca_cert),
-            load_private_key(temporary.temp_ca_key),
-            evidence_extensions(platform_evidence(platform, ratls_report_data(spki_der(key)))),
-            at=datetime.now(UTC),
-        )
-        path = folder / f"caller-{number}.pem"
-        path.write_text(private_key_pem(key) + certificate_pem(certificate))
-        identities.append(str(path))
-    return Bench(kms, folder, temporary, platform, tuple(identities))
-
-
-def _asking_platform(world: World, plan: Plan) -> SimulatedPlatform:
-    platform = SimulatedPlatform(world.pki, world.image, serialise_vm_config(world.vm_config), plan.compose_hash)
-    inputs = BootInputs(
-        app_id=plan.app_id, compose_hash=plan.compose_hash, instance_id=plan.instance_id, storage_fs="zfs"
-    )
-    for event in split_at_boot_mr_done(boot_events(OUR_SEQUENCE, inputs))[0]:
-        platform.extend(event)
-    return platform
-
-
-def _parts(world: World, governance: Governance, plan: Plan, bench: Bench, seconds: float) -> dict[str, float]:
+def _parts(site: Site, caller: Caller, seconds: float) -> dict[str, float]:
     """Milliseconds (medians) of single steps of one request, each alone in this process."""
+    world, governance = site.world, site.governance
     report_data = ratls_report_data(spki_der(ec.generate_private_key(ec.SECP256R1())))
-    evidence = platform_evidence(bench.platform, report_data)
+    evidence = platform_evidence(caller.platform(world), report_data)
     roots = TrustedRoots((simulated_root(world.pki.root_der),))
     collateral = DirectoryCollateral(world.platform).collateral_for(parse_quote(evidence.quote))
     verified = verify_quote(evidence.quote, collateral, roots=roots, at=datetime.now(UTC))
@@ -194,7 +119,7 @@ def _parts(world: World, governance: Governance, plan: Plan, bench: Bench, secon
         "appraisal": lambda: appraise(evidence, verified, expected_report_data=report_data),
         "chain_asked": lambda: KmsAuthReader(asked, governance.kms_auth).authorize_app(boot),
         "chain_kept": lambda: KmsAuthReader(kept, governance.kms_auth).authorize_app(boot),
-        "derivation": lambda: derive_app_keys(root, plan.app_id, plan.instance_id),
+        "derivation": lambda: derive_app_keys(root, caller.app_id, caller.instance_id),
     }
     figures = {name: round(_median(step, seconds / 4), 3) for name, step in steps.items()}
     asked.close()
@@ -203,7 +128,7 @@ def _parts(world: World, governance: Governance, plan: Plan, bench: Bench, secon
 
 
 def _soak(bench: Bench) -> dict[str, Any]:
-    pid = bench.kms.program.process.pid
+    pid = bench.site.kms.program.process.pid
     before = resident_megabytes(pid)
     figures = bench.load("kept", SOAK_SECONDS)
     count = round(figures["per_second"] * SOAK_SECONDS)

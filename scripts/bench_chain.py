@@ -102,10 +102,7 @@ def _among_faults(chain: Anvil, contracts: Contracts) -> dict[str, Any]:
     return {
         "endpoints": f"{ENDPOINTS}: one lies, one hangs, one is killed and started again, {ENDPOINTS - 3} are honest",
         "questions": QUESTIONS,
-        "wrong_answers": len(tally.wrong),
-        "could_not_ask": tally.unavailable,
-        "right": dict(tally.right),
-        "times_killed": tally.cut,
+        **tally.document(),
         "questions_per_second": round(QUESTIONS / elapsed, 1),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ STAMPS = VENV / ".setup"
 BASE_PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 OLDEST_PYTHON = (3, 11)
 OLDEST_NODE = 20
+# What pip and npm say where nobody answers.
+NO_ANSWER = re.compile(
+    "NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|EAI_AGAIN|ENOTFOUND|ECONNREFUSED"
+)
 
 
 class SetupError(Exception):
@@ -89,7 +94,8 @@ def run(*command: str | Path) -> None:
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr).strip()[-3000:]
-        raise SetupError(f"`{' '.join(str(part) for part in command)}` failed:\n{said}")
+        why = "; the package registry cannot be reached, and set-up needs it once" if NO_ANSWER.search(said) else ""
+        raise SetupError(f"`{' '.join(str(part) for part in command)}` failed{why}:\n{said}")
 
 
 def make_venv() -> None:

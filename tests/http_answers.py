@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -66,3 +67,45 @@ def answering(answer: Callable[[str, str, bytes], tuple[int, bytes] | None]) -> 
     finally:
         server.shutdown()
         server.server_close()
+
+
+@dataclass
+class Trickle:
+    """A server of bytes, now and then; `given_up` when a client has closed its connection."""
+
+    url: str
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def trickling(start: bytes, *, seconds: float = 0.05) -> Iterator[Trickle]:
+    """A service that answers each connection *start* and then a byte every so many *seconds*, without end."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    state, threads = Trickle(f"http://127.0.0.1:{listener.getsockname()[1]}"), list[threading.Thread]()
+
+    def speak(connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.sendall(start)
+                while not over.wait(seconds):
+                    connection.sendall(b"x")
+        except OSError:
+            state.given_up.set()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                connection, _ = listener.accept()
+                threads.append(threading.Thread(target=speak, args=(connection,)))
+                threads[-1].start()
+
+    acceptor = threading.Thread(target=serve)
+    acceptor.start()
+    try:
+        yield state
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in (acceptor, *threads):
+            thread.join(10)

@@ -13,7 +13,7 @@ Every member may be left out; then the strict default holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from dstack.attestation.tcb import TcbStatus
@@ -71,7 +71,7 @@ def parse_policy(raw: bytes) -> VerificationPolicy:
 
 
 def parse_moment(text: str, *, what: str) -> datetime:
-    """Read a time with its zone, such as 2027-01-15T08:00:00Z.
+    """Read a time with its zone, such as 2027-01-15T08:00:00Z, and give it in UTC.
 
     Raises:
         ConfigError: It is another text.
@@ -81,8 +81,11 @@ def parse_moment(text: str, *, what: str) -> datetime:
     except ValueError as exc:
         raise ConfigError(f"{what}: want a time such as 2027-01-15T08:00:00Z, got {text[:40]!r}") from exc
     if moment.tzinfo is None:
-        raise ConfigError(f"{what}: want a time zone, such as the Z in {text[:40]}Z")
-    return moment
+        raise ConfigError(f"{what}: want a time zone, such as the Z in 2027-01-15T08:00:00Z, got {text[:40]!r}")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise ConfigError(f"{what}: want a time in the years 1 to 9999 of UTC, got {text[:40]!r}") from exc
 
 
 def parse_status(text: str) -> TcbStatus:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from eth_typing import ChecksumAddress
 
+from dstack.attestation.policy_document import parse_moment
 from dstack.chain.action_data import DelayChange, DelayClass, EpochChange, Genesis, SunsetChange
 from dstack.chain.client import checked_address
 from dstack.chain.deploy import Deployment
@@ -73,13 +74,7 @@ def parse_time(text: str, *, what: str) -> datetime:
     Raises:
         InputError: It is none, or leaves its time zone open.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise InputError(f"{what}: want a time such as 2027-01-15T08:00:00Z, got {text[:40]!r}") from exc
-    if moment.tzinfo is None:
-        raise InputError(f"{what}: want a time zone, such as the Z in {text[:40]}Z")
-    return moment.astimezone(UTC).replace(microsecond=0)
+    return parse_moment(text, what=what).replace(microsecond=0)
 
 
 def parse_hash(text: str, *, what: str) -> Digest32:

@@ -1,17 +1,13 @@
-"""One HTTP exchange with somebody who is not trusted to keep it short: a deadline and a size limit.
-
-Headers that come byte by byte can hold a thread beyond the deadline. Whoever asks does not wait for it, and one
-endpoint holds 16 at most (`gathering`).
-"""
+"""One HTTP exchange with somebody who is not trusted to keep it short, and what came of it in one word."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import httpx
 
-from dstack.errors import ChainUnavailableError
+from dstack.errors import ChainUnavailableError, PeerUnavailableError
+from dstack.web.client import bounded_body, bounded_client
 
 
 class EndpointError(ChainUnavailableError):
@@ -48,14 +44,7 @@ class BoundedClient:
         """
         self.seconds = seconds
         self._limit = limit
-        self._client = httpx.Client(
-            timeout=seconds,
-            trust_env=False,
-            follow_redirects=False,
-            # What is packed could be a thousand times as long when it is unpacked.
-            headers={"accept-encoding": "identity"} | ({} if user_agent is None else {"user-agent": user_agent}),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
+        self._client = bounded_client(seconds=seconds, connections=connections, user_agent=user_agent)
 
     def close(self) -> None:
         """Close its connections."""
@@ -67,25 +56,13 @@ class BoundedClient:
         Raises:
             EndpointError: No whole answer came in time, or too long a one.
         """
-        end = time.monotonic() + self.seconds
         headers = {} if json_body is None else {"content-type": "application/json"}
         try:
             with self._client.stream(method, url, content=json_body, headers=headers) as response:
-                return Reply(response.status_code, self._body(response, end))
+                return Reply(response.status_code, bounded_body(response, self._limit))
+        except PeerUnavailableError as exc:
+            raise EndpointError("malformed", str(exc)) from exc
         except httpx.TimeoutException as exc:
             raise EndpointError("silent", f"no answer within {self.seconds:g} s") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise EndpointError("dead", f"cannot be reached: {type(exc).__name__}") from exc
-
-    def _body(self, response: httpx.Response, end: float) -> bytes:
-        packed = response.headers.get("content-encoding", "identity")
-        if packed != "identity":
-            raise EndpointError("malformed", f"want a plain answer, got one packed as {packed[:20]!r}")
-        content = bytearray()
-        for chunk in response.iter_raw():
-            content += chunk
-            if len(content) > self._limit:
-                raise EndpointError("malformed", f"want an answer of at most {self._limit} bytes, got more")
-            if time.monotonic() > end:
-                raise EndpointError("silent", f"no whole answer within {self.seconds:g} s")
-        return bytes(content)

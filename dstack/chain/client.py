@@ -10,7 +10,6 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from eth_typing import ChecksumAddress
 from requests.exceptions import RequestException
@@ -21,6 +20,7 @@ from dstack.chain.reading import Answer, Call, Question, Reading, Returned, Reve
 from dstack.errors import ChainUnavailableError, ConfigError, InputError
 from dstack.policy.decision import BlockRef
 from dstack.values import Digest32, bytes_from_hex
+from dstack.web.urls import split_url
 
 BLOCK_TAGS = ("finalized", "safe", "latest")
 DEFAULT_TIMEOUT = 3.0
@@ -236,11 +236,9 @@ def shown_url(rpc_url: str) -> str:
         ConfigError: The URL is not of its form.
     """
     try:
-        parts = urlsplit(rpc_url)
-        host, port = parts.hostname or "", parts.port
+        parts = split_url(rpc_url)
     except ValueError as exc:
-        raise ConfigError("RPC URL: want http or https and a host") from exc
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError("RPC URL: want http or https and a host")
+        raise ConfigError(f"RPC URL: {exc}") from exc
+    host, port = parts.hostname or "", parts.port
     shown = f"{parts.scheme}://[{host}]" if ":" in host else f"{parts.scheme}://{host}"
     return shown if port is None else f"{shown}:{port}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from dstack.chain.rpc import Request, RpcEndpoint
 from dstack.chain.standing import Standing
 from dstack.errors import ConfigError
 from dstack.policy.decision import BlockRef
+from dstack.web.urls import address_of, is_this_machine
 
 REQUESTS_AT_ONCE = 16
 _PORTS = {"http": 80, "https": 443}
@@ -110,24 +109,11 @@ def _voice(url: str) -> tuple[str, int | None]:
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise ConfigError("RPC URL: want http or https and a host") from exc
+        raise ConfigError("RPC URL: want an http or https URL with a host") from exc
     host = parts.raw_host.decode().rstrip(".")
-    address = _address(host)
-    if host == "localhost" or (address is not None and (address.is_loopback or address.is_unspecified)):
+    if is_this_machine(host):
         return "", parts.port or _PORTS[parts.scheme]
-    return (host if address is None else str(address)), None
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that *host* is, also in the short and numeric forms that resolvers take; None for a name."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            return ipaddress.IPv4Address(socket.inet_aton(host))
-        except OSError:
-            return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return str(address_of(host) or host), None
 
 
 def gather(

@@ -38,6 +38,8 @@ def command(context: click.Context, *, a: str, b: str, as_json: bool) -> None:
     else:
         for finding in findings:
             _print(finding, a, b)
+        if not findings:
+            click.echo("not comparable: neither of the two has a register or an event")
     context.exit(_exit_code(findings))
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from dstack.cli.relay import SourceBrokeError, pass_on
 from dstack.errors import ConfigError, DstackError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
 from dstack.keys.sealing_stream import StreamShape
+from dstack.web.urls import split_url
 from replicator.answers import MAX_ANSWER, Answer, parse_answer
 from replicator.custody import Receipt, parse_receipt
 from replicator.documents import QuotedRequest, parse_request
@@ -48,9 +49,8 @@ class Node:
             ConfigError: It is no http or https URL of a host.
         """
         try:
-            parts = urlsplit(url)
-            plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.username
-            _ = parts.port
+            parts = split_url(url)
+            plain = not parts.query and not parts.username
         except ValueError:
             plain = False
         if not plain:

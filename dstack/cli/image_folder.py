@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from hmac import compare_digest
 from pathlib import Path
 
 from dstack.cli.files import read_input
-from dstack.errors import MeasurementMalformedError
-from dstack.measurement.authenticode import MAX_PE
 from dstack.measurement.image import (
     CHECKSUM_FILE_NAME,
     MAX_CHECKSUM_FILE,
@@ -21,10 +18,9 @@ from dstack.measurement.image import (
     os_image_hash,
     parse_checksum_file,
     parse_image_metadata,
+    require_listed,
 )
-from dstack.measurement.linux_boot import MAX_INITRD
 from dstack.measurement.machine import ImageFiles
-from dstack.measurement.tdvf import MAX_FIRMWARE
 from dstack.values import Digest32, OsImageHash
 
 
@@ -52,10 +48,7 @@ class ImageFolder:
             self.metadata.initrd: self.files.initrd,
         }
         for name, content in parts.items():
-            if name not in self.listed:
-                raise MeasurementMalformedError(f"{self.folder / name}: {CHECKSUM_FILE_NAME} does not list it")
-            if not compare_digest(sha256(content).digest(), self.listed[name]):
-                raise MeasurementMalformedError(f"{self.folder / name}: not the file that {CHECKSUM_FILE_NAME} lists")
+            require_listed(name, sha256(content).digest(), self.listed)
 
     def check_beside(self, pool: ThreadPoolExecutor) -> Future[None]:
         """Start `check` on another core: whoever measures meanwhile must ask for the answer before showing anything."""
@@ -72,11 +65,5 @@ def read_image(folder: Path) -> ImageFolder:
     checksums = read_input(str(folder / CHECKSUM_FILE_NAME), limit=MAX_CHECKSUM_FILE)
     metadata_raw = read_input(str(folder / METADATA_NAME), limit=MAX_METADATA)
     metadata = parse_image_metadata(metadata_raw)
-    files = ImageFiles(
-        firmware=read_input(str(folder / metadata.firmware), limit=MAX_FIRMWARE),
-        kernel=read_input(str(folder / metadata.kernel), limit=MAX_PE),
-        initrd=read_input(str(folder / metadata.initrd), limit=MAX_INITRD),
-        cmdline=metadata.cmdline,
-        ovmf_variant=metadata.ovmf_variant,
-    )
+    files = ImageFiles.named(metadata, lambda name, limit: read_input(str(folder / name), limit=limit))
     return ImageFolder(folder, os_image_hash(checksums), metadata, files, parse_checksum_file(checksums), metadata_raw)

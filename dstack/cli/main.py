@@ -1,11 +1,13 @@
 """The frame of `dstack`: finds the sub-command, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask, 130 interrupted.
+Exit codes: 0 ok, 1 refused, 2 bad input, 3 could not ask (or could not write the answer), 130 interrupted, 141 the
+reader of the answer went away.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import NoReturn
 
@@ -16,6 +18,8 @@ from dstack.cli.printable import printable
 from dstack.errors import DstackError
 
 INTERRUPTED = 130
+# As a shell says of a program that SIGPIPE ended.
+READER_GONE = 141
 
 # Module of each sub-command, and what `dstack -h` says of it.
 COMMANDS = {
@@ -50,6 +54,19 @@ def main() -> NoReturn:
 
 def run(command: click.Command, *, prog_name: str) -> NoReturn:
     """Run *command* on this process's arguments, turn errors into a sentence and an exit code, and exit."""
+    try:
+        _run(command, prog_name)
+    except OSError as exc:
+        # What commands read they translate; what is left is their answer. Its rest must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stderr.write(f"dstack: {exc.filename or 'standard output'}: cannot be written: {exc.strerror or exc}\n")
+        sys.exit(3)
+    except SystemExit as exc:
+        # click's own answer to a broken pipe is 1, which here means that something was refused.
+        sys.exit(READER_GONE if isinstance(exc.__context__, BrokenPipeError) else exc.code)
+
+
+def _run(command: click.Command, prog_name: str) -> NoReturn:
     arguments = sys.argv[1:]
     try:
         result = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)

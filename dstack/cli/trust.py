@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from dstack.attestation.certificates import der_of, parse_chain
+from dstack.attestation.policy_document import parse_moment
 from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
 from dstack.cli.files import read_input
 from dstack.errors import InputError
@@ -35,12 +36,4 @@ def moment(text: str | None) -> datetime:
     Raises:
         InputError: Not a time with a zone.
     """
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        named = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise InputError(f"--at: want a time such as 2027-01-15T08:00:00Z, got {text[:40]!r}") from exc
-    if named.tzinfo is None:
-        raise InputError(f"--at: want a time zone, such as the Z in {text[:40]}Z")
-    return named
+    return datetime.now(UTC) if text is None else parse_moment(text, what="--at")

@@ -14,14 +14,9 @@ import click
 
 from dstack.cli.files import read_input
 from dstack.cli.main import INTERRUPTED, run
-from dstack.devnet.programs import Programs
-from dstack.devnet.story import tell
+from dstack.devnet.programs import INTERRUPTS, Programs
 from dstack.devnet.transcript import Transcript, fresh_results_folder
-from dstack.devnet.world import World
 from dstack.measurement.docker_compose import MAX_DOCKER_COMPOSE, parse_docker_compose
-
-# Ctrl-C, and a polite `kill`.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(
@@ -45,6 +40,10 @@ def demo(compose: str | None, results: str, as_json: bool) -> None:
         secret = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-demo-")))
         programs = cleanup.enter_context(Programs(say.folder / "logs"))
         try:
+            # They take a second or two to import; an interrupt meanwhile ends like any other.
+            from dstack.devnet.story import tell
+            from dstack.devnet.world import World
+
             tell(World.create(say, programs, secret), raw, cleanup)
             say.did(f"took {time.monotonic() - began:.0f} s", seconds=round(time.monotonic() - began))
         except SystemExit as exc:
@@ -63,12 +62,12 @@ def _interrupt(_signal: int, _frame: object) -> None:
     Not by KeyboardInterrupt: where one passes through code that was compiled from text, as that of dataclasses is,
     Python ends by the signal even if it was caught.
     """
-    for number in _SIGNALS:
+    for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    for number in _SIGNALS:
+    for number in INTERRUPTS:
         signal.signal(number, _interrupt)
     run(demo, prog_name="dstack demo")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.devnet.faulty_endpoints import FaultyEndpoint
@@ -20,6 +22,8 @@ from dstack.policy import BootInfo, Granted
 
 Truth = Callable[[BootInfo, int], bool]
 """Whether a machine is allowed at a block of this number."""
+
+_SHOWN = 5
 
 
 @dataclass
@@ -38,6 +42,65 @@ class Tally:
     unavailable: int = 0
     cut: int = 0
 
+    def document(self) -> dict[str, Any]:
+        """For a report: counts, and the first few wrong answers."""
+        return {
+            "wrong_answers": len(self.wrong),
+            "wrong": self.wrong[:_SHOWN],
+            "could_not_ask": self.unavailable,
+            "right": dict(self.right),
+            "times_killed": self.cut,
+        }
+
+
+@dataclass
+class Faults:
+    """What was done to endpoints.
+
+    Attributes:
+        cut: How often the third was killed.
+    """
+
+    cut: int = 0
+
+
+@contextmanager
+def misbehaving(
+    endpoints: Sequence[FaultyEndpoint], *, change: Callable[[], None] = lambda: None, change_seconds: float = 0.2
+) -> Iterator[Faults]:
+    """For the length of a `with` block the first endpoint lies, the second hangs, the third comes and goes.
+
+    Args:
+        endpoints: Three or more; all answer honestly again afterwards.
+        change: Changes something on the chain, now and then.
+        change_seconds: How often.
+    """
+    faults, over = Faults(), threading.Event()
+    lying, hanging, dying = endpoints[:3]
+
+    def come_and_go() -> None:
+        while not over.wait(0.3):
+            dying.kill()
+            faults.cut += 1
+            over.wait(0.3)
+            dying.start()
+
+    def keep_changing() -> None:
+        while not over.wait(change_seconds):
+            change()
+
+    beside = [threading.Thread(target=work, daemon=True) for work in (come_and_go, keep_changing)]
+    lying.lies, hanging.hangs = True, True
+    for thread in beside:
+        thread.start()
+    try:
+        yield faults
+    finally:
+        over.set()
+        for thread in beside:
+            thread.join()
+        lying.lies, hanging.hangs = False, False
+
 
 def ask_among_faults(
     reader: KmsAuthReader,
@@ -50,11 +113,11 @@ def ask_among_faults(
     change: Callable[[], None] = lambda: None,
     change_seconds: float = 0.2,
 ) -> Tally:
-    """Ask *count* times about *boots* in turn, the first three endpoints misbehaving.
+    """Ask *count* times about *boots* in turn, the first three endpoints `misbehaving`.
 
     Args:
         reader: Asks all of *endpoints*.
-        endpoints: The first lies, the second hangs, the third comes and goes.
+        endpoints: As `misbehaving` takes them.
         boots: The machines asked about.
         truth: What the chain decided, by block.
         count: How many questions.
@@ -62,9 +125,7 @@ def ask_among_faults(
         change: Changes something on the chain, now and then.
         change_seconds: How often.
     """
-    tally, lock, over = Tally(), threading.Lock(), threading.Event()
-    lying, hanging, dying = endpoints[:3]
-    lying.lies, hanging.hangs = True, True
+    tally, lock = Tally(), threading.Lock()
 
     def ask(number: int) -> None:
         boot = boots[number % len(boots)]
@@ -82,28 +143,11 @@ def ask_among_faults(
             else:
                 tally.wrong.append(f"{decision} for {boot.compose_hash.hex()}")
 
-    def come_and_go() -> None:
-        while not over.wait(0.3):
-            dying.kill()
-            tally.cut += 1
-            over.wait(0.3)
-            dying.start()
-
-    def keep_changing() -> None:
-        while not over.wait(change_seconds):
-            change()
-
-    beside = [threading.Thread(target=work, daemon=True) for work in (come_and_go, keep_changing)]
-    for thread in beside:
-        thread.start()
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(ask, range(count)):
-                pass
-    finally:
-        over.set()
-        for thread in beside:
-            thread.join()
+    faulty = misbehaving(endpoints, change=change, change_seconds=change_seconds)
+    with faulty as faults, ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(ask, range(count)):
+            pass
+    tally.cut = faults.cut
     return tally
 
 

@@ -20,6 +20,7 @@ from dstack.chain.proposing import current_content
 from dstack.chain.safe import ARTIFACTS, Safe, deploy_safe, sign_safe_transaction
 from dstack.chain.tx import Call, send
 from dstack.devnet.anvil import Anvil
+from dstack.devnet.programs import interrupts_later
 from dstack.devnet.transcript import demand
 from dstack.devnet.world import World
 from dstack.errors import RefusedError
@@ -60,7 +61,8 @@ class Governance:
     def deploy(cls, world: World, cleanup: ExitStack) -> Governance:
         """Step 1; *cleanup* ends the chain."""
         say = world.say
-        chain = cleanup.enter_context(Anvil.start())
+        with interrupts_later():
+            chain = cleanup.enter_context(Anvil.start())
         owners = tuple(chain.funded_account() for _ in range(_OWNERS))
         anybody, guardian = chain.funded_account(), chain.funded_account()
         w3 = chain.web3

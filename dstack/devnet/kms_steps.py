@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -49,12 +50,13 @@ class RunningKms:
     program: Program
 
 
-def start_kms(world: World, governance: Governance, *, more: str = "") -> RunningKms:
+def start_kms(world: World, governance: Governance, *, rpc_urls: Sequence[str] = (), more: str = "") -> RunningKms:
     """Start it, watch it being refused, allow it, bootstrap it.
 
     Args:
         world: Where it runs.
         governance: Who allows it.
+        rpc_urls: Endpoints of its chain that must agree; the chain itself unless there are any.
         more: Settings that a demo does not need, appended to its file, whose last table is `core.auth_api`.
     """
     say = world.say
@@ -63,7 +65,15 @@ def start_kms(world: World, governance: Governance, *, more: str = "") -> Runnin
     demand(boot_answer(machine.start(world)).get("ready") is True, "the KMS's machine did not boot")
 
     rpc_port, onboard_port = free_port(), free_port()
-    config = _write_config(world, governance, machine, rpc_port=rpc_port, onboard_port=onboard_port, more=more)
+    config = _write_config(
+        world,
+        governance,
+        machine,
+        rpc_port=rpc_port,
+        onboard_port=onboard_port,
+        rpc_urls=rpc_urls or [governance.rpc_url],
+        more=more,
+    )
     program = world.programs.start("kms", "kms", "-c", str(config))
     onboard = f"http://127.0.0.1:{onboard_port}"
     wait_for(f"{onboard}/health", program, seconds=_START_SECONDS)
@@ -105,7 +115,14 @@ def _expected_mr_aggregated(world: World, machine: Machine) -> Digest32:
 
 
 def _write_config(
-    world: World, governance: Governance, machine: Machine, *, rpc_port: int, onboard_port: int, more: str
+    world: World,
+    governance: Governance,
+    machine: Machine,
+    *,
+    rpc_port: int,
+    onboard_port: int,
+    rpc_urls: Sequence[str],
+    more: str,
 ) -> Path:
     certificates = world.secret / "kms-certs"
     certificates.mkdir(mode=0o700)
@@ -139,7 +156,7 @@ urls.collateral_dir = "{world.secret / "kms-collateral"}"
 
 [core.auth_api]
 type = "chain"
-chain.rpc_url = "{governance.rpc_url}"
+chain.rpc_urls = {json.dumps(list(rpc_urls))}
 chain.kms_contract = "{governance.kms_auth}"
 chain.chain_id = {governance.deployment.chain_id}
 chain.block_tag = "latest"  # a development chain finalizes nothing in time

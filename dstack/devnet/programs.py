@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from typing import Any, Self
 from dstack.errors import ToolUnavailableError
 
 STOP_SECONDS = 5.0
+# Ctrl-C, and a polite `kill`.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ class Programs:
         return self._track(name, [sys.executable, "-m", module, *arguments], log)
 
     def _track(self, name: str, command: Sequence[str], log: Path) -> Program:
-        with log.open("ab") as errors:
+        # Interrupted between its start and its place in the list, it would run on for good.
+        with interrupts_later(), log.open("ab") as errors:
             try:
                 process = subprocess.Popen(
                     command,
@@ -113,10 +116,27 @@ class Programs:
                 )
             except OSError as exc:
                 raise ToolUnavailableError(f"{name}: cannot be started: {exc.strerror}") from exc
-        program = Program(name, process, log)
-        self._started.append(program)
-        threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
+            program = Program(name, process, log)
+            self._started.append(program)
+            threading.Thread(target=_read_lines, args=(program,), daemon=True).start()
         return program
+
+
+@contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Ctrl-C and a polite `kill` take effect at the end of this block; only the main thread ever sees them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _read_lines(program: Program) -> None:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from dstack.errors import MeasurementMalformedError
 from dstack.values import Register
 
-MAX_PE = 256 * 1024 * 1024
+# A kernel without its initrd; it is in memory twice while it is measured.
+MAX_PE = 64 * 1024 * 1024
 # The Windows loader's own bound.
 MAX_PE_SECTIONS = 96
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from hmac import compare_digest
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.strict_json import Members, parse_json
@@ -72,6 +74,18 @@ def parse_checksum_file(raw: bytes) -> dict[str, Digest32]:
             raise MeasurementMalformedError(f"checksum file: line {number}: {name} is listed twice")
         digests[name] = digest
     return digests
+
+
+def require_listed(name: str, sha256_digest: bytes, listed: Mapping[str, Digest32]) -> None:
+    """Refuse a file that is not the one that an image's list has under its name.
+
+    Raises:
+        MeasurementMalformedError: It is not listed, or is another.
+    """
+    if name not in listed:
+        raise MeasurementMalformedError(f"{name}: {CHECKSUM_FILE_NAME} does not list it")
+    if not compare_digest(sha256_digest, listed[name]):
+        raise MeasurementMalformedError(f"{name}: not the file that {CHECKSUM_FILE_NAME} lists")
 
 
 def parse_image_metadata(raw: bytes) -> ImageMetadata:

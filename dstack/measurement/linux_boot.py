@@ -18,7 +18,8 @@ EV_EFI_BOOT_SERVICES_APPLICATION = 0x8000_0003
 EV_EFI_ACTION = 0x8000_0007
 
 MAX_CMDLINE = 64 * 1024
-MAX_INITRD = 1024 * 1024 * 1024
+# It is in memory whole while it is measured.
+MAX_INITRD = 512 * 1024 * 1024
 
 # QEMU tells the kernel where the initrd is by appending this to the image's command line.
 _INITRD_ARGUMENT = " initrd=initrd"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha384
+from typing import Self
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.acpi import AcpiDigests
+from dstack.measurement.authenticode import MAX_PE
 from dstack.measurement.firmware import require_known_variant, rtmr0_events
+from dstack.measurement.image import ImageMetadata
 from dstack.measurement.kernel import kernel_digest
-from dstack.measurement.linux_boot import cmdline_preimage, initrd_digest, rtmr1_events, rtmr2_events
+from dstack.measurement.linux_boot import MAX_INITRD, cmdline_preimage, initrd_digest, rtmr1_events, rtmr2_events
 from dstack.measurement.mrtd import mrtd
 from dstack.measurement.prediction import Origin, PredictedEvent, register_of
 from dstack.measurement.td_hob import HobWitness
-from dstack.measurement.tdvf import parse_firmware
+from dstack.measurement.tdvf import MAX_FIRMWARE, parse_firmware
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import Register
 
@@ -28,6 +31,24 @@ class ImageFiles:
     initrd: bytes
     cmdline: str
     ovmf_variant: str | None = None
+
+    @classmethod
+    def named(cls, metadata: ImageMetadata, read: Callable[[str, int], bytes]) -> Self:
+        """Take the files that an image's metadata.json names.
+
+        Says nothing of whether they are the image's: compare each with its sha256sum.txt.
+
+        Args:
+            metadata: Names them.
+            read: Gives a file by its name; more than the second argument's bytes it refuses.
+        """
+        return cls(
+            firmware=read(metadata.firmware, MAX_FIRMWARE),
+            kernel=read(metadata.kernel, MAX_PE),
+            initrd=read(metadata.initrd, MAX_INITRD),
+            cmdline=metadata.cmdline,
+            ovmf_variant=metadata.ovmf_variant,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ class AgentClient:
 
     Args:
         socket_path: Where it listens.
-        timeout: Seconds that any one wait may take.
+        timeout: Seconds that a call may take.
     """
 
     def __init__(self, socket_path: str | Path, timeout: float = 10.0) -> None:

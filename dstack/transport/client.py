@@ -12,12 +12,12 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from dstack.errors import DstackError, InputError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
+from dstack.web.client import bounded_body, bounded_client
 from dstack.wire.fields import string, uint64
 from dstack.wire.message import from_json, from_protobuf, to_json, to_protobuf
 from dstack.wire.prpc import read_error_protobuf
 
 ANSWER_LIMIT = 10 << 20
-CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 60.0
 
 _QUOTED = 500
@@ -44,7 +44,7 @@ class PrpcClient:
         unix_socket: Connect to this socket; the host in *base_url* is then only a name.
         accept_peer: Judges the server's certificate (DER) on the very connection that carried an answer, before the
             answer is read; it raises to refuse. Only for HTTPS.
-        timeout: Seconds that any one wait on the network may take.
+        timeout: Seconds that a call may take, all in all.
     """
 
     def __init__(
@@ -58,14 +58,7 @@ class PrpcClient:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._accept_peer = accept_peer
-        self._http = httpx.Client(
-            # Without HTTPS there is nothing to verify, and the system's authorities need not be loaded.
-            transport=httpx.HTTPTransport(
-                verify=tls or base_url.startswith("https:"), uds=str(unix_socket) if unix_socket else None
-            ),
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            headers={"accept-encoding": "identity"},
-        )
+        self._http = bounded_client(seconds=timeout, tls=tls, unix_socket=unix_socket)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +101,7 @@ class PrpcClient:
         try:
             with self._http.stream("POST", url, content=_encode(request, as_json)) as response:
                 self._judge_peer(response)
-                body = _read(response)
+                body = bounded_body(response, ANSWER_LIMIT)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise PeerUnavailableError(f"{self._base_url}: {method}: no answer: {exc or type(exc).__name__}") from exc
         if response.status_code != httpx.codes.OK:
@@ -129,17 +122,6 @@ def _encode(request: Any, as_json: bool) -> bytes:
     if request is None:
         return b"null" if as_json else b""
     return to_json(request).encode() if as_json else to_protobuf(request)
-
-
-def _read(response: httpx.Response) -> bytes:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise PeerUnavailableError("answer: want it plain, got it packed")
-    body = bytearray()
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > ANSWER_LIMIT:
-            raise PeerUnavailableError(f"answer: want at most {ANSWER_LIMIT} bytes, got more")
-    return bytes(body)
 
 
 def _told(body: bytes, as_json: bool, *, otherwise: str) -> DstackError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import httpx
 from cryptography import x509
@@ -23,15 +22,20 @@ from dstack.attestation.pcs_answers import (
     parse_signed_document,
 )
 from dstack.attestation.roots import TrustedRoots
-from dstack.errors import CollateralFatalError, CollateralMalformedError, CollateralTransientError, ConfigError
+from dstack.errors import (
+    CollateralFatalError,
+    CollateralMalformedError,
+    CollateralTransientError,
+    ConfigError,
+    PeerUnavailableError,
+)
 from dstack.transport.collateral import PlatformModel
-from dstack.transport.exchange_deadline import ExchangeDeadline
+from dstack.web.client import bounded_body, bounded_client, until
+from dstack.web.urls import is_this_machine, split_url
 
 INTEL_PCS = "https://api.trustedservices.intel.com"
 WAIT_SECONDS = 10.0
 TOTAL_SECONDS = 30.0
-_CONNECT_SECONDS = 5.0
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PATHS = ("/sgx/certification/v4", "/tdx/certification/v4")
 _BUSY = frozenset({408, 425, 429})
 
@@ -63,7 +67,7 @@ class PcsClient:
     Args:
         url: Its base, such as `https://api.trustedservices.intel.com`.
         roots: A root's own CRL is also looked for where its certificate says; only these certificates are followed.
-        wait: Seconds that any one wait may take.
+        wait: Seconds that one request may take.
         total: Seconds that all requests for one platform may take together.
     """
 
@@ -72,16 +76,9 @@ class PcsClient:
     ) -> None:
         self.url = endpoint_url(url)
         self._roots = roots
+        self._wait = wait
         self._total = total
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(wait, connect=min(wait, _CONNECT_SECONDS)),
-            # A proxy of the environment is for the world outside.
-            trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
-            follow_redirects=False,
-            # None is kept: the deadline of the next platform would not know it.
-            limits=httpx.Limits(max_keepalive_connections=0),
-            headers={"accept-encoding": "identity"},
-        )
+        self._http = bounded_client(seconds=wait, connections=1)
 
     def __enter__(self) -> Self:
         return self
@@ -103,22 +100,21 @@ class PcsClient:
             CollateralFatalError: It knows no such platform, or answered something else.
         """
         try:
-            with ExchangeDeadline(self._total) as deadline:
-                return self._fetch(model, deadline)
+            return self._fetch(model, time.monotonic() + self._total)
         except CollateralMalformedError as exc:
             raise CollateralFatalError(f"{self.url}: {exc}") from exc
 
-    def _fetch(self, model: PlatformModel, deadline: ExchangeDeadline) -> Collateral:
+    def _fetch(self, model: PlatformModel, end: float) -> Collateral:
         tee = f"{self.url}/{model.tee}/certification/v4"
-        tcb = self._get(f"{tee}/tcb?fmspc={model.fmspc.hex().upper()}", deadline)
-        identity = self._get(f"{tee}/qe/identity", deadline)
-        crl = self._get(f"{self.url}/sgx/certification/v4/pckcrl?ca={model.authority}&encoding=der", deadline)
+        tcb = self._get(f"{tee}/tcb?fmspc={model.fmspc.hex().upper()}", end)
+        identity = self._get(f"{tee}/qe/identity", end)
+        crl = self._get(f"{self.url}/sgx/certification/v4/pckcrl?ca={model.authority}&encoding=der", end)
         tcb_info, tcb_info_signature = parse_signed_document(tcb.body, TCB_INFO)
         qe_identity, qe_identity_signature = parse_signed_document(identity.body, QE_IDENTITY)
         pck_crl_issuer_chain = self._chain(crl, "PCK CRL")
         return Collateral(
             pck_crl_issuer_chain=pck_crl_issuer_chain,
-            root_ca_crl=self._root_crl(pck_crl_issuer_chain, deadline),
+            root_ca_crl=self._root_crl(pck_crl_issuer_chain, end),
             pck_crl=parse_crl_answer(crl.body),
             tcb_info_issuer_chain=self._chain(tcb, TCB_INFO),
             tcb_info=tcb_info,
@@ -128,13 +124,13 @@ class PcsClient:
             qe_identity_signature=qe_identity_signature,
         )
 
-    def _root_crl(self, issuer_chain: str, deadline: ExchangeDeadline) -> bytes:
+    def _root_crl(self, issuer_chain: str, end: float) -> bytes:
         """From the endpoint if it has that page (caches have), else from where the trusted root's certificate says."""
         try:
-            return parse_crl_answer(self._get(f"{self.url}/sgx/certification/v4/rootcacrl", deadline).body)
+            return parse_crl_answer(self._get(f"{self.url}/sgx/certification/v4/rootcacrl", end).body)
         except CollateralFatalError:
             for location in _crl_locations(issuer_chain, self._roots):
-                return parse_crl_answer(self._get(location, deadline).body)
+                return parse_crl_answer(self._get(location, end).body)
             raise
 
     def _chain(self, answer: Answer, what: str) -> str:
@@ -143,27 +139,19 @@ class PcsClient:
                 return parse_issuer_chain(answer.headers[name])
         raise CollateralMalformedError(f"answer with {what}: want the header {CHAIN_HEADERS[what][0]}, got none")
 
-    def _get(self, url: str, deadline: ExchangeDeadline) -> Answer:
+    def _get(self, url: str, end: float) -> Answer:
+        ends = min(end, time.monotonic() + self._wait)
         try:
-            with self._http.stream("GET", url, extensions={"trace": deadline.trace}) as response:
+            with self._http.stream("GET", url, extensions=until(ends)) as response:
                 if response.status_code != httpx.codes.OK:
                     raise _refusal(url, response.status_code)
-                return Answer(_read(url, response.iter_raw(), deadline), response.headers)
+                return Answer(bounded_body(response, MAX_ANSWER), response.headers)
+        except PeerUnavailableError as exc:
+            raise CollateralFatalError(f"{url}: {exc}") from exc
+        except httpx.TimeoutException as exc:
+            raise CollateralTransientError(f"{url}: no answer in time") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            if deadline.is_over or isinstance(exc, httpx.TimeoutException):
-                raise CollateralTransientError(f"{url}: no answer in time") from exc
             raise CollateralTransientError(f"{url}: no answer: {exc or type(exc).__name__}") from exc
-
-
-def _read(url: str, chunks: Iterable[bytes], deadline: ExchangeDeadline) -> bytes:
-    body = bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise CollateralFatalError(f"{url}: want at most {MAX_ANSWER} bytes, got more")
-        if deadline.is_over:
-            raise CollateralTransientError(f"{url}: no complete answer in time")
-    return bytes(body)
 
 
 def _refusal(url: str, status: int) -> CollateralTransientError | CollateralFatalError:
@@ -188,11 +176,10 @@ def _crl_locations(issuer_chain: str, roots: TrustedRoots) -> list[str]:
 
 def _require_fetchable(url: str) -> None:
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        parts = split_url(url)
     except ValueError as exc:
-        raise ConfigError(f"collateral endpoint: want a URL, got {url[:200]!r}") from exc
-    if not host or parts.username or parts.query or parts.fragment:
+        raise ConfigError(f"collateral endpoint: {exc}, got {url[:200]!r}") from exc
+    if parts.username or parts.query or parts.fragment:
         raise ConfigError("collateral endpoint: want scheme, host and path, and no user, query or fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+    if parts.scheme != "https" and not is_this_machine(parts.hostname or ""):
         raise ConfigError(f"collateral endpoint: want https, or http to this machine, got {url[:200]!r}")

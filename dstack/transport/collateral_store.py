@@ -146,12 +146,6 @@ class CollateralStore:
             self._slot(model).not_before = None
         return self._await(self._start(model))
 
-    def is_fetching(self, model: PlatformModel) -> bool:
-        """Whether endpoints are being asked about *model* now."""
-        with self._lock:
-            slot = self._slots.get(model)
-            return slot is not None and slot.flight is not None
-
     def _in_force(self, model: PlatformModel) -> VerifiedCollateral | None:
         """From memory, else from disk; starts a refresh where one is due."""
         now = self._clock()

@@ -1,7 +1,8 @@
 """A large request body into memory of the caller's, past the parser, which copies what it is given several times.
 
-Only bodies with a `Content-Length` have this way. The parser is told how much was taken, so that whatever follows (the
-end of the body, what the application leaves unread, the next request) is its own again.
+Only bodies with a `Content-Length` have this way. Afterwards a new parser is given the same request with the length
+that is left, so that whatever follows is its own: the end of the body, what the application leaves unread, the next
+request.
 """
 
 from __future__ import annotations
@@ -9,8 +10,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from h11._readers import ContentLengthReader
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_LENGTH = b"content-length"
+
+
+class BodyParser(h11.Connection):
+    """The parser of a server, which knows how many bytes of a body with a length are still to come.
+
+    Attributes:
+        outstanding: So many; None where the body has no length.
+    """
+
+    outstanding: int | None = None
+
+    def __init__(self, header_limit: int) -> None:
+        """Take the largest size of a head."""
+        super().__init__(h11.SERVER, header_limit)
+        self.header_limit = header_limit
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """As the library's."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.outstanding = next((int(value) for name, value in event.headers if name == _LENGTH), None)
+        elif isinstance(event, h11.Data) and self.outstanding is not None:
+            self.outstanding -= len(event.data)
+        return event
 
 
 async def fill_from_body(
@@ -31,19 +58,38 @@ async def fill_from_body(
     """
     filled = _take_parsed(protocol, buffer)
     came(filled)
-    reader = protocol.conn._reader
-    if not isinstance(reader, ContentLengthReader) or protocol.cycle.waiting_for_100_continue:
+    parser, cycle = protocol.conn, protocol.cycle
+    if not isinstance(parser, BodyParser) or not parser.outstanding or protocol.scope["http_version"] != "1.1":
         return
-    wanted = min(len(buffer) - filled, reader._remaining)
+    if cycle.waiting_for_100_continue or cycle.response_started:
+        return
+    wanted = min(len(buffer) - filled, parser.outstanding)
     if not wanted or protocol.transport.is_closing():
         return
     filler = _Filler(protocol, buffer[filled : filled + wanted], came)
     try:
         await filler.fill(idle_seconds)
     finally:
-        reader._remaining -= filler.filled
-        if not reader._remaining:
-            protocol.handle_events()
+        if filler.filled:
+            _continue_after(protocol, parser, parser.outstanding - filler.filled)
+
+
+def _continue_after(protocol: H11Protocol, parser: BodyParser, left: int) -> None:
+    """Go on with a parser that was told of the same request with so much of its body left."""
+    headers = [(name, value) for name, value in protocol.headers if name not in (_LENGTH, b"expect")]
+    request = h11.Request(
+        method=protocol.scope["method"],
+        target=protocol.scope["raw_path"],
+        headers=[*headers, (_LENGTH, str(left).encode())],
+    )
+    following = BodyParser(parser.header_limit)
+    following.receive_data(h11.Connection(h11.CLIENT).send(request) or b"")
+    following.next_event()
+    if parser.trailing_data[0]:
+        following.receive_data(parser.trailing_data[0])
+    protocol.conn = protocol.cycle.conn = following
+    if not left:
+        protocol.handle_events()
 
 
 def _take_parsed(protocol: H11Protocol, buffer: memoryview) -> int:

@@ -1,8 +1,8 @@
 """One HTTP listener: TCP, TLS or a unix socket, with limits, stopped from any thread.
 
-Limits: headers 64 KiB and 10 s, 60 s for a client to take what waits for it, 256 connections, 10 s of grace at the end.
-TLS handshakes end after 60 s (asyncio's default). The body's limits are `server`'s. There is no access log: a query may
-carry arguments of a method.
+Limits: 10 s for a TLS handshake, headers 64 KiB and 10 s, 60 s for a client to take what waits for it, 256 connections
+that shake hands and 256 others, of which one address may hold half (`connections`), 10 s of grace at the end. Those of
+the body are `server`'s. There is no access log: a query may carry arguments of a method.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from typing import Any
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dstack.errors import ConfigError
-from dstack.transport.direct_body import fill_from_body
+from dstack.transport.bodies import BodyBudget, Leased
+from dstack.transport.connections import Activity, CountedSocket, Ledger
+from dstack.transport.direct_body import BodyParser, fill_from_body
+from dstack.wire.prpc import error_json
 
 HEADER_LIMIT = 64 << 10
 HEADER_SECONDS = 10.0
 WRITE_SECONDS = 60.0
+HANDSHAKE_SECONDS = 10.0
 MAX_CONNECTIONS = 256
+CONNECTIONS_OF_PEER = 128
 GRACE_SECONDS = 10
 PEER_CERTIFICATE = "peer_certificate_der"
 """The member of a request's state that holds the client's certificate in DER, or None."""
@@ -39,6 +46,10 @@ BODY_FILLER = "body_filler"
 """The member of a request's state that fills a buffer from the body: `direct_body.fill_from_body` of its connection."""
 
 _START_SECONDS = 30.0
+# Of all listeners: they share the memory.
+_BODIES = BodyBudget()
+# What arrives while the loop is busy: not so many that there are no descriptors left when it comes to them.
+_BACKLOG = 256
 
 
 class PeerCertificateProtocol(H11Protocol):
@@ -50,13 +61,34 @@ class PeerCertificateProtocol(H11Protocol):
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, ledger: Ledger, **settings: Any) -> None:
+        """Take what uvicorn gives, and where connections are counted."""
+        super().__init__(**settings)
+        self.conn = BodyParser(HEADER_LIMIT)
+        self._ledger = ledger
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Put the certificate where uvicorn copies every request's state from."""
+        """Take a place, and put the certificate where uvicorn copies every request's state from."""
         super().connection_made(transport)
+        if not self._ledger.serve(transport.get_extra_info("socket").fileno(), self):
+            self.app = _turn_away
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls else None
         self.app_state = {**self.app_state, PEER_CERTIFICATE: certificate, BODY_FILLER: partial(fill_from_body, self)}
         self._watch_header()
+
+    def activity(self) -> Activity:
+        """What the connection waits for now."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return Activity.IDLE
+        if cycle.more_body or self._write_timer is not None:
+            return Activity.STALLED
+        return Activity.WORKING
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Time the headers of each request, also of the later ones on a connection."""
@@ -107,6 +139,8 @@ class Listener:
         tls: Serve HTTPS with this context.
         unix_socket: Listen at this path instead of TCP.
         unix_mode: Permissions of that path.
+        connections_of_peer: How many connections one address may hold; whoever reaches a unix socket may hold all.
+        handshake_seconds: How long a TLS handshake may take.
 
     Raises:
         ConfigError: The address cannot be listened at.
@@ -121,11 +155,16 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         unix_socket: Path | None = None,
         unix_mode: int = 0o600,
+        connections_of_peer: int = CONNECTIONS_OF_PEER,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         self._unix_socket = unix_socket
-        self._socket = _bind_unix(unix_socket, unix_mode) if unix_socket else _bind_tcp(host, port)
+        share = MAX_CONNECTIONS if unix_socket else min(connections_of_peer, MAX_CONNECTIONS)
+        ledger = Ledger(size=MAX_CONNECTIONS, share=share, arrive_seconds=handshake_seconds)
+        bound = _bind_unix(unix_socket, unix_mode) if unix_socket else _bind_tcp(host, port)
+        self._socket = CountedSocket(bound, ledger)
         self._port = 0 if unix_socket else int(self._socket.getsockname()[1])
-        self._server = uvicorn.Server(_configuration(app, tls))
+        self._server = uvicorn.Server(_configuration(app, tls, ledger))
 
     @property
     def port(self) -> int:
@@ -166,12 +205,23 @@ class Listener:
         raise ConfigError(f"listener: want it to start within {_START_SECONDS:.0f} s, got nothing")
 
 
-def _configuration(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
+async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to whoever has found no place."""
+    answer = Response(
+        error_json("too many connections: want fewer, try again in a second", kind="unavailable"),
+        status_code=503,
+        headers={"Retry-After": "1", "Connection": "close"},
+        media_type="application/json",
+    )
+    await answer(scope, receive, send)
+
+
+def _configuration(app: FastAPI, tls: ssl.SSLContext | None, ledger: Ledger) -> uvicorn.Config:
     settings: dict[str, Any] = {"ssl_context_factory": lambda _config, _default: tls} if tls else {}
     return uvicorn.Config(
-        app,
+        Leased(app, _BODIES),
         loop="asyncio",
-        http=PeerCertificateProtocol,
+        http=partial(PeerCertificateProtocol, ledger),  # type: ignore[arg-type] # A class is called, no more.
         ws="none",
         lifespan="off",
         log_config=None,
@@ -179,8 +229,7 @@ def _configuration(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=HEADER_LIMIT,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
         **settings,
     )

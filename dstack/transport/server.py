@@ -25,7 +25,9 @@ from dstack.errors import (
     MessageMalformedError,
     QuoteUntrustedError,
     RefusedError,
+    ServiceBusyError,
 )
+from dstack.transport.bodies import BODY_LEASE
 from dstack.transport.listener import PEER_CERTIFICATE
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
@@ -139,10 +141,11 @@ class _Endpoint:
 
 
 def failure(error: DstackError, *, as_json: bool = True) -> Response:
-    """The answer to an error: status 400, and in JSON also which kind of error and which rule decided."""
+    """The answer to an error: status 400 (503: busy), and in JSON also which kind of error and which rule decided."""
+    status, headers = (503, {"Retry-After": "1"}) if isinstance(error, ServiceBusyError) else (400, None)
     if not as_json:
-        return Response(error_protobuf(str(error)), status_code=400, media_type=_OCTETS)
-    return Response(error_json(str(error), **_details(error)), status_code=400, media_type=_JSON)
+        return Response(error_protobuf(str(error)), status, headers, _OCTETS)
+    return Response(error_json(str(error), **_details(error)), status, headers, _JSON)
 
 
 async def _answer(service: Mapping[str, Method], name: str, request: Request, request_id: str) -> Response:
@@ -165,14 +168,16 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         MessageMalformedError: It is larger than `BODY_LIMIT`, or did not come within `BODY_SECONDS`.
+        ServiceBusyError: Bodies take too much memory just now.
     """
-    body = bytearray()
+    body, lease = bytearray(), request.scope["state"][BODY_LEASE]
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > BODY_LIMIT:
                     raise MessageMalformedError(f"body: want at most {BODY_LIMIT} bytes: payload too large")
+                lease.hold(len(body))
     except TimeoutError as exc:
         raise MessageMalformedError(f"body: want it within {BODY_SECONDS:.0f} s, got a part") from exc
     return bytes(body)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-from urllib.parse import urlsplit
 
 from dstack.errors import InputError, PeerUnavailableError
 from dstack.transport.tls import unauthenticated_client_context
+from dstack.web.urls import split_url
 
 CONNECT_SECONDS = 10.0
 _DEFAULT_PORT = 443
@@ -43,10 +43,9 @@ def fetch_server_certificate(url: str, *, timeout: float = CONNECT_SECONDS) -> b
 
 def _address(url: str) -> tuple[str, int]:
     try:
-        parts = urlsplit(url)
-        port = parts.port or _DEFAULT_PORT
+        parts = split_url(url)
     except ValueError as exc:
         raise InputError(f"URL: want https://host:port, got {url[:200]!r}") from exc
-    if parts.scheme != "https" or not parts.hostname:
+    if parts.scheme != "https":
         raise InputError(f"URL: want https://host:port, got {url[:200]!r}")
-    return parts.hostname, port
+    return parts.hostname or "", parts.port or _DEFAULT_PORT

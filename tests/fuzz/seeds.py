@@ -45,6 +45,7 @@ from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.quoting import TdRegisters, make_quote
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash, ReportData
+from dstack.wire import key_provider
 from dstack.wire.message import to_json, to_protobuf
 from replicator import custody, documents
 from replicator.answers import Answer, serialise_answer
@@ -277,6 +278,8 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "prpc_protobuf": lambda: _messages(to_protobuf),
     "prpc_query": lambda: [b"\0api_version=1&vm_config=%7b%7d", b"\6subject=a&alt_names[0]=b&alt_names[1]=c"],
     "environment": lambda: [serialise_environment([Variable("A", "1"), Variable("B", "ü")])],
+    "key_request": lambda: [key_provider.serialise_request(key_provider.SealingKeyRequest(b"\0\1\xff"))],
+    "key_answer": lambda: [key_provider.serialise_answer(key_provider.SealingKeyAnswer(b"\1", b"\3\4"))],
     "handover_request": lambda: [documents.serialise_request(_request()).encode()],
     "handover_receipt": lambda: [documents.compact(_answer().receipt.members()).encode()],
     "handover_answer": lambda: [serialise_answer(_answer()).encode()],

@@ -36,7 +36,7 @@ from dstack.chain.operator import Kind
 from dstack.chain.signing_file import parse_signing_file, serialise_signing_file
 from dstack.errors import DstackError, EvidenceMalformedError, SignatureUntrustedError
 from dstack.guest.host_shared import parse_instance_info, parse_sys_config
-from dstack.keys.environment import parse_environment, serialise_environment
+from dstack.keys.environment import allowed_variables, parse_environment, serialise_env_file, serialise_environment
 from dstack.measurement.acpi import derive_acpi_blobs
 from dstack.measurement.acpi_store import parse_store_index, serialise_store_index
 from dstack.measurement.authenticode import authenticode_sha384
@@ -53,7 +53,7 @@ from dstack.measurement.result_json import parse_measurement
 from dstack.measurement.td_hob import parse_hob_witness, serialise_hob_witness, td_hob
 from dstack.measurement.tdvf import parse_firmware
 from dstack.measurement.vm_config import parse_vm_config, serialise_vm_config
-from dstack.wire import guest, kms
+from dstack.wire import guest, key_provider, kms
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from dstack.wire.prpc import read_error_json, read_error_protobuf
 from replicator.answers import parse_answer, serialise_answer
@@ -190,6 +190,12 @@ def _prpc_query(data: bytes) -> None:
     from_query(message, _text(body))
 
 
+def _environment(data: bytes) -> None:
+    _again(parse_environment, serialise_environment)(data)
+    variables = parse_environment(data)
+    serialise_env_file(allowed_variables(variables, {each.key for each in variables}))
+
+
 TARGETS: Final[dict[str, Target]] = {
     "quote": parse_quote,
     "evidence": _evidence,
@@ -232,7 +238,9 @@ TARGETS: Final[dict[str, Target]] = {
     "prpc_json": _prpc_json,
     "prpc_protobuf": _prpc_protobuf,
     "prpc_query": _prpc_query,
-    "environment": _again(parse_environment, serialise_environment),
+    "environment": _environment,
+    "key_request": _again(key_provider.parse_request, key_provider.serialise_request),
+    "key_answer": _again(key_provider.parse_answer, key_provider.serialise_answer),
     "handover_request": _again(parse_request, lambda request: serialise_request(request).encode()),
     "handover_receipt": _again(parse_receipt, lambda receipt: compact(receipt.members()).encode()),
     "handover_answer": _again(parse_answer, lambda answer: serialise_answer(answer).encode()),

@@ -62,6 +62,26 @@ def test_the_printed_commands_run_as_written(demo: DemoRun) -> None:
     assert codes == [0, 0, 0, 0]
 
 
+def test_the_readme_s_commands_run_as_written(demo: DemoRun, project_root: Path, tmp_path: Path) -> None:
+    """What a newcomer types after `make demo` succeeds, in the folder that holds the results."""
+    readme = (project_root / "README.md").read_text()
+    block = re.search(r"## Check it yourself\n+```sh\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    activate, *lines = block[1].replace("\\\n", " ").splitlines()
+    (tmp_path / "demo-results").symlink_to(demo.folder)
+
+    codes = {
+        line: subprocess.run(
+            _as_module(line.partition(" #")[0]), cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+        for line in lines
+    }
+
+    assert activate == ". .venv/bin/activate"
+    assert len(lines) == 5
+    assert set(codes.values()) == {0}, codes
+
+
 def test_a_changed_event_log_no_longer_replays(demo: DemoRun, tmp_path: Path) -> None:
     """The kept artifacts are not decoration: one changed event makes the printed command refuse."""
     answer = json.loads((demo.folder / "app" / "get-quote.json").read_text())
@@ -160,6 +180,31 @@ def test_ctrl_c_ends_every_program_and_removes_the_keys(tmp_path: Path) -> None:
     assert mode == 0o700
     assert list(tmp_path.glob("dstack-demo-*")) == []
     assert _processes_naming(str(private)) == []
+
+
+def test_ctrl_c_while_it_is_still_loading_is_one_line(tmp_path: Path) -> None:
+    """Who changes his mind in the first second reads no traceback, and nothing is left."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, dstack.devnet.__main__; print('dstack.devnet.story' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dstack.devnet", "--results", str(tmp_path / "results")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        text=True,
+    )
+    _wait_until(lambda: list(tmp_path.glob("dstack-demo-*")) != [])
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert loaded.stdout == "False\n", "what takes a second to import is imported before interrupts are looked after"
+    assert (process.returncode, errors.strip()) == (130, "dstack: interrupted")
+    assert list(tmp_path.glob("dstack-demo-*")) == []
 
 
 def _as_module(line: str) -> list[str]:

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from dstack.chain.review import MeasuredImage
 from dstack.cli.files import read_input
-from dstack.errors import InputError, MeasurementMalformedError
+from dstack.errors import InputError
 from dstack.measurement.document import (
     DOCUMENT_NAME,
     MAX_DOCUMENT,
     parse_measurement_document,
     shapeless_registers,
 )
-from dstack.measurement.image import CHECKSUM_FILE_NAME, MAX_CHECKSUM_FILE, os_image_hash, parse_checksum_file
+from dstack.measurement.image import (
+    CHECKSUM_FILE_NAME,
+    MAX_CHECKSUM_FILE,
+    os_image_hash,
+    parse_checksum_file,
+    require_listed,
+)
 from dstack.values import Register
 
 
@@ -28,9 +34,8 @@ def measure_image(folder: str) -> MeasuredImage:
     root = Path(folder)
     checksum_file = read_input(str(root / CHECKSUM_FILE_NAME), limit=MAX_CHECKSUM_FILE)
     listed = parse_checksum_file(checksum_file)
-    for name, digest in listed.items():
-        if _sha256(root / name) != digest:
-            raise MeasurementMalformedError(f"{root / name}: not the file that {CHECKSUM_FILE_NAME} lists")
+    for name in listed:
+        require_listed(name, _sha256(root / name), listed)
     registers: dict[str, Register] = {}
     if DOCUMENT_NAME in listed:
         document = parse_measurement_document(read_input(str(root / DOCUMENT_NAME), limit=MAX_DOCUMENT))

@@ -7,13 +7,24 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
+from nacl.public import PublicKey, SealedBox
 
 from dstack.attestation.evidence import parse_evidence
 from dstack.attestation.report_data import padded_report_data
+from dstack.keys.sealing import TAG_SIZE
 from dstack.transport.listener import Listener
+from replicator.answers import parse_answer
 from replicator.app import replicator_app
-from replicator.old_forms import old_request
-from tests.worlds import Handover, Site, make_handover, make_node
+from replicator.documents import parse_request
+from replicator.old_forms import answer_in_text, old_request
+from tests.worlds import LAW, SECRET, Handover, Site, make_handover, make_node
+
+OFF = "protocol.old_forms is off"
+BARE_QUOTE = (
+    "onboard: quote: want what this service's /requestKey answered, got a bare quote: it binds neither chain nor nonce "
+    "nor expiry, and shows no event log"
+)
+BARE_BOX = "receiveKey: want what this service's /onboard answered, got a bare sealed box: it names no sender"
 
 
 def old_pair(world: Handover) -> dict[str, str]:
@@ -39,19 +50,30 @@ def test_a_bare_quote_gets_no_secret(tmp_path: Path, site: Site, old_forms: bool
 
     answer = posted(world, "/onboard", urlencode(old_pair(world)).encode(), old_forms=old_forms)
 
-    assert (answer.status_code, answer.json()["kind"]) == (409, "HandoverRefusedError")
-    assert ("bare quote" if old_forms else "protocol.old_forms is off") in answer.json()["error"]
+    error = BARE_QUOTE if old_forms else "onboard: want a document of version 2, got an old form; " + OFF
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
     assert world.receipts("old") == []
 
 
 @pytest.mark.parametrize("old_forms", [False, True])
 def test_a_bare_box_is_not_stored(tmp_path: Path, site: Site, old_forms: bool) -> None:
-    """A sealed box of nobody's is refused."""
+    """A box that opens with the key of a waiting request, and names no sender, is refused; the request waits on."""
     world = make_handover(tmp_path, site)
+    world.new.old_forms = old_forms
+    asked = world.new.request_key()
+    box = SealedBox(PublicKey(asked.request.public_key)).encrypt(b"the host's secret")
 
-    answer = posted(world, "/receiveKey", b"07" * 100, old_forms=old_forms)
+    with (
+        Listener(replicator_app(world.new)).running() as listener,
+        httpx.Client(base_url=f"http://127.0.0.1:{listener.port}", trust_env=False) as client,
+    ):
+        answer = client.post("/receiveKey", content=box.hex())
+        (waiting,) = client.get("/status").json()["pending"]
 
-    assert (answer.status_code, answer.json()["kind"]) == (409, "HandoverRefusedError")
+    error = BARE_BOX if old_forms else "receiveKey: want an answer of version 2, got an old form; " + OFF
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
+    assert (waiting["request"], waiting["stage"]) == (asked.request.hash().hex(), "asked")
+    assert (world.new_secure_file.exists(), world.receipts("new")) == (False, [])
 
 
 def test_the_old_form_is_off_unless_it_is_switched_on(tmp_path: Path, site: Site) -> None:
@@ -62,7 +84,20 @@ def test_the_old_form_is_off_unless_it_is_switched_on(tmp_path: Path, site: Site
     off = posted(world, "/onboard", body, old_forms=False)
     on = posted(world, "/onboard", body, old_forms=True)
 
-    assert (off.status_code, on.status_code) == (409, 200)
+    error = "onboard: want a document of version 2, got an old form; " + OFF
+    assert (off.status_code, off.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
+    line, chunks = answer_in_text(on.content)
+    assert (on.status_code, len(chunks)) == (200, len(SECRET) + TAG_SIZE)
+    assert [each["hash"] for each in world.receipts("old")] == [parse_answer(line).receipt.hash().hex()]
+
+
+def test_an_old_request_is_not_made_where_version_2_is_wanted(tmp_path: Path, site: Site) -> None:
+    """With the old forms off even an empty body gets the document, which no old script takes for its own."""
+    world = make_handover(tmp_path, site)
+
+    answer = posted(world, "/requestKey", b"", old_forms=False)
+
+    assert (answer.status_code, parse_request(answer.content).request.law) == (200, LAW)
 
 
 def test_version_1_of_a_document_is_refused(tmp_path: Path, site: Site) -> None:

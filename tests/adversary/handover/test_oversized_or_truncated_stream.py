@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
 from dstack.transport.listener import Listener
 from replicator.answers import MAX_ANSWER
 from replicator.app import replicator_app
+from tests.handover_attacks import forged
 from tests.worlds import Handover, Site, make_handover
 
 CONTENT = bytes(range(256)) * (2 * CHUNK // 256) + b"end"
@@ -105,6 +107,18 @@ def test_a_size_that_nobody_may_send_is_refused(world: Handover, parts: list[byt
     code, body = post(world, json.dumps(line).encode() + b"\n")
 
     assert (code, body["error"]) == (400, f"content: want 1 to {MAX_CONTENT} bytes, got {size}")
+
+
+def test_the_largest_size_is_taken(world: Handover) -> None:
+    """A receipt over 16 GiB is accepted, and nothing is set aside for it before it comes."""
+    request = world.request()
+    line, _ = forged(
+        world.old_machine, request, world.answer(request), change=lambda terms: replace(terms, size=MAX_CONTENT)
+    )
+    code, body = post(world, line + b"\n")
+
+    assert (code, body["error"]) == (409, "stream: want 16384 chunks, got 0; go on with chunk 0")
+    assert [path.stat().st_size for path in world.new_secure_file.parent.glob("*.incoming.*")] == [0]
 
 
 def test_nobody_goes_on_where_nothing_began(world: Handover, parts: list[bytes]) -> None:

@@ -34,7 +34,7 @@ def test_a_packed_answer_is_refused_before_it_is_unpacked() -> None:
     ):
         with pytest.raises(EndpointError, match="want a plain answer, got one packed as 'gzip'"):
             client.exchange("POST", f"http://127.0.0.1:{listener.port}/", b"{}")
-        with pytest.raises(PeerUnavailableError, match="answer: want it plain, got it packed"):
+        with pytest.raises(PeerUnavailableError, match="want a plain answer, got one packed as 'gzip'"):
             prpc.call("GetMeta", None, GetMetaResponse)
 
     assert asked == ["identity", "identity"]

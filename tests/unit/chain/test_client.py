@@ -123,7 +123,9 @@ def test_an_endpoint_that_stays_silent_is_unavailable() -> None:
 @pytest.mark.parametrize("url", ["", "localhost:8545", "ftp://host", "http://", "ws://host:1", "http://host:port"])
 def test_a_url_must_be_http(url: str) -> None:
     """Other schemes and half URLs are refused without repeating them."""
-    with pytest.raises(ConfigError, match=r"^RPC URL: want http or https and a host$"):
+    with pytest.raises(
+        ConfigError, match=r"^RPC URL: want an http or https URL with a host, and no port or one from 1 to 65535$"
+    ):
         ChainClient(url)
 
 

@@ -316,7 +316,7 @@ def test_a_fault_is_logged_when_it_begins_and_when_it_ends(
     [
         ([], {}, "want 1 to 9, got 0"),
         ([f"http://a:{port}" for port in range(1, 11)], {}, "want 1 to 9, got 10"),
-        (["ftp://a"], {}, "want http or https and a host"),
+        (["ftp://a"], {}, "want an http or https URL with a host"),
         (["http://a"], {"block_tag": "pending"}, "block tag: want one of finalized, safe, latest"),
         (["http://a", "http://b", "http://c"], {"agreement": 1}, "want 2 to 3 of 3, got 1"),
     ],

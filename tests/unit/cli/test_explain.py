@@ -270,3 +270,16 @@ def test_standard_input_can_be_one_of_the_two() -> None:
     """Not both."""
     with pytest.raises(InputError, match="only one of the two can be standard input"):
         CliRunner().invoke(command, ["-", "-"], catch_exceptions=False)
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    """Two empty logs are not equal: exit 3, in words and in JSON."""
+    a, b = write_log(tmp_path, "a.json", ()), write_log(tmp_path, "b.json", ())
+
+    in_words, in_json = run(a, b), run(a, b, "--json")
+
+    assert (in_words.exit_code, in_words.stdout) == (
+        3,
+        "not comparable: neither of the two has a register or an event\n",
+    )
+    assert (in_json.exit_code, in_json.stdout) == (3, "[]\n")

@@ -6,7 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -29,6 +29,24 @@ def test_help_names_every_command() -> None:
     assert [f"  {name}" in done.stdout and summary in done.stdout for name, (_, summary) in COMMANDS.items()] == [
         True
     ] * len(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("replay", "absent.json", "--json")], ids=["answer", "error"])
+def test_an_answer_that_cannot_be_written_is_no_verdict(arguments: Sequence[str]) -> None:
+    """On a full disk: one sentence and exit 3, never the 1 of a refusal or a traceback."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dstack.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (
+        3,
+        "dstack: standard output: cannot be written: No space left on device\n",
+    )
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -103,4 +121,4 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
     assert process.stderr is not None
     errors = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=30), errors) == (1, b"")
+    assert (process.wait(timeout=30), errors) == (141, b"")

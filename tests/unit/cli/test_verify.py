@@ -383,6 +383,8 @@ def test_a_quote_that_cannot_be_read_is_bad_input(files):
         (("quote.bin", "--accept-status", "Fine@2021-01-01T00:00:00Z"), ConfigError, "want one of UpToDate"),
         (("quote.bin", "--accept-status", "Revoked@2021-01-01T00:00:00Z"), ConfigError, "Revoked cannot be accepted"),
         (("quote.bin", "--accept-status", "OutOfDate@2021-01-01T00:00:00"), ConfigError, "want a time zone"),
+        (("quote.bin", "--at", "0001-01-01T00:00:00+01:00"), ConfigError, "want a time in the years 1 to 9999 of UTC"),
+        (("quote.bin", "--at", "2025-06-01"), ConfigError, "the Z in 2027-01-15T08:00:00Z, got '2025-06-01'"),
         (("quote.bin", "--at", "noon"), InputError, "want a time such as"),
         (("quote.bin", "--reference", "quote.bin"), InputError, "reference: want UTF-8"),
     ],

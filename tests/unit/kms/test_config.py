@@ -253,6 +253,9 @@ def test_decisions_are_kept_beside_the_keys() -> None:
         ("core.decisions", "database_url = 'mysql://x'", "core.decisions.database_url: want sqlite:///PATH or"),
         ("core.decisions", "retention = '1h'", "core.decisions.retention: want at least 1d"),
         ("core.limits", "requests_per_second = 0", "core.limits.requests_per_second: Input should be greater than 0"),
+        ("core.limits", "connections_of_peer = 257", "connections_of_peer: Input should be less than or equal to 256"),
+        ("core.limits", "connections_of_peer = 0", "connections_of_peer: Input should be greater than or equal to 1"),
+        ("core.limits", "handshake = '2m'", "core.limits.handshake: want 1s to 1m"),
         ("default", "workers = 1\n[default.x]", "x: unknown setting"),
         ("default", "rpc = 1\n[rpc]", "file: rpc: want it once, got it in default and at the top"),
         ("core.image", "verify = false", "core.image.verify: Input should be True"),
@@ -358,7 +361,9 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, timedelta):
         seconds = int(value.total_seconds())
-        return next(f"{seconds // size}{unit}" for unit, size in (("d", 86400), ("m", 60)) if seconds % size == 0)
+        return next(
+            f"{seconds // size}{unit}" for unit, size in (("d", 86400), ("m", 60), ("s", 1)) if seconds % size == 0
+        )
     if isinstance(value, frozenset):
         return "[" + ", ".join(f'"{member.value}"' for member in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

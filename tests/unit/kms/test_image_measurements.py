@@ -26,12 +26,12 @@ from dstack.measurement.prediction import plain
 from dstack.measurement.rtmr3 import OUR_SEQUENCE, BootInputs, boot_events, predict_rtmr3
 from dstack.measurement.vm_config import VmConfig, serialise_vm_config
 from dstack.simulator.quoting import TdRegisters, make_quote
-from dstack.values import OsImageHash, Register, ReportData
+from dstack.values import Digest32, OsImageHash, Register, ReportData
 from dstack.vmm.acpi_sources import capture
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
 from kms.acpi_tables import AcpiTables
 from kms.evidence import EvidenceVerifier
-from kms.image_cache import IMAGES, ImageCache
+from kms.image_cache import IMAGES, ImageCache, verify_image
 from kms.image_measurements import ImageMeasurements
 from tests.image_parts import Pe, acpi_tables, firmware
 from tests.unit.kms.conftest import APP_ID, COMPOSE_HASH, PKI, World
@@ -143,6 +143,23 @@ def test_cache_that_was_changed_is_noticed(tmp_path: Path, source: Source, name:
 
     with pytest.raises(MeasurementMalformedError, match=f"{name} is missing or not what its list says"):
         ImageMeasurements(cache).digests(CONFIG)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_that_is_replaced_after_the_check_is_noticed(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is measured are the very bytes that were compared with the list."""
+
+    def verified_then_replaced(wanted: OsImageHash, folder: Path) -> dict[str, Digest32]:
+        listed = verify_image(wanted, folder)
+        (folder / name).write_bytes(FILES[name] + b"\0")
+        return listed
+
+    monkeypatch.setattr("kms.image_measurements.verify_image", verified_then_replaced)
+
+    with pytest.raises(MeasurementMalformedError, match=f"{name}: not the file that sha256sum.txt lists"):
+        ImageMeasurements(ImageCache(tmp_path, source)).digests(CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_our_counters() -> None:
     values = _values(metrics)
     assert values["dstack_kms_requests_total", "GetMeta", "200"] == 1
     assert values["dstack_kms_requests_total", "unknown", "400"] == 1
+    assert ("dstack_connections_ended_total", "gave_way") in values
     assert values["dstack_kms_request_seconds_bucket", "0.025", "GetMeta"] == 1
     assert values["dstack_kms_request_seconds_bucket", "0.01", "GetMeta"] == 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256, sha384
 from pathlib import Path
@@ -11,7 +14,7 @@ import pefile
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement.authenticode import MAX_PE_SECTIONS, authenticode_sha384, parse_pe
+from dstack.measurement.authenticode import MAX_PE, MAX_PE_SECTIONS, authenticode_sha384, parse_pe
 from dstack.measurement.kernel import initrd_address, kernel_digest, patched_kernel
 from dstack.measurement.linux_boot import rtmr1_events
 from dstack.measurement.prediction import register_of
@@ -245,3 +248,26 @@ def test_kernels_that_qemu_could_not_start_are_refused(kernel: bytes, memory: in
     """Cut short, too old, without its mark, or without memory."""
     with pytest.raises(MeasurementMalformedError, match=message):
         kernel_digest(kernel, initrd_size=SMALL, memory_size=memory)
+
+
+def test_the_largest_kernel_is_measured_in_bounded_memory(tmp_path: Path) -> None:
+    """One byte more is refused, before anything is copied; the largest that is taken needs less than 256 MiB in all."""
+    path = tmp_path / "bzImage"
+    path.write_bytes(Pe(sections=((0x600, MAX_PE - 0x600),)).build())
+    os.truncate(path, MAX_PE)
+    program = (
+        "from pathlib import Path\n"
+        "from dstack.measurement.kernel import kernel_digest\n"
+        f"kernel = Path({str(path)!r}).read_bytes()\n"
+        "print(kernel_digest(kernel, initrd_size=1, memory_size=2 << 30).hex())\n"
+        # `getrusage` would count what this process had before it became that one.
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    digest, kibibytes = ran.stdout.split()
+    assert len(digest) == 96
+    assert int(kibibytes) < 256 * 1024
+    with pytest.raises(MeasurementMalformedError, match=f"kernel: want 4096 to {MAX_PE} bytes, got {MAX_PE + 1}"):
+        kernel_digest(bytes(MAX_PE + 1), initrd_size=0, memory_size=2 << 30)

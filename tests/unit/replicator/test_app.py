@@ -192,8 +192,8 @@ def test_configure_is_refused_where_the_settings_file_has_endpoints(world: Hando
     with serving(world.new) as new:
         answer = new.post("/configure", json={"rpc_urls": ["http://127.0.0.1:1"]})
 
-    assert answer.status_code == 409
-    assert "set in the settings file" in answer.json()["error"]
+    error = "configure: the endpoints are set in the settings file"
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
 
 
 @pytest.fixture
@@ -226,16 +226,25 @@ def test_a_caller_without_a_token_gets_no_key(keyed: Replicator, header: str | N
     with serving(keyed) as client:
         answer = client.post("/getkey", headers={"Authorization": header} if header else {})
 
-    assert (answer.status_code, answer.json()["kind"]) == (409, "HandoverRefusedError")
+    error = "getkey: want a container's own socket, or its token in the header Authorization"
+    assert (answer.status_code, answer.json()) == (409, {"error": error, "kind": "HandoverRefusedError"})
 
 
-@pytest.mark.parametrize("body", [{"name": "db"}, {"container": "db"}, {"tag": "x" * 257}, {"tag": 1}])
-def test_a_claimed_name_is_refused(keyed: Replicator, body: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"name": "db"}, "getkey: unknown member 'name'"),
+        ({"container": "db"}, "getkey: unknown member 'container'"),
+        ({"tag": "x" * 257}, "getkey: tag: want at most 256 characters, got 257"),
+        ({"tag": 1}, "getkey: tag: want a string, got a number"),
+    ],
+)
+def test_a_claimed_name_is_refused(keyed: Replicator, body: dict[str, object], error: str) -> None:
     """A container cannot say that it is another one; tags are bounded."""
     with serving(keyed) as client:
         answer = client.post("/getkey", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
 
-    assert answer.status_code == 400
+    assert (answer.status_code, answer.json()) == (400, {"error": error, "kind": "MessageMalformedError"})
 
 
 def test_a_socket_answers_for_its_container_alone(keyed: Replicator, tmp_path: Path) -> None:
@@ -301,3 +310,20 @@ def test_pages_of_receipts_are_bounded(world: Handover, monkeypatch: pytest.Monk
     assert ([each["role"] for each in first["receipts"]], first["next"]) == (["genesis"], 1)
     assert ([each["role"] for each in second["receipts"]], second["next"]) == (["sent"], None)
     assert both == {"receipts": first["receipts"] + second["receipts"], "next": None}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"role": "sent"}'])
+def test_a_damaged_receipt_is_named(world: Handover, content: str) -> None:
+    """A file that is no receipt is an error that says which, not a page without it; one that is moved away is none."""
+    damaged = world.folder / "old" / "receipts" / "damaged.json"
+    damaged.write_text(content)
+    gone = damaged.with_name("gone.json")
+    gone.symlink_to(world.folder / "nowhere")
+    with serving(world.old) as old:
+        answer = old.post("/receipts")
+        damaged.unlink()
+        healed = old.post("/receipts").json()
+
+    error = "receipts: damaged.json: want a receipt, got something else"
+    assert answer.json() == {"error": error, "kind": "KeystoreError"}
+    assert [each["role"] for each in healed["receipts"]] == ["genesis"]

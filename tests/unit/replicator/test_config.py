@@ -82,6 +82,8 @@ def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
         (MINIMAL + "[debug]\n", "unknown table 'debug'"),
         (MINIMAL + "[http]\nproxy = 1\n", "http: unknown member 'proxy'"),
         (MINIMAL + "[http]\nport = 70000\n", "port: want 0 to 65535"),
+        (MINIMAL + "[http]\nconnections_of_peer = 0\n", "connections_of_peer: want 1 to 256, got 0"),
+        (MINIMAL + "[http]\nconnections_of_peer = 257\n", "connections_of_peer: want 0 to 256, got 257"),
         (MINIMAL.replace("kms_auth", "kms"), "chain: unknown member 'kms'"),
         (MINIMAL.replace("chain_id = 8453", ""), "'chain_id' is missing"),
         (MINIMAL.replace("c1c1", "c1", 1), "kms_auth: .*want 20 bytes, got 19"),

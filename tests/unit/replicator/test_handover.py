@@ -144,9 +144,23 @@ def test_another_answer_with_the_same_content_goes_on_where_the_first_one_ended(
     node = NewNode((Asked(quoted, b"key"),)).accepting(first).received(first, 3)
     again = make_receipt(quoted, b"another key")
     other = replace(again, terms=replace(again.terms, fingerprint=Digest32(bytes(32))))
+    larger = replace(again, terms=replace(again.terms, size=again.terms.size + 1))
 
     assert node.accepting(again).of(again).next_chunk == 3
     assert node.accepting(other).of(other).next_chunk == 0
+    assert node.accepting(larger).of(larger).next_chunk == 0
+
+
+def test_an_answer_that_comes_too_late_is_refused() -> None:
+    """What was judged while another answer was stored, or the request ended, changes nothing."""
+    quoted = make_request(1)
+    first, late = make_receipt(quoted), make_receipt(quoted, b"another key")
+    stored = NewNode((Asked(quoted, b"key"),)).accepting(first).storing(first)
+
+    with pytest.raises(HandoverRefusedError, match="another answer to this request was stored already"):
+        stored.accepting(late)
+    with pytest.raises(HandoverRefusedError, match=f"no request {quoted.request.hash().hex()} waits here"):
+        NewNode().received(first, 1)
 
 
 def test_what_is_stored_forgets_its_key() -> None:
@@ -196,8 +210,8 @@ def test_expired_requests_make_room_for_new_ones() -> None:
 
     assert len(node.answered) == MAX_ANSWERED
     assert node.answer_to(quoted[0], later) is None
-    assert node.answer_to(quoted[1], later) is not None
-    assert node.answer_to(one_more, later) is not None
+    assert node.answer_to(quoted[1], later) == make_receipt(quoted[1])
+    assert node.answer_to(one_more, later) == make_receipt(one_more)
 
 
 def test_the_same_request_finds_its_answer() -> None:

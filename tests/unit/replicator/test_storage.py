@@ -96,6 +96,16 @@ def test_the_digest_does_not_show(tmp_path: Path) -> None:
     assert repr(held.sha256) not in repr(held)
 
 
+def test_the_largest_size_is_read(tmp_path: Path) -> None:
+    """16 GiB are a secure file."""
+    path = tmp_path / "secure"
+    with path.open("wb") as content:
+        content.truncate(16 << 30)
+
+    with SecureFile(path).reading() as (_, size):
+        assert size == 16 << 30
+
+
 @pytest.mark.parametrize("size", [0, (16 << 30) + 1])
 def test_content_out_of_bounds_is_refused(tmp_path: Path, size: int) -> None:
     """Nothing, and more than 16 GiB, is no secure file."""

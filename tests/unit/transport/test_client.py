@@ -66,5 +66,8 @@ def test_oversized_answer_is_unavailable(plain_url: str, monkeypatch: pytest.Mon
     """No more of an answer is read than the limit."""
     monkeypatch.setattr("dstack.transport.client.ANSWER_LIMIT", 8)
 
-    with PrpcClient(plain_url) as client, pytest.raises(PeerUnavailableError, match="want at most 8 bytes"):
+    with (
+        PrpcClient(plain_url) as client,
+        pytest.raises(PeerUnavailableError, match="an answer of at most 8 bytes"),
+    ):
         client.call("Echo", AppIdRequest(b"id"), PublicKeyResponse)

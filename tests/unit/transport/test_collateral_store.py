@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -93,6 +94,11 @@ def test_a_refresh_happens_behind_the_callers_back(world: PccsWorld) -> None:
     assert len(kept(world)) == 2
 
 
+def is_fetching(world: PccsWorld) -> bool:
+    """Whether a thread asks about the platform."""
+    return any(thread.name == f"collateral {world.model}" for thread in threading.enumerate())
+
+
 def test_a_failed_refresh_costs_nobody_anything(world: PccsWorld) -> None:
     """Statements in force are served while the services fail, and the failing service is left alone for a while."""
     behaviour = Behaviour()
@@ -102,7 +108,7 @@ def test_a_failed_refresh_costs_nobody_anything(world: PccsWorld) -> None:
     world.clock.now += REFRESH_AFTER
 
     assert store.collateral_for(world.quote) is first
-    wait_until(lambda: len(behaviour.requests) == asked + 1 and not store.is_fetching(world.model))
+    wait_until(lambda: len(behaviour.requests) == asked + 1 and not is_fetching(world))
     for _ in range(20):
         assert store.collateral_for(world.quote) is first
     assert len(behaviour.requests) == asked + 1
@@ -302,6 +308,6 @@ def test_what_settings_open_is_closed_with_them(world: PccsWorld) -> None:
         assert isinstance(store, CollateralStore)
         store.collateral_for(world.quote)
 
-    assert not store.is_fetching(world.model)
+    wait_until(lambda: not is_fetching(world))
     with pytest.raises(CollateralUnavailableError, match="the store is closed"):
         store.refresh(world.model)

@@ -122,18 +122,6 @@ def test_too_large_headers_are_refused() -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_connections_beyond_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the limit is reached, a further connection is answered 503."""
-    monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 2)
-
-    with (
-        Listener(app()).running() as listener,
-        socket.create_connection(("127.0.0.1", listener.port)),
-        socket.create_connection(("127.0.0.1", listener.port)),
-    ):
-        assert httpx.get(f"http://127.0.0.1:{listener.port}/").status_code == 503
-
-
 def test_a_client_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that waits to be taken does not hold its connection and its content for ever."""
     monkeypatch.setattr(listener_module, "WRITE_SECONDS", 0.3)
