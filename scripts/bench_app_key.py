@@ -77,7 +77,8 @@ def measure(seconds: float) -> dict[str, Any]:
     Returns:
         `kept` and `fresh`: as fast as they come; `half_load`: kept, at half that rate; each with `per_second`, `p50`,
         `p99` (milliseconds), `milliseconds_of_processor`, `per_core` and `milliseconds_of_the_load`. `parts`:
-        milliseconds of single steps. `soak`: resident megabytes before and after.
+        milliseconds of single steps. `shares`: of the processor time of a request over a new connection; they add up.
+        `soak`: resident megabytes before and after.
     """
     with ExitStack() as cleanup:
         site = Site.start(cleanup)
@@ -86,13 +87,13 @@ def measure(seconds: float) -> dict[str, Any]:
         bench = Bench(site, site.identities([caller] * IDENTITIES))
         bench.load("fresh", min(1.0, seconds))
         kept, fresh = bench.load("kept", seconds), bench.load("fresh", seconds)
+        parts = _parts(site, caller, seconds)
         return {
             "kept": kept,
             "fresh": fresh,
             "half_load": bench.load("kept", seconds, rate=kept["per_second"] / 2),
-            # What a new connection costs, which is TLS: milliseconds of processor.
-            "tls_handshake": round(fresh["milliseconds_of_processor"] - kept["milliseconds_of_processor"], 2),
-            "parts": _parts(site, caller, seconds),
+            "parts": parts,
+            "shares": _shares(kept, fresh, parts),
             "soak": _soak(bench),
             "load_average": os.getloadavg()[0],
         }
@@ -125,6 +126,30 @@ def _parts(site: Site, caller: Caller, seconds: float) -> dict[str, float]:
     asked.close()
     kept.close()
     return figures
+
+
+def _shares(kept: dict[str, Any], fresh: dict[str, Any], parts: dict[str, float]) -> dict[str, Any]:
+    """Milliseconds and percent of a request over a new connection; what no part accounts for is `rest`.
+
+    The rest is HTTP, the decision log and its signature, logs, and threads that wait for each other.
+    """
+    whole = fresh["milliseconds_of_processor"]
+    shares = {
+        # What a new connection costs beyond a kept one.
+        "tls_handshake": whole - kept["milliseconds_of_processor"],
+        # Measured in the workers, where nothing else happens.
+        "quote_verification": fresh["of_them_in_workers"],
+        "collateral": parts["collateral"],
+        "appraisal": parts["appraisal"],
+        # About the KMS itself, and about the app.
+        "chain": 2 * parts["chain_kept"],
+        "derivation": parts["derivation"],
+    }
+    shares["rest"] = whole - sum(shares.values())
+    return {
+        "milliseconds": {name: round(value, 2) for name, value in shares.items()},
+        "percent": {name: round(100 * value / whole, 1) for name, value in shares.items()},
+    }
 
 
 def _soak(bench: Bench) -> dict[str, Any]:

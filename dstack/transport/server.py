@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dstack.errors import (
     DstackError,
@@ -34,6 +34,7 @@ from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
 
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
+CALLS_AT_ONCE = 40
 
 _METHODS = ("GET", "POST")
 _JSON = "application/json"
@@ -108,12 +109,39 @@ def prpc_app(
         headers: Sent with every answer.
         observe: Told of every call after it was answered; must not block.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    route = Route(path + "/{method}", _Endpoint(service, prefix, headers or {}, observe), methods=list(_METHODS))
+    threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
+    endpoint = _Endpoint(service, prefix, tuple(_raw(headers or {})), observe, threads)
+    app = _PrpcApp(endpoint, path + "/")
+    route = Route(path + "/{method}", endpoint, methods=list(_METHODS))
     # Starlette adds HEAD where there is GET; a method is no document.
     route.methods = set(_METHODS)
     app.router.routes.append(route)
     return app
+
+
+class _PrpcApp(FastAPI):
+    """Calls of methods go past FastAPI's own layers and routing, which cost more than most methods do.
+
+    What was added to the application as a middleware is before them all the same. Everything else (paths beside the
+    methods, other verbs) goes FastAPI's way.
+    """
+
+    def __init__(self, endpoint: ASGIApp, methods_at: str) -> None:
+        super().__init__(docs_url=None, redoc_url=None, openapi_url=None)
+        self._endpoint = endpoint
+        self._methods_at = methods_at
+
+    def build_middleware_stack(self) -> ASGIApp:
+        others, calls, methods_at = super().build_middleware_stack(), self._endpoint, self._methods_at
+        for layer, args, kwargs in reversed(self.user_middleware):
+            calls = layer(calls, *args, **kwargs)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            is_call = scope["type"] == "http" and scope["method"] in _METHODS and scope["path"].startswith(methods_at)
+            name = scope["path"][len(methods_at) :] if is_call else ""
+            await (calls if name and "/" not in name else others)(scope, receive, send)
+
+        return app
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +150,43 @@ class _Endpoint:
 
     service: Mapping[str, Method]
     prefix: str
-    headers: Mapping[str, str]
+    headers: tuple[tuple[bytes, bytes], ...]
     observe: Observer | None
+    threads: ThreadPoolExecutor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        name, request_id = trim_method(scope["path_params"]["method"], self.prefix), secrets.token_hex(8)
+        name, request_id = trim_method(scope["path"].rpartition("/")[2], self.prefix), secrets.token_hex(8)
         began, status = time.monotonic(), 500
         try:
-            response = await _answer(self.service, name, request, request_id)
+            response = await self._answer(name, request, request_id)
             status = response.status_code
         finally:
             if self.observe is not None:
                 shown = name if name in self.service else UNKNOWN
                 self.observe(Observation(shown, status, time.monotonic() - began, request_id))
-        response.headers.update({"X-Request-Id": request_id, **self.headers})
+        response.raw_headers += ((b"x-request-id", request_id.encode()), *self.headers)
         await response(scope, receive, send)
+
+    async def _answer(self, name: str, request: Request, request_id: str) -> Response:
+        query = request.scope["query_string"].decode("utf-8", "replace")
+        as_json = wants_json(request.method, query, request.headers.get("content-type"))
+        try:
+            call = _Call(
+                name=name,
+                query=query if request.method == "GET" else None,
+                body=await read_body(request),
+                as_json=as_json,
+                context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), request_id),
+            )
+            return await asyncio.get_running_loop().run_in_executor(self.threads, _dispatch, self.service, call)
+        except DstackError as exc:
+            return failure(exc, as_json=as_json)
+
+
+def _raw(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
+    """As ASGI has them."""
+    return ((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
 def failure(error: DstackError, *, as_json: bool = True) -> Response:
@@ -146,21 +195,6 @@ def failure(error: DstackError, *, as_json: bool = True) -> Response:
     if not as_json:
         return Response(error_protobuf(str(error)), status, headers, _OCTETS)
     return Response(error_json(str(error), **_details(error)), status, headers, _JSON)
-
-
-async def _answer(service: Mapping[str, Method], name: str, request: Request, request_id: str) -> Response:
-    as_json = wants_json(request.method, request.url.query, request.headers.get("content-type"))
-    try:
-        call = _Call(
-            name=name,
-            query=request.url.query if request.method == "GET" else None,
-            body=await read_body(request),
-            as_json=as_json,
-            context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), request_id),
-        )
-        return await run_in_threadpool(_dispatch, service, call)
-    except DstackError as exc:
-        return failure(exc, as_json=as_json)
 
 
 async def read_body(request: Request) -> bytes:

@@ -100,9 +100,17 @@ def many(message: type[Any], number: int) -> Any:
     return _declare((), number=number, kind=Kind.MESSAGE, repeated=True, message=message)
 
 
+# Classes are declared, never made: there are as many as modules of messages declare.
+_SPECS: dict[type[Any], tuple[FieldSpec, ...]] = {}
+
+
 def specs(message: type[Any]) -> tuple[FieldSpec, ...]:
     """The fields of a message class, in the order of their declaration."""
-    return tuple(FieldSpec(name=each.name, **each.metadata[_KEY]) for each in dataclasses.fields(message))
+    known = _SPECS.get(message)
+    if known is None:
+        declared = dataclasses.fields(message)
+        known = _SPECS[message] = tuple(FieldSpec(name=each.name, **each.metadata[_KEY]) for each in declared)
+    return known
 
 
 def _declare(default: object, **spec: object) -> Any:

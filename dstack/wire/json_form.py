@@ -90,8 +90,10 @@ def _number(kind: Kind, value: object, name: str) -> int:
 
 
 def _text(value: str, name: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise MessageMalformedError(f"{name}: half of a surrogate pair is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise MessageMalformedError(f"{name}: half of a surrogate pair is no text") from exc
     return value
 
 

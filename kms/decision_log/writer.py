@@ -22,7 +22,6 @@ from kms.decision_log.store import DecisionStore
 QUEUE_LIMIT = 2000
 BATCH_LIMIT = 200
 WRITE_SECONDS = 10.0
-GATHER_SECONDS = 0.005
 PRUNE_SECONDS = 3600.0
 REFUSALS_AN_HOUR = 600
 """How many decisions are kept that gave nothing: of those with genuine evidence, and again of those without."""
@@ -89,7 +88,6 @@ class DecisionLog:
         self._missing = self._left_out = 0
         self._limits = {has_evidence: _Hourly(REFUSALS_AN_HOUR, now) for has_evidence in (True, False)}
         self._counting = threading.Lock()
-        self._is_busy = False
         self._prune_at = 0.0
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
@@ -143,15 +141,11 @@ class DecisionLog:
         """What waits; None at the end."""
         first = self._queue.get()
         batch = [first]
-        # Where decisions come faster than transactions end, fewer of those leave more of the processor to requests.
-        if self._is_busy and first is not None:
-            time.sleep(GATHER_SECONDS)
         while first is not None and len(batch) < BATCH_LIMIT and not self._queue.empty():
             batch.append(self._queue.get())
         found = [waiting for waiting in batch if waiting is not None]
         if len(found) < len(batch) and found:
             self._queue.put(None)
-        self._is_busy = len(found) > 1
         return found or None
 
     def _write(self, batch: list[_Waiting]) -> None:

@@ -124,7 +124,7 @@ def test_a_worker_that_dies_is_replaced():
 
 
 def test_workers_that_died_take_no_others_with_them():
-    """Whoever learns late that its worker died does not end the workers that came in its place."""
+    """Whoever learns late that its worker died does not end the one in its place, nor who waited for that."""
     asked, told = threading.Event(), threading.Event()
 
     async def learn_late() -> list[object]:
@@ -134,21 +134,65 @@ def test_workers_that_died_take_no_others_with_them():
         told.wait(30)
         return await asyncio.gather(task, return_exceptions=True)
 
-    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool, ThreadPoolExecutor(1) as threads:
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool, ThreadPoolExecutor(2) as threads:
         pool.verify(quote(1), COLLATERAL, at=AT)
         (worker,) = pool.worker_ids()
         os.kill(worker, signal.SIGSTOP)
         late = threads.submit(asyncio.run, learn_late())
         asked.wait(30)
+        waiting = threads.submit(pool.verify, quote(3), COLLATERAL, at=AT)
         os.kill(worker, signal.SIGKILL)
-        with pytest.raises(UnavailableError, match="a worker process died"):
-            ask_often(pool)
-        pool.verify(quote(3), COLLATERAL, at=AT)
+        first = waiting.exception() or waiting.result()
         replaced = pool.worker_ids()
         told.set()
 
-        assert [str(answer) for answer in late.result()] == ["verification: a worker process died"]
-        assert pool.worker_ids() == replaced != frozenset()
+        outcomes = [first, *late.result()]
+        assert {type(outcome) for outcome in outcomes} == {UnavailableError, VerifiedQuote}
+        assert [str(one) for one in outcomes if isinstance(one, UnavailableError)] == [
+            "verification: a worker process died"
+        ]
+        assert pool.worker_ids() == replaced
+        assert worker not in replaced
+
+
+def test_an_answer_that_comes_late_is_nobodys():
+    """A worker that did not answer in time is ended: what it would say is not taken for the answer to another quote."""
+    bad = quote(2)[:600] + b"\xff" + quote(2)[601:]
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool:
+        pool.verify(quote(1), COLLATERAL, at=AT)
+        (worker,) = pool.worker_ids()
+        os.kill(worker, signal.SIGSTOP)
+        with pytest.raises(UnavailableError, match=r"verification: no answer within 0\.2 seconds"):
+            pool.verify(quote(1), COLLATERAL, at=AT, timeout=0.2)
+
+        with pytest.raises(QuoteUntrustedError, match="step 12"):
+            pool.verify(bad, COLLATERAL, at=AT)
+        assert worker not in pool.worker_ids()
+
+
+def test_each_asker_gets_its_own_answer(pool):
+    """Good and bad quotes from many threads at once, under collateral of several makers, come back to who sent them."""
+    others = [SimulatedPki.generate(AT, seed=bytes([n])).collateral() for n in range(9)]
+    bad = quote(1)[:600] + b"\xff" + quote(1)[601:]
+
+    def outcome(number: int) -> str:
+        kind = number % 3
+        try:
+            verified = pool.verify(
+                bad if kind == 1 else quote(number), others[number % 9] if kind == 2 else COLLATERAL, at=AT
+            )
+        except QuoteUntrustedError as exc:
+            return f"step {exc.step}"
+        return str(int.from_bytes(verified.quote.report_data, "big"))
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(outcome, range(120)))
+
+    foreign = {outcome for number, outcome in enumerate(outcomes) if number % 3 == 2}
+    assert [outcomes[n] for n in range(0, 120, 3)] == [str(n) for n in range(0, 120, 3)]
+    assert {outcomes[n] for n in range(1, 120, 3)} == {"step 12"}
+    assert len(foreign) == 1
+    assert foreign.pop().startswith("step ")
 
 
 def test_whoever_waits_for_a_pool_that_closes_could_not_ask():
