@@ -29,6 +29,8 @@ FROM_LOG = "from-log"
 MeasureImage = Callable[[VmConfig], BootDigests]
 GiveTables = Callable[[VmConfig], AcpiDigests]
 
+_Shape = tuple[OsImageHash, AcpiShape]
+
 _MOST_KEPT = 256
 _WAIT_SECONDS = 90.0
 
@@ -48,6 +50,8 @@ def refuse_unseen_tables(_config: VmConfig) -> NoReturn:
 class AcpiTables:
     """Asks one source, about each shape of machine once, and about one at a time: callers choose the shapes.
 
+    Whoever has a shape that is known waits for nobody, whatever others ask about.
+
     Attributes:
         source: `captured:PATH`, `helper:PROGRAM`, or `own-qemu` with perhaps `:PROGRAM`.
         images: Where a helper finds firmware and kernel.
@@ -55,8 +59,9 @@ class AcpiTables:
 
     source: str
     images: ImageCache
-    _kept: OrderedDict[tuple[OsImageHash, AcpiShape], AcpiDigests] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[_Shape, AcpiDigests] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
     def digests(self, config: VmConfig) -> AcpiDigests:
         """The digests of the tables that a machine of this shape must have.
@@ -66,17 +71,27 @@ class AcpiTables:
             MeasurementMalformedError: The shape is one that QEMU has no stand-in for.
         """
         shape = (config.os_image_hash, AcpiShape.of(config))
-        if not self._lock.acquire(timeout=_WAIT_SECONDS):
+        if (known := self._known(shape)) is not None:
+            return known
+        if not self._asking.acquire(timeout=_WAIT_SECONDS):
             raise ImageUnavailableError("ACPI tables: too many shapes of machines are being asked about")
         try:
-            if shape not in self._kept:
-                self._kept[shape] = self._ask(config)
-            self._kept.move_to_end(shape)
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[shape]
+            if (known := self._known(shape)) is not None:
+                return known
+            found = self._ask(config)
+            with self._lock:
+                self._kept[shape] = found
+                while len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+            return found
         finally:
-            self._lock.release()
+            self._asking.release()
+
+    def _known(self, shape: _Shape) -> AcpiDigests | None:
+        with self._lock:
+            if shape in self._kept:
+                self._kept.move_to_end(shape)
+            return self._kept.get(shape)
 
     def _ask(self, config: VmConfig) -> AcpiDigests:
         kind, _, name = self.source.partition(":")

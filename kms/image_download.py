@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +23,9 @@ PLACEHOLDER = "{OS_IMAGE_HASH}"
 
 _PIECE = 1 << 16
 _MOST_FILES = 64
+# Folders, and what tar writes before a member about it, besides files.
+_MOST_HEADERS = 256
+_LARGEST_HEADER = 64 << 10
 # The names of measurement.md 6; `./` in front is how tar writes a folder's content.
 _NAME = re.compile(r"(?:\./)?([A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254})")
 
@@ -81,7 +85,7 @@ class ArchiveSource:
 
     def _extract(self, stream: _Stream, folder: Path) -> None:
         written, files = 0, 0
-        with tarfile.open(fileobj=stream, mode="r|gz") as archive:
+        with tarfile.open(fileobj=stream, mode="r|gz", tarinfo=_counted_headers()) as archive:
             for member in archive:
                 if member.isdir():
                     continue
@@ -94,6 +98,27 @@ class ArchiveSource:
                         f"archive: want at most {_MOST_FILES} files of {self.limits.extracted} bytes together, got more"
                     )
                 _write(archive, member, folder / match[1])
+
+
+def _counted_headers() -> type[tarfile.TarInfo]:
+    """What reads the headers of one archive: so many of them, and none whose content fills the memory."""
+    seen = 0
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            nonlocal seen
+            header = super().frombuf(buf, encoding, errors)
+            seen += 1
+            if seen > _MOST_HEADERS:
+                raise ImageUnavailableError(f"archive: want at most {_MOST_HEADERS} headers, got more")
+            # tarfile reads the content of every type that is about another member at once.
+            largest = None if header.type in tarfile.REGULAR_TYPES else _LARGEST_HEADER
+            if header.size < 0 or (largest is not None and header.size > largest):
+                raise ImageUnavailableError(f"archive: want a size of at most {_LARGEST_HEADER}, got {header.size}")
+            return header
+
+    return Header
 
 
 class _Stream(io.RawIOBase):

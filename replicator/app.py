@@ -159,13 +159,15 @@ async def _feed(upload: Upload, delivery: Delivery) -> None:
     while number < shape.chunks:
         after = min(number + _AT_ONCE, shape.chunks)
         bank = banks[0][: shape.sealed_size(number) - shape.sealed_size(after)]
+        is_full = False
         try:
             is_full = await upload.fill(bank)
         finally:
             if working:
                 await working
             working = asyncio.ensure_future(run_in_threadpool(_add, delivery, bank[: upload.filled]))
-            if upload.filled < len(bank):
+            if not is_full:
+                # Whoever called this gives the transfer free: nothing of it may still be worked at then.
                 await working
         if not is_full:
             return

@@ -1,11 +1,14 @@
-"""Kills a replicator at every write. Run as a program of one thread: `crash_driver.py FOLDER SCENARIO`.
+"""Kills a replicator at every write. Run as a program of one thread: `crash_driver.py FOLDER SCENARIO [MOMENT ...]`.
 
 The world is made once. For each moment a child process is forked that goes through one round and kills itself there
-with SIGKILL; then the node is started again on what is left on the disk, and what it holds is printed as JSON.
+with SIGKILL; then the node is started again on what is left on the disk, and what it holds is printed as JSON. In the
+scenario `streaming` the child is a node at a socket that gets content of many chunks, and its moments are named.
 """
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import logging
 import os
@@ -14,6 +17,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +28,31 @@ if "tests" not in sys.modules:
     sys.modules["tests"] = types.ModuleType("tests")
     sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 
-from replicator.documents import serialise_request  # noqa: E402 - needs the path
+from dstack.keys.sealing_stream import CHUNK  # noqa: E402 - needs the path
+from dstack.transport.listener import Listener  # noqa: E402
+from replicator.app import replicator_app  # noqa: E402
+from replicator.documents import serialise_request  # noqa: E402
 from replicator.node import Replicator  # noqa: E402
+from replicator.sending import Sending  # noqa: E402
 from tests.worlds import Handover, Site, make_handover, make_node, receive  # noqa: E402
 
 CHANGED = b"what the app wrote at the new node"
+LARGE = b"".join(number.to_bytes(4, "big") * (CHUNK // 4) for number in range(34)) + b"end"
+"""35 chunks: groups of four, and four windows of write-behind."""
+
 _AUDITED = ("open", "os.rename", "os.link", "os.remove", "os.truncate", "os.mkdir")
 
 
 class Killer:
-    """Counts what changes the disk, and kills this process before (or in the middle of) one of these."""
+    """Counts what changes the disk, and kills this process before (or in the middle of) one of these.
 
-    def __init__(self, at: int) -> None:
+    With *stream* only writing, advice about what was written, and syncing count.
+    """
+
+    def __init__(self, at: int, *, stream: bool = False) -> None:
         self.left = at
         self.active = True
-        pwrite, fsync = os.pwrite, os.fsync
+        pwrite, fsync, advise = os.pwrite, os.fsync, os.posix_fadvise
 
         def half_pwrite(descriptor: int, content: Any, offset: int) -> int:
             if self.left == 1:
@@ -50,8 +64,15 @@ class Killer:
             self.step()
             fsync(descriptor)
 
+        def counted_advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+            self.step()
+            advise(descriptor, offset, length, advice)
+
         os.pwrite, os.fsync = half_pwrite, counted_fsync
-        sys.addaudithook(self.audit)
+        if stream:
+            os.posix_fadvise = counted_advise
+        else:
+            sys.addaudithook(self.audit)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count opening for writing, renaming, linking and removing."""
@@ -100,8 +121,9 @@ def state(node: Replicator) -> dict[str, Any]:
     folder = node.around.secure_file.path.parent
     held = node.around.secure_file.held() if node.around.secure_file.exists() else None
     custody = held.custody if held else None
+    raw = node.around.secure_file.path.read_bytes() if held else None
     return {
-        "content": node.around.secure_file.path.read_text() if held else None,
+        "content": raw if raw is None else raw.decode() if len(raw) < CHUNK else hashlib.sha256(raw).hexdigest(),
         "depth": custody.depth if custody else None,
         "fits": bool(held and custody and custody.links and custody.links[-1].terms.fingerprint == held.fingerprint),
         "receipts": sorted(path.name.split(".")[1] for path in (folder / "receipts").glob("*.json")),
@@ -125,10 +147,53 @@ def scenario(world: Handover, name: str) -> tuple[Callable[[], object], str]:
     return lambda: world.old.onboard(request), "old"
 
 
+def killed_while_it_receives(at: int, node: Replicator, sending: Sending, chunks: list[bytes]) -> None:
+    """Have a child serve *node*, post the whole stream to it, and wait for its death."""
+    listener = Listener(replicator_app(node))
+    child = os.fork()
+    if child == 0:
+        Killer(at, stream=True)
+        listener.run()
+        os._exit(1)
+    connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=60)
+    with suppress(ConnectionError):
+        connection.request("POST", "/receiveKey", b"".join([sending.line.encode(), b"\n", *chunks]))
+        connection.getresponse()
+        os.kill(child, signal.SIGTERM)
+    connection.close()
+    _, status = os.waitpid(child, 0)
+    died_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    assert died_by == signal.SIGKILL, f"moment {at}: it did not die: {status}"
+
+
+def streaming(folder: Path, moments: list[int]) -> None:
+    """The first node gets the large content back, over what it holds, and dies at each of *moments*."""
+    world = make_handover(folder / "world", Site.make())
+    world.hand_over()
+    world.new_secure_file.write_bytes(LARGE)
+    sending = world.new.onboard(request_of(world.old))
+    chunks = list(sending.chunks(0))
+    before = folder / "before"
+    shutil.copytree(folder / "world", before)
+    for at in moments:
+        killed_while_it_receives(at, world.old, sending, chunks)
+        (incoming,) = (folder / "world" / "old").glob("secure-file.incoming.*")
+        written = incoming.stat().st_size
+        node = started(world, "old", b"after crash %d" % at)
+        found = state(node)
+        receive(node, world.new.onboard(request_of(node)))
+        print(json.dumps({"at": at, "written": written, **found, "recovered": state(node)["content"]}), flush=True)
+        shutil.rmtree(folder / "world")
+        shutil.copytree(before, folder / "world")
+
+
 def main() -> int:
     """Print one line of JSON for every moment."""
     logging.disable()
     folder, name = Path(sys.argv[1]), sys.argv[2]
+    if name == "streaming":
+        streaming(folder, [int(each) for each in sys.argv[3:]])
+        return 0
     world = make_handover(folder / "world", Site.make())
     act, who = scenario(world, name)
     before = folder / "before"

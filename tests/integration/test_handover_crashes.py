@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.crash_driver import CHANGED
+from dstack.keys.sealing_stream import CHUNK
+from tests.integration.crash_driver import CHANGED, LARGE
 from tests.worlds import SECRET
 
 DRIVER = Path(__file__).parent / "crash_driver.py"
@@ -61,6 +63,48 @@ def test_an_old_node_killed_while_it_answers_keeps_what_it_holds(tmp_path: Path)
         assert (line["content"], line["depth"]) == (SECRET.decode(), 0)
         assert line["receipts"] in [["genesis"], ["genesis", "sent"]]
         assert line["recovered"] == SECRET.decode()
+
+
+def test_a_node_killed_inside_a_group_or_a_window_keeps_what_it_held(tmp_path: Path) -> None:
+    """At a socket, in the middle of chunks and between advice to the disk: the old content stays with its custody.
+
+    Nothing half written is left after the start, and the same content then arrives whole by a new request.
+    """
+    written = {  # the number of a write, an advice or a sync, and the chunks that are in the file before it
+        1: 0.5,  # half of the first chunk
+        3: 2.5,  # half of the third chunk of a group
+        8: 7.5,  # half of the last chunk of a window
+        9: 8,  # before the window is begun to be written
+        10: 8.5,
+        18: 16,
+        36: 32,  # before the fourth window is begun to be written
+        37: 32,  # before the first window is given up
+        38: 32.5,
+        41: 34,  # before the content is synced
+    }
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(tmp_path), "streaming", *map(str, written)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    last = len(LARGE) % CHUNK
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {
+            "at": at,
+            "written": int(chunks * CHUNK) + (last if at == max(written) else 0),
+            "content": SECRET.decode(),
+            "depth": 0,
+            "fits": False,
+            "receipts": ["genesis", "sent"],
+            "strays": [],
+            "recovered": hashlib.sha256(LARGE).hexdigest(),
+        }
+        for at, chunks in written.items()
+    ]
 
 
 @pytest.mark.parametrize("scenario", ["fresh"])

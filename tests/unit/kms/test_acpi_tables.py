@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -19,10 +21,11 @@ from dstack.measurement.vm_config import VmConfig
 from dstack.simulator.os_image import SimulatedImage
 from dstack.vmm.acpi_sources import capture
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
+from kms.acpi_tables import AcpiTables
 from kms.authorization import SelfAuthorization
 from kms.config import Settings, parse_settings
 from kms.evidence import EvidenceVerifier
-from kms.image_cache import IMAGES
+from kms.image_cache import IMAGES, ImageCache
 from kms.release import KeyRelease
 from kms.roots import Roots
 from kms.verifiers import make_image_cache, opened_verifier
@@ -201,6 +204,30 @@ def test_a_machine_of_another_shape_is_not_known(world: World, tmp_path: Path) -
 
     with pytest.raises(UnavailableError, match=r"ACPI tables: .*/store has none for this shape of machine"):
         release.app_keys(certificate_of(app_machine(image=SEEN)), other, "request")
+
+
+def test_a_known_shape_waits_for_nobody(tmp_path: Path) -> None:
+    """While a source works on a shape that a stranger made up, machines of a shape that is known are answered."""
+    source = source_of(tmp_path, "helper")
+    block, begun = tmp_path / "block", tmp_path / "begun"
+    waits = f"while [ -e {block} ]; do touch {begun}; sleep 0.05; done"
+    (tmp_path / "helper").write_text(f"#!/bin/sh\n{waits}\ncat {tmp_path}/blob\n")
+    tables = AcpiTables(source, ImageCache(tmp_path, None))
+    config = IMAGE.vm_config()
+    known = tables.digests(config)
+    block.touch()
+    stranger = threading.Thread(target=tables.digests, args=(replace(config, cpu_count=4),))
+    stranger.start()
+    try:
+        while not begun.exists():
+            assert stranger.is_alive()
+            time.sleep(0.01)
+        answered, still_asking = tables.digests(config), stranger.is_alive()
+    finally:
+        block.unlink()
+        stranger.join()
+
+    assert (answered, still_asking) == (known, True)
 
 
 def test_a_helper_is_told_of_no_changed_image(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable, Iterator
@@ -129,3 +130,34 @@ def test_absent_image_and_absent_server(serve: Callable[..., str], tmp_path: Pat
         with pytest.raises(ImageUnavailableError, match=what) as refused:
             ArchiveSource(url).fetch(NAME, tmp_path)
         assert "secret" not in str(refused.value)
+
+
+def _raw_archive(kind: bytes, size: int, content: bytes = b"") -> bytes:
+    """A .tar.gz that begins with a header of this type that says this size, whatever follows."""
+    header = bytearray(tarfile.TarInfo("a").tobuf())
+    header[156:157] = kind
+    header[124:136] = b"\xff" + size.to_bytes(11, "big", signed=True) if size < 0 else b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return gzip.compress(bytes(header) + content + bytes(1024))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_would_fill_the_memory_is_refused(serve: Callable[..., str], tmp_path: Path, kind: bytes) -> None:
+    """What is said about a member is read at once: it may not be of a size that whoever serves it chooses."""
+    with pytest.raises(ImageUnavailableError, match="archive: want a size of at most 65536, got 65537"):
+        ArchiveSource(serve(_raw_archive(kind, 65537, bytes(66048)))).fetch(NAME, tmp_path)
+
+
+def test_a_size_below_nothing_is_refused(serve: Callable[..., str], tmp_path: Path) -> None:
+    """It would make room under the limit for others."""
+    with pytest.raises(ImageUnavailableError, match="archive: want a size of at most 65536, got -512"):
+        ArchiveSource(serve(_raw_archive(tarfile.REGTYPE, -512))).fetch(NAME, tmp_path)
+
+
+def test_folders_without_end_are_refused(serve: Callable[..., str], tmp_path: Path) -> None:
+    """Each of them is kept in memory, though none is made."""
+    archive = _archive(*[("./", tarfile.DIRTYPE, b"")] * 257)
+
+    with pytest.raises(ImageUnavailableError, match="archive: want at most 256 headers, got more"):
+        ArchiveSource(serve(archive)).fetch(NAME, tmp_path)

@@ -232,6 +232,11 @@ def test_keys_that_do_not_belong_together_are_refused(second: Second, keys: KeyS
         "https://a/?b",
         "https://u:p@a",
         "https://é",
+        "https://[::1",
+        "https://a:65536",
+        "https://a:b",
+        "https://a:0",
+        "https://a/\n",
         "https://" + "a" * 2050,
     ],
 )
