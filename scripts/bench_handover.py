@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import bare_pipeline
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dstack.cli.handover_session import Node as Address
@@ -34,10 +33,10 @@ def measure(size_mib: int) -> dict[str, Any]:
 
     Returns:
         MB/s (10^6 bytes; medians) of the stream, of the limits, and the ratio to the slower one. `cp` does not sync and
-        so may leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. `bare_pipeline` is
-        what these cores can do at best, see there. Processor seconds per GiB of the old node, the new node and who
-        carries (this program); seconds of a whole small handover and of its rounds (medians); MiB that each program
-        grew by at most while it streamed.
+        so may leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. Processor seconds per
+        GiB of the old node, the new node and who carries (this program), and the rate that they would allow if they
+        shared this machine's cores without ever waiting; seconds of a whole small handover and of its rounds (medians);
+        MiB that each program grew by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -83,7 +82,6 @@ def _large(world: World, old: Node, new: Node, size_mib: int) -> dict[str, Any]:
         "aes_256_gcm": lambda: _aes(old.secure_file),
         "cp": lambda: _cp(old.secure_file, copy),
         "cp_synced": lambda: _cp(old.secure_file, copy, synced=True),
-        "bare_pipeline": lambda: bare_pipeline.rate(old.secure_file, copy),
     }
     # Before and after: what else the machine does changes meanwhile.
     rates = {name: [operation() for _ in range(_LIMIT_ROUNDS)] for name, operation in operations.items()}
@@ -106,12 +104,10 @@ def _large(world: World, old: Node, new: Node, size_mib: int) -> dict[str, Any]:
         "limits": limits,
         "ratio": round(rate / min(limits.values()), 3),
         "cp_synced": medians["cp_synced"],
-        "bare_pipeline": medians["bare_pipeline"],
-        "ratio_to_bare_pipeline": round(rate / medians["bare_pipeline"], 3),
-        "ratio_of_bare_pipeline": round(medians["bare_pipeline"] / min(limits.values()), 3),
         "processor_seconds_per_gib": dict(
             zip(("old", "new", "carrier"), (round(each, 2) for each in spent), strict=True)
         ),
+        "rate_if_nobody_waited": round(len(os.sched_getaffinity(0)) * (1 << 30) / sum(spent) / 1e6, 1),
         "grown_mib": {"old": round(grown[0] / MIB, 1), "new": round(grown[1] / MIB, 1)},
     }
 
