@@ -21,6 +21,7 @@ MAX_QUOTE = 64 * 1024
 # Quoting Enclaves reserve room for a larger body: every real v4 quote ends in 70 zero bytes.
 MAX_PADDING = 4096
 _KNOWN_CERTIFICATIONS = 256
+_KNOWN_QUOTES = 32
 
 TEE_SGX = 0x00
 TEE_TDX = 0x81
@@ -122,6 +123,8 @@ def looks_like_quote(raw: bytes) -> bool:
     return raw.startswith(_QUOTE_STARTS)
 
 
+# Whoever judges evidence reads its quote at each stage.
+@lru_cache(maxsize=_KNOWN_QUOTES)
 def parse_quote(raw: bytes) -> Quote:
     """Read a quote, to its last byte.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -18,6 +19,7 @@ from dstack.values import ReportData
 _GZIP_MARK = b"ELGZv1"
 _GZIP_HEADER = 16
 _MAX_INFLATED = 16 * 1024
+_KNOWN_CERTIFICATES = 32
 
 
 def evidence_extensions(evidence: Evidence) -> list[Extension]:
@@ -46,6 +48,8 @@ def evidence_from_certificate(certificate_der: bytes) -> Evidence | None:
     return _evidence_of(_parsed(certificate_der))
 
 
+# Each request on a connection comes with the connection's certificate.
+@lru_cache(maxsize=_KNOWN_CERTIFICATES)
 def bound_evidence(certificate_der: bytes) -> tuple[Evidence, ReportData] | None:
     """The evidence in a certificate, and what it must be bound to if it speaks for its key; None without evidence.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cached_property, reduce
 
 from cryptography import x509
 
@@ -58,7 +58,7 @@ class CollateralParts:
     qe_identity: QeIdentity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VerifiedCollateral:
     """Collateral whose signers are known. Made by `verify_collateral` alone.
 
@@ -74,7 +74,7 @@ class VerifiedCollateral:
     root_crl_number: int
     pck_crl_number: int
 
-    @property
+    @cached_property
     def periods(self) -> tuple[Period, ...]:
         """When each part holds, by its name."""
         parts = self.parts
@@ -97,7 +97,7 @@ class VerifiedCollateral:
         """When each part runs out, by its name."""
         return {period.ends: period.end for period in self.periods}
 
-    @property
+    @cached_property
     def period(self) -> Period:
         """When all of it holds; names what ends first."""
         return reduce(Period.within, self.periods)

@@ -22,6 +22,9 @@ from kms.decision_log.store import DecisionStore
 QUEUE_LIMIT = 2000
 BATCH_LIMIT = 200
 WRITE_SECONDS = 10.0
+PAUSE_SECONDS = 0.005
+"""From one transaction to the next: a transaction costs more than what it writes, so under load it writes several."""
+
 PRUNE_SECONDS = 3600.0
 REFUSALS_AN_HOUR = 600
 """How many decisions are kept that gave nothing: of those with genuine evidence, and again of those without."""
@@ -88,7 +91,8 @@ class DecisionLog:
         self._missing = self._left_out = 0
         self._limits = {has_evidence: _Hourly(REFUSALS_AN_HOUR, now) for has_evidence in (True, False)}
         self._counting = threading.Lock()
-        self._prune_at = 0.0
+        self._prune_at = self._written_at = 0.0
+        self._busy = False
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
@@ -134,12 +138,15 @@ class DecisionLog:
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
             self._write(batch)
+            self._written_at, self._busy = time.monotonic(), len(batch) > 1
             if time.monotonic() >= self._prune_at:
                 self._prune()
 
     def _next_batch(self) -> list[_Waiting] | None:
         """What waits; None at the end."""
         first = self._queue.get()
+        if self._busy or not self._queue.empty():
+            time.sleep(max(0.0, self._written_at + PAUSE_SECONDS - time.monotonic()))
         batch = [first]
         while first is not None and len(batch) < BATCH_LIMIT and not self._queue.empty():
             batch.append(self._queue.get())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavai
 from dstack.keys.scalars import k256_public_key
 from dstack.values import Digest32
 from kms.decision_log import store as store_module
+from kms.decision_log import writer
 from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, canonical
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import DecisionStore, Head, open_store
@@ -315,19 +317,26 @@ def test_a_grant_is_written_before_it_is_given(store: DecisionStore) -> None:
         assert [entry.members() for entry in store.entries()] == [{**line(1), **about(), "seq": 1}]
 
 
-def test_many_grants_at_once_share_transactions(store: DecisionStore) -> None:
-    """A hundred threads leave a hundred entries in one whole log."""
+def test_many_grants_share_transactions(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred threads, one after the other, leave a hundred entries in one whole log, written a few times."""
+    sizes, append = [], store.append
+    monkeypatch.setattr(
+        store, "append", lambda contents, signer: sizes.append(len(contents)) or append(contents, signer)
+    )
+    monkeypatch.setattr(writer, "PAUSE_SECONDS", 0.5)
     with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
         threads = [threading.Thread(target=log.keep, args=(line(n),), kwargs={"must": True}) for n in range(100)]
-        for thread in threads:
+        for thread in threads[:3]:
+            thread.start()
+        for thread in threads[3:]:
+            time.sleep(0.002)
             thread.start()
         for thread in threads:
             thread.join()
 
-        assert (verify(store).count, sorted(int(e.members()["request"]) for e in store.entries())) == (
-            100,
-            [*range(100)],
-        )
+        assert verify(store).count == 100
+        assert sorted(int(entry.members()["request"]) for entry in store.entries()) == [*range(100)]
+    assert (sum(sizes), len(sizes) < 20) == (100, True)
 
 
 def test_without_the_log_there_is_no_grant(tmp_path: Path) -> None:
