@@ -14,6 +14,7 @@ from dstack.errors import ConfigError, DstackError
 from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from replicator.acpi_tables import FROM_LOG, tables_from
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
 from replicator.chain_law import ChainLaw
@@ -80,6 +81,8 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
         KeystoreError: Another process has the secure file, or what a crash left cannot be repaired.
         UnavailableError: There is no guest agent, or the chain does not answer.
     """
+    if settings.acpi_tables == FROM_LOG:
+        _log.warning("ACPI tables are not verified: machines get the secure file on what only their own log says")
     receipts = ReceiptFolder(settings.receipts_dir)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
@@ -90,7 +93,7 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
     )
     around = Surroundings(
         quotes=find_agent(settings.agent_socket),
-        verifier=EvidenceVerifier(settings.roots, settings.policy, collateral),
+        verifier=EvidenceVerifier(settings.roots, settings.policy, collateral, tables_from(settings.acpi_tables)),
         connect=ChainLaw,
         secure_file=secure_file,
         receipts=receipts,

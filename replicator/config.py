@@ -19,6 +19,7 @@ from dstack.measurement.strict_json import Members
 from dstack.transport.collateral_fetch import endpoint_url
 from dstack.transport.listener import CONNECTIONS_OF_PEER, MAX_CONNECTIONS
 from dstack.web.urls import split_url
+from replicator.acpi_tables import CAPTURED, FROM_LOG
 from replicator.containers import Container, read_containers
 from replicator.documents import MAX_INTEGER, Address, Law
 
@@ -38,7 +39,7 @@ _KNOWN = {
     ),
     "attestation": frozenset(
         {"collateral_dir", "collateral_urls", "accepted_tcb_statuses", "accepted_tcb_statuses_until", "root_ca"}
-        | {"insecure_allow_external_trust_anchors", "require_listed_registers"}
+        | {"insecure_allow_external_trust_anchors", "require_listed_registers", "acpi_tables"}
     ),
     "protocol": frozenset({"old_forms"}),
     "getkey": frozenset({"containers"}),
@@ -75,7 +76,11 @@ class ChainSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings."""
+    """All settings.
+
+    Attributes:
+        acpi_tables: As `acpi_tables.tables_from` takes it; empty only where `chain.require_listed_registers` is set.
+    """
 
     host: str
     port: int
@@ -86,6 +91,7 @@ class Settings:
     chain: ChainSettings
     collateral_dir: Path
     collateral_urls: tuple[str, ...]
+    acpi_tables: str
     roots: TrustedRoots
     policy: VerificationPolicy
     old_forms: bool
@@ -121,6 +127,7 @@ def parse_settings(raw: bytes) -> Settings:
         chain=_chain(tables["chain"], attestation),
         collateral_dir=Path(attestation.text("collateral_dir")),
         collateral_urls=tuple(map(endpoint_url, attestation.texts("collateral_urls"))),
+        acpi_tables=_acpi_tables(attestation),
         roots=_roots(attestation),
         policy=VerificationPolicy(relaxations=accept_statuses(_statuses(attestation), _until(attestation))),
         old_forms=tables["protocol"].flag("old_forms", False),
@@ -190,6 +197,18 @@ def _chain(members: Members, attestation: Members) -> ChainSettings:
         require_listed_registers=attestation.flag("require_listed_registers", False),
         requires_genesis=members.flag("require_genesis", True),
     )
+
+
+def _acpi_tables(members: Members) -> str:
+    source = members.text("acpi_tables", "")
+    if not source and not members.flag("require_listed_registers", False):
+        raise ConfigError(
+            f"acpi_tables: want {CAPTURED}PATH, or require_listed_registers = true, or {FROM_LOG}: "
+            "a host chooses its guest's ACPI tables, and nothing else tells which ones"
+        )
+    if source and source != FROM_LOG and not source.removeprefix(CAPTURED).startswith("/"):
+        raise ConfigError(f"acpi_tables: want {CAPTURED}PATH with a whole path, or {FROM_LOG}")
+    return source
 
 
 def _roots(members: Members) -> TrustedRoots:

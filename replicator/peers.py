@@ -15,6 +15,7 @@ from dstack.attestation.verify import verify_quote
 from dstack.errors import CollateralMalformedError, CollateralUnavailableError, HandoverRefusedError
 from dstack.policy import BootInfo, boot_info
 from dstack.values import AppId, ReportData
+from replicator.acpi_tables import GiveTables
 
 if TYPE_CHECKING:
     from dstack.transport.collateral import CollateralSource
@@ -30,11 +31,19 @@ class QuoteProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvidenceVerifier:
-    """What this node was told to trust, applied to one evidence after the other."""
+    """What this node was told to trust, applied to one evidence after the other.
+
+    Attributes:
+        roots: What may end a chain of certificates.
+        policy: Which platforms are good enough.
+        collateral: Where statements about platforms come from.
+        acpi: Says which ACPI tables a machine has. None takes the digests that its own log names.
+    """
 
     roots: TrustedRoots
     policy: VerificationPolicy
     collateral: CollateralSource
+    acpi: GiveTables | None
 
     def appraise(self, evidence: Evidence, *, expected: ReportData, at: datetime) -> Appraisal:
         """Verify and appraise evidence that must carry *expected*. Does not ask the chain.
@@ -44,6 +53,7 @@ class EvidenceVerifier:
             QuoteUntrustedError: A verification step failed.
             AppraisalError: It is genuine, but not for *expected*, or not what the OS image measures.
             CollateralUnavailableError: There is no usable collateral for its platform.
+            ImageUnavailableError: Nobody says which ACPI tables a machine of its shape has.
         """
         quote = parse_quote(evidence.quote)
         try:
@@ -52,7 +62,7 @@ class EvidenceVerifier:
             # What lies on our side says nothing about the peer.
             raise CollateralUnavailableError(f"collateral cannot be used: {exc}") from exc
         verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=at, policy=self.policy)
-        return appraise(evidence, verified, expected_report_data=expected)
+        return appraise(evidence, verified, expected_report_data=expected, acpi=self.acpi)
 
     def appraise_blob(self, blob: bytes, *, expected: ReportData, at: datetime) -> Appraisal:
         """As `appraise`, from an attestation blob as it came from the network."""

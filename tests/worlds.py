@@ -38,6 +38,7 @@ from dstack.simulator.platform import Defects, SimulatedPlatform
 from dstack.values import AppId, ComposeHash, Digest32, ReportData
 from kms.roots import Roots
 from replicator import node
+from replicator.acpi_tables import GiveTables
 from replicator.answers import Answer, parse_answer
 from replicator.config import ChainSettings
 from replicator.containers import Container
@@ -110,10 +111,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One simulated platform and one OS image."""
+    """One simulated platform and one OS image; who verifies takes ACPI tables from `acpi`, else from the log."""
 
     pki: SimulatedPki
     image: SimulatedImage
+    acpi: GiveTables | None = field(default=None, kw_only=True)
 
     @classmethod
     def make(cls, seed: bytes = b"tests") -> Site:
@@ -128,7 +130,7 @@ class Site:
     @property
     def verifier(self) -> EvidenceVerifier:
         """Verifies quotes of this site."""
-        return EvidenceVerifier(self.roots, STRICT, self)
+        return EvidenceVerifier(self.roots, STRICT, self, acpi=self.acpi)
 
     def collateral_for(self, quote: Quote) -> Collateral:
         """What this site's maker says of any of its platforms."""

@@ -23,6 +23,7 @@ kms_auth = "0x{contract}"
 chain_id = 31337
 [attestation]
 collateral_dir = "{folder}"
+acpi_tables = "from-log"
 """
 
 

@@ -151,11 +151,15 @@ def pasted(place: Place, folder: Path, image: str) -> bytes:
     text = text.replace("chain_id = 1", f"chain_id = {deployment.chain_id}\n      block_tag = 'latest'")
     text = re.sub(r'operator = "0x0+"', f'operator = "{deployment.operator}"', text)
     text = re.sub(r'kms_auth = "0x0+"', f'kms_auth = "{deployment.kms_auth}"\n      max_age_seconds = 0', text)
-    text = text.replace(
-        'collateral_dir = "/var/run/untrustedhost/collateral"',
-        'collateral_dir = "/var/run/untrustedhost/collateral"\n      insecure_allow_external_trust_anchors = true'
-        '\n      root_ca = "/var/run/untrustedhost/root.der"',
-    ).replace("1" * 64, image * 64)
+    text = (
+        text.replace(
+            'collateral_dir = "/var/run/untrustedhost/collateral"',
+            'collateral_dir = "/var/run/untrustedhost/collateral"\n      insecure_allow_external_trust_anchors = true'
+            '\n      root_ca = "/var/run/untrustedhost/root.der"',
+        )
+        .replace("captured:/opt/acpi", "from-log")
+        .replace("1" * 64, image * 64)
+    )
     (folder / f"docker-compose-{image}.yaml").write_text(text)
     out = folder / f"app-compose-{image}.json"
     made = dstack(

@@ -30,6 +30,7 @@ secure_file = "/data/secure-file"
 receipts_dir = "/data/receipts"
 [attestation]
 collateral_dir = "/data/collateral"
+acpi_tables = "captured:/opt/acpi"
 """
 )
 LAW = Law(8453, Address(b"\x0e" * 20), Address(b"\xc1" * 20))
@@ -94,6 +95,12 @@ def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
         (MINIMAL + 'accepted_tcb_statuses = ["OutOfDate"]\n', "accepting OutOfDate: want the time at which that ends"),
         (MINIMAL + "accepted_tcb_statuses_until = 2027-01-15T08:00:00\n", "want a time with a zone"),
         (MINIMAL + 'root_ca = "/data/root.der"\n', "insecure_allow_external_trust_anchors = true"),
+        (
+            MINIMAL.replace('acpi_tables = "captured:/opt/acpi"\n', ""),
+            "acpi_tables: want captured:PATH, or require_listed",
+        ),
+        (MINIMAL.replace("captured:/opt/acpi", "captured:acpi"), "acpi_tables: want captured:PATH with a whole path"),
+        (MINIMAL.replace("captured:/opt/acpi", "own-qemu"), "acpi_tables: want captured:PATH with a whole path"),
         (MINIMAL + '[[getkey.containers]]\nname = "web"\n', "container web: want either socket or token_file"),
         (MINIMAL + '[[getkey.containers]]\nname = "../x"\nsocket = "/s"\n', "name: want 1 to 63 of"),
         (MINIMAL + '[[getkey.containers]]\nname = "web"\ntoken_file = "/nothing"\n', "cannot be read"),
@@ -105,6 +112,18 @@ def test_bad_settings_are_refused(text: str, match: str) -> None:
     """Each bad setting is refused, and the error names it."""
     with pytest.raises(ConfigError, match=match):
         parse_settings(text.encode())
+
+
+def test_acpi_tables_are_known_or_the_chain_lists_registers() -> None:
+    """A source, or the exact registers by the chain's word; what a machine says of itself only explicitly."""
+    listed = MINIMAL.replace('acpi_tables = "captured:/opt/acpi"', "require_listed_registers = true")
+
+    assert parse_settings(MINIMAL.encode()).acpi_tables == "captured:/opt/acpi"
+    assert parse_settings(MINIMAL.replace("captured:/opt/acpi", "from-log").encode()).acpi_tables == "from-log"
+    assert (parse_settings(listed.encode()).acpi_tables, parse_settings(listed.encode()).chain) == (
+        "",
+        ChainSettings(LAW, URLS, "finalized", None, timedelta(hours=1), require_listed_registers=True),
+    )
 
 
 def test_external_root_needs_its_flag_and_is_known_as_simulated(tmp_path: Path, site: Site) -> None:
