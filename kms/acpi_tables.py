@@ -23,6 +23,7 @@ from dstack.values import OsImageHash
 from dstack.vmm.acpi_sources import captured_digests, helper_digests
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
 from kms.image_cache import ImageCache, verify_image
+from kms.turns import Turns
 
 FROM_LOG = "from-log"
 
@@ -32,7 +33,6 @@ GiveTables = Callable[[VmConfig], AcpiDigests]
 _Shape = tuple[OsImageHash, AcpiShape]
 
 _MOST_KEPT = 256
-_WAIT_SECONDS = 90.0
 
 
 def refuse_unseen_tables(_config: VmConfig) -> NoReturn:
@@ -61,7 +61,7 @@ class AcpiTables:
     images: ImageCache
     _kept: OrderedDict[_Shape, AcpiDigests] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _asking: threading.Lock = field(default_factory=threading.Lock)
+    _turns: Turns = field(default_factory=lambda: Turns("ACPI tables: shapes of machines"))
 
     def digests(self, config: VmConfig) -> AcpiDigests:
         """The digests of the tables that a machine of this shape must have.
@@ -73,9 +73,7 @@ class AcpiTables:
         shape = (config.os_image_hash, AcpiShape.of(config))
         if (known := self._known(shape)) is not None:
             return known
-        if not self._asking.acquire(timeout=_WAIT_SECONDS):
-            raise ImageUnavailableError("ACPI tables: too many shapes of machines are being asked about")
-        try:
+        with self._turns.turn():
             if (known := self._known(shape)) is not None:
                 return known
             found = self._ask(config)
@@ -84,8 +82,6 @@ class AcpiTables:
                 while len(self._kept) > _MOST_KEPT:
                     self._kept.popitem(last=False)
             return found
-        finally:
-            self._asking.release()
 
     def _known(self, shape: _Shape) -> AcpiDigests | None:
         with self._lock:

@@ -21,8 +21,13 @@ from starlette.concurrency import run_in_threadpool
 from dstack.errors import ConfigError, RefusedError
 from dstack.transport.server import CallContext, Method, Observer, prpc_app
 from dstack.wire.kms import ClearImageCacheRequest, LegacyClearImageCacheRequest
+from kms.rate import RateLimit, RateLimited
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="dstack-kms admin"'}
+
+ATTEMPTS_A_SECOND = 20.0
+ATTEMPTS_A_SECOND_OF_PEER = 5.0
+"""A password takes a tenth of a second to compare, for whoever sends one."""
 
 _LONGEST_CREDENTIALS = 4096
 _LONGEST_PASSWORD = 72  # of bcrypt
@@ -141,8 +146,17 @@ def _is_bcrypt(hashed: bytes) -> bool:
     return True
 
 
-def admin_app(cache: ImageCache, credentials: Credentials, observe: Observer | None = None) -> FastAPI:
-    """The application of the operator's listener."""
+def admin_app(
+    cache: ImageCache, credentials: Credentials, observe: Observer | None = None, *, limit: RateLimit | None = None
+) -> FastAPI:
+    """The application of the operator's listener.
+
+    Args:
+        cache: What may be forgotten.
+        credentials: Who the operator is.
+        observe: Told of every call that the operator made.
+        limit: How often anybody may try; one of `ATTEMPTS_A_SECOND` if there is none.
+    """
 
     def clear(request: ClearImageCacheRequest, _context: CallContext) -> None:
         cache.clear(image_hash=request.image_hash, config_hash=request.config_hash)
@@ -158,4 +172,7 @@ def admin_app(cache: ImageCache, credentials: Credentials, observe: Observer | N
             return PlainTextResponse("want a token or a password", status_code=401, headers=CHALLENGE)
         return await go_on(request)
 
+    # Added last: it stands before the guard.
+    attempts = limit or RateLimit(everybody=ATTEMPTS_A_SECOND, peer=ATTEMPTS_A_SECOND_OF_PEER)
+    app.add_middleware(RateLimited, limit=attempts, path="/")
     return app

@@ -101,18 +101,26 @@ class Keeper(Protocol):
         """
         ...
 
+    def lost(self, count: int) -> None:
+        """Remember that so many decisions could not be kept; whatever is kept next says so."""
+        ...
+
 
 class _Kept:
-    """Gives every decision to the keeper; those before there is one wait for it, a hundred at most."""
+    """Gives every decision to the keeper; the last hundred before there is one wait for it, others are counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keeper: Keeper | None = None
         self._early: deque[tuple[Mapping[str, object], bool]] = deque(maxlen=_EARLY_LIMIT)
+        self._lost = 0
 
     def use(self, keeper: Keeper | None) -> None:
         with self._lock:
             self._keeper = keeper
+            if keeper is not None and self._lost:
+                keeper.lost(self._lost)
+                self._lost = 0
             while keeper is not None and self._early:
                 content, must = self._early.popleft()
                 keeper.keep(content, must=must)
@@ -120,6 +128,7 @@ class _Kept:
     def keep(self, content: Mapping[str, object], *, must: bool) -> None:
         keeper = self._keeper
         if keeper is None:
+            self._lost += len(self._early) == _EARLY_LIMIT
             self._early.append((content, must))
         else:
             keeper.keep(content, must=must)

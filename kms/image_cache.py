@@ -23,6 +23,7 @@ from typing import Protocol
 from dstack.errors import ImageUnavailableError, InputError, MeasurementMalformedError, UnavailableError
 from dstack.measurement.image import CHECKSUM_FILE_NAME, MAX_CHECKSUM_FILE, os_image_hash, parse_checksum_file
 from dstack.values import Digest32, OsImageHash
+from kms.turns import Turns
 
 IMAGES, MEASUREMENTS, ALL = "images", "measurements", "all"
 
@@ -30,6 +31,7 @@ IMAGES, MEASUREMENTS, ALL = "images", "measurements", "all"
 _RETRY_SECONDS = 60.0
 _MOST_REMEMBERED = 1024
 _PIECE = 1 << 20
+_FETCHING = ".fetching."
 _KEY = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 
 
@@ -59,6 +61,7 @@ class ImageCache:
     source: ImageSource | None
     now: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turns: Turns = field(default_factory=lambda: Turns("OS images: downloads"))
     _failed: dict[OsImageHash, tuple[float, str]] = field(default_factory=dict)
 
     def image(self, name: OsImageHash) -> Path:
@@ -67,13 +70,13 @@ class ImageCache:
         One image is fetched at a time; one that could not be had is not tried again for a minute.
 
         Raises:
-            ImageUnavailableError: It is not here and could not be had.
+            ImageUnavailableError: It is not here and could not be had, or too many wait for downloads.
             MeasurementMalformedError: What came is not that image.
         """
         folder = self.folder / IMAGES / name.hex()
         if (folder / CHECKSUM_FILE_NAME).is_file():
             return folder
-        with self._lock:
+        with self._turns.turn():
             if not (folder / CHECKSUM_FILE_NAME).is_file():
                 self._fetch(name, folder)
             return folder
@@ -88,7 +91,7 @@ class ImageCache:
         with self._lock:
             for kind, name in names:
                 if name == ALL:
-                    _remove(self.folder / kind)
+                    _empty(self.folder / kind)
                     self._failed.clear()
                 elif name:
                     _remove(self.folder / kind / name)
@@ -113,7 +116,7 @@ class ImageCache:
     def _fetch_now(self, source: ImageSource, name: OsImageHash, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with tempfile.TemporaryDirectory(prefix=".fetching.", dir=folder.parent) as made:
+            with tempfile.TemporaryDirectory(prefix=_FETCHING, dir=folder.parent) as made:
                 fetched = Path(made) / "image"
                 fetched.mkdir()
                 source.fetch(name, fetched)
@@ -169,6 +172,13 @@ def _key(name: str) -> str:
     if lower not in ("", ALL) and not _KEY.fullmatch(lower):
         raise InputError("invalid cache key")
     return lower
+
+
+def _empty(folder: Path) -> None:
+    """What is being fetched there goes on."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.name.startswith(_FETCHING):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from dstack.measurement.machine import BootDigests, ImageFiles, image_digests
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash
 from kms.image_cache import ImageCache, verify_image
+from kms.turns import Turns
 
 # What the digests depend on besides the image.
 _Shape = tuple[OsImageHash, int, bool, bool, str | None]
@@ -27,30 +28,38 @@ _MOST_KEPT = 256
 
 @dataclass(slots=True)
 class ImageMeasurements:
-    """Measures images out of a cache, each shape of a machine once."""
+    """Measures images out of a cache, each shape of a machine once, and one at a time: callers choose the shapes."""
 
     cache: ImageCache
     _kept: OrderedDict[_Shape, BootDigests] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turns: Turns = field(default_factory=lambda: Turns("OS images: measurements"))
 
     def digests(self, config: VmConfig) -> BootDigests:
         """What the image that *config* names contributes to the registers of such a machine.
 
         Raises:
-            ImageUnavailableError: The image is not here and could not be had.
+            ImageUnavailableError: The image is not here and could not be had, or too many wait.
             MeasurementMalformedError: It is not what its name says, or its measurement is not known.
         """
         shape = (config.os_image_hash, config.memory_size, config.two_pass, bool(config.cpu_count), config.ovmf_variant)
+        if (known := self._known(shape)) is not None:
+            return known
+        with self._turns.turn():
+            if (known := self._known(shape)) is not None:
+                return known
+            measured = self._measure(config)
+            with self._lock:
+                self._kept[shape] = measured
+                while len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+            return measured
+
+    def _known(self, shape: _Shape) -> BootDigests | None:
         with self._lock:
             if shape in self._kept:
                 self._kept.move_to_end(shape)
-                return self._kept[shape]
-        measured = self._measure(config)
-        with self._lock:
-            self._kept[shape] = measured
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
-        return measured
+            return self._kept.get(shape)
 
     def _measure(self, config: VmConfig) -> BootDigests:
         folder = self.cache.image(config.os_image_hash)

@@ -117,7 +117,7 @@ class DecisionLog:
         try:
             self._queue.put(waiting, timeout=WRITE_SECONDS if must else 0)
         except queue.Full:
-            self._lost(1)
+            self.lost(1)
             if must:
                 raise DecisionLogUnavailableError("decision log: too many decisions wait to be written") from None
             return
@@ -163,13 +163,13 @@ class DecisionLog:
         try:
             self._store.append(contents, self._signer)
         except DecisionLogUnavailableError as exc:
-            self._lost(len(batch))
+            self.lost(len(batch))
             _log.error("%s; grants wait until it can be written", exc)
             for waiting in batch:
                 waiting.written.set_exception(exc)
             return
-        self._missing -= missing
         with self._counting:
+            self._missing -= missing
             self._left_out -= left_out
         ENTRIES.labels("written").inc(len(batch))
         for waiting in batch:
@@ -189,8 +189,10 @@ class DecisionLog:
         if gone:
             _log.info("decision log: %d entries older than %s were removed", gone, self._retention)
 
-    def _lost(self, count: int) -> None:
-        self._missing += count
+    def lost(self, count: int) -> None:
+        """Remember that so many decisions could not be kept; the next entry says so."""
+        with self._counting:
+            self._missing += count
         ENTRIES.labels("lost").inc(count)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import bcrypt
 import httpx
@@ -13,9 +13,23 @@ import pytest
 from dstack.errors import ConfigError, InputError
 from dstack.transport.listener import Listener
 from kms.admin import Credentials, admin_app, parse_htpasswd
+from kms.rate import RateLimit
 
 TOKEN = "the operator's token"
 HTPASSWD = "# made by htpasswd -B\n\nanna:" + bcrypt.hashpw(b"her password", bcrypt.gensalt(4)).decode() + "\n"
+
+
+class Counting(dict[str, bytes]):
+    """The passwords; notes whose is looked up."""
+
+    def __init__(self, passwords: Mapping[str, bytes], seen: list[str]) -> None:
+        super().__init__(passwords)
+        self.seen = seen
+
+    def get(self, user: str, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
+        """As any other."""
+        self.seen.append(user)
+        return super().get(user, default)
 
 
 @dataclass
@@ -95,6 +109,23 @@ def test_nobody_else_is(url: str, cache: Cache, headers: dict[str, str]) -> None
     assert [answer.status_code for answer in answers] == [401, 401]
     assert answers[0].headers["www-authenticate"] == 'Basic realm="dstack-kms admin"'
     assert cache.cleared == []
+
+
+def test_passwords_are_not_tried_at_any_rate(cache: Cache) -> None:
+    """Whoever tries too often is refused before a password is compared, on every path; others are not."""
+    compared: list[str] = []
+    given = Credentials.of_token(TOKEN, HTPASSWD)
+    counting = replace(given, passwords=Counting(given.passwords, compared))
+    limit = RateLimit(everybody=100, peer=2, now=lambda: 0.0)
+    with Listener(admin_app(cache, counting, limit=limit)).running() as listener:
+        url = f"http://127.0.0.1:{listener.port}/prpc/Admin.ClearImageCache?json"
+        tried = [httpx.post(url, headers=_basic("anna", f"password {number}"), json={}) for number in range(6)]
+        elsewhere = httpx.get(url.replace("/prpc/", "/"), headers=_basic("anna", "another"))
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as operator:
+            told = operator.post(url, headers={"X-Admin-Token": TOKEN}, json={"image_hash": "ab"})
+
+    assert [answer.status_code for answer in tried] == [401] * 4 + [429] * 2
+    assert (elsewhere.status_code, told.status_code, compared) == (429, 200, ["anna"] * 4)
 
 
 def test_name_that_is_none_is_refused(url: str) -> None:

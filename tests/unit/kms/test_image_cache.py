@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +16,7 @@ from dstack.errors import ImageUnavailableError, InputError, MeasurementMalforme
 from dstack.measurement.image import CHECKSUM_FILE_NAME, os_image_hash
 from dstack.values import OsImageHash
 from kms.image_cache import ImageCache
+from kms.turns import WAITING
 
 FILES = {"metadata.json": b"{}", "bzImage": b"kernel"}
 CHECKSUMS = b"".join(f"{sha256(content).hexdigest()}  {name}\n".encode() for name, content in FILES.items())
@@ -98,6 +102,44 @@ def test_image_that_cannot_be_had_is_not_asked_for_again_at_once(tmp_path: Path)
     now[0] = 60
     source.files = {**FILES, CHECKSUM_FILE_NAME: CHECKSUMS}
     assert cache.image(NAME).is_dir()
+
+
+@dataclass
+class SlowSource(Source):
+    """Gives the files when it is let go on."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def fetch(self, name: OsImageHash, folder: Path) -> None:
+        """Waits in between."""
+        self.begun.set()
+        assert self.go_on.wait(60)
+        super().fetch(name, folder)
+
+
+def test_a_download_holds_nobody_but_a_few(tmp_path: Path) -> None:
+    """While one lasts the operator clears at once, and most who ask are told to come again; what is fetched comes."""
+    source = SlowSource()
+    cache = ImageCache(tmp_path, source)
+    with ThreadPoolExecutor(WAITING + 1) as threads:
+        first = threads.submit(cache.image, NAME)
+        assert source.begun.wait(60)
+        (here := tmp_path / "images" / "ab" / CHECKSUM_FILE_NAME).parent.mkdir()
+        here.touch()
+        others = [threads.submit(cache.image, OsImageHash(bytes([number]) * 32)) for number in range(WAITING)]
+        while not cache._turns.is_full:
+            time.sleep(0.001)
+        with pytest.raises(
+            ImageUnavailableError, match=r"^OS images: downloads: too many wait already, try again later$"
+        ):
+            cache.image(OsImageHash(b"\xff" * 32))
+        cache.clear(image_hash="all", config_hash="")
+        assert not here.exists()
+        source.go_on.set()
+
+    assert (first.result() / CHECKSUM_FILE_NAME).read_bytes() == CHECKSUMS
+    assert [type(other.exception()) for other in others] == [MeasurementMalformedError] * WAITING
 
 
 def test_without_a_source_only_what_is_here_is_known(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from dstack.keys.scalars import k256_public_key
 from dstack.values import Digest32
 from kms.decision_log import store as store_module
 from kms.decision_log import writer
-from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, canonical
+from kms.decision_log.entry import CONTENT_LIMIT, NO_ENTRY, Entry, canonical
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import DecisionStore, Head, open_store
 from kms.decision_log.verification import VerifiedLog, verify_log
@@ -319,15 +319,26 @@ def test_a_grant_is_written_before_it_is_given(store: DecisionStore) -> None:
 
 def test_many_grants_share_transactions(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred threads, one after the other, leave a hundred entries in one whole log, written a few times."""
-    sizes, append = [], store.append
-    monkeypatch.setattr(
-        store, "append", lambda contents, signer: sizes.append(len(contents)) or append(contents, signer)
-    )
+    sizes: list[int] = []
+    append, first, go_on = store.append, threading.Event(), threading.Event()
+
+    def slow_at_first(contents: Sequence[Mapping[str, object]], signer: DecisionSigner) -> list[Entry]:
+        sizes.append(len(contents))
+        first.set()
+        assert go_on.wait(60)
+        return append(contents, signer)
+
+    monkeypatch.setattr(store, "append", slow_at_first)
     monkeypatch.setattr(writer, "PAUSE_SECONDS", 0.5)
     with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
         threads = [threading.Thread(target=log.keep, args=(line(n),), kwargs={"must": True}) for n in range(100)]
-        for thread in threads[:3]:
+        threads[0].start()
+        assert first.wait(60)
+        for thread in threads[1:3]:
             thread.start()
+        while log._queue.qsize() < 2:
+            time.sleep(0.001)
+        go_on.set()
         for thread in threads[3:]:
             time.sleep(0.002)
             thread.start()
@@ -336,7 +347,17 @@ def test_many_grants_share_transactions(store: DecisionStore, monkeypatch: pytes
 
         assert verify(store).count == 100
         assert sorted(int(entry.members()["request"]) for entry in store.entries()) == [*range(100)]
-    assert (sum(sizes), len(sizes) < 20) == (100, True)
+    assert (sum(sizes), sizes[0], len(sizes) < 20) == (100, 1, True)
+
+
+def test_what_could_not_be_kept_is_counted_in_the_next_entry(store: DecisionStore) -> None:
+    """Before there was a log, for instance."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
+        log.lost(3)
+        log.keep(line(1), must=True)
+        log.keep(line(2), must=True)
+
+        assert [entry.members().get("missing_before") for entry in store.entries()] == [3, None]
 
 
 def test_without_the_log_there_is_no_grant(tmp_path: Path) -> None:
