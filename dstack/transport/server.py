@@ -11,7 +11,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -35,6 +36,8 @@ from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
 CALLS_AT_ONCE = 40
+CALLS_UNDER_WAY = 256
+"""At work or waiting: as many as connections may ask for. A call goes on when whoever made it is gone."""
 
 _METHODS = ("GET", "POST")
 _JSON = "application/json"
@@ -109,8 +112,7 @@ def prpc_app(
         headers: Sent with every answer.
         observe: Told of every call after it was answered; must not block.
     """
-    threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
-    endpoint = _Endpoint(service, prefix, tuple(_raw(headers or {})), observe, threads)
+    endpoint = _Endpoint(service, prefix, tuple(_raw(headers or {})), observe)
     app = _PrpcApp(endpoint, path + "/")
     route = Route(path + "/{method}", endpoint, methods=list(_METHODS))
     # Starlette adds HEAD where there is GET; a method is no document.
@@ -152,7 +154,10 @@ class _Endpoint:
     prefix: str
     headers: tuple[tuple[bytes, bytes], ...]
     observe: Observer | None
-    threads: ThreadPoolExecutor
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
+    )
+    places: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CALLS_UNDER_WAY))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -179,9 +184,17 @@ class _Endpoint:
                 as_json=as_json,
                 context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), request_id),
             )
-            return await asyncio.get_running_loop().run_in_executor(self.threads, _dispatch, self.service, call)
+            return await self._call(call)
         except DstackError as exc:
             return failure(exc, as_json=as_json)
+
+    async def _call(self, call: _Call) -> Response:
+        if not self.places.acquire(blocking=False):
+            raise ServiceBusyError(f"calls: want at most {CALLS_UNDER_WAY} at once, got more")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, _dispatch, self.service, call)
+        finally:
+            self.places.release()
 
 
 def _raw(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
