@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -24,6 +25,8 @@ _RECENT_SECONDS = 60.0
 # How long the end of a program waits for the question that is being asked.
 _END_SECONDS = 5.0
 _NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
+
+_log = logging.getLogger("kms")
 
 
 class ChainAuthority(Protocol):
@@ -177,7 +180,10 @@ class SelfAuthorization:
 
     def _watch(self, end: threading.Event) -> None:
         while not end.is_set():
-            # What fails is in the log of decisions, and whoever asks is told.
-            with suppress(DstackError):
+            try:
                 self.require(Question(Subject.SELF, "watch"))
+            except DstackError:
+                pass  # It is in the log of decisions, and whoever asks is told.
+            except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the watch
+                _log.exception("watch of this KMS's own authorization: no answer")
             end.wait(_WATCH_SECONDS)

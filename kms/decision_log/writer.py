@@ -156,24 +156,32 @@ class DecisionLog:
         return found or None
 
     def _write(self, batch: list[_Waiting]) -> None:
-        contents = [_bounded(waiting.content) for waiting in batch]
+        try:
+            self._append([_bounded(waiting.content) for waiting in batch])
+        except DecisionLogUnavailableError as exc:
+            self._fail(batch, exc)
+        except Exception as exc:  # noqa: BLE001 - a defect, or a database that may be mended: the next batch is tried
+            _log.exception("decision log: a defect")
+            self._fail(batch, DecisionLogUnavailableError(f"decision log: it cannot go on: {type(exc).__name__}"))
+        else:
+            ENTRIES.labels("written").inc(len(batch))
+            for waiting in batch:
+                waiting.written.set_result(None)
+
+    def _append(self, contents: list[dict[str, object]]) -> None:
         missing, left_out = self._missing, self._left_out
         before = {"missing_before": missing, "left_out_before": left_out}
         contents[0] |= {name: count for name, count in before.items() if count}
-        try:
-            self._store.append(contents, self._signer)
-        except DecisionLogUnavailableError as exc:
-            self.lost(len(batch))
-            _log.error("%s; grants wait until it can be written", exc)
-            for waiting in batch:
-                waiting.written.set_exception(exc)
-            return
+        self._store.append(contents, self._signer)
         with self._counting:
             self._missing -= missing
             self._left_out -= left_out
-        ENTRIES.labels("written").inc(len(batch))
+
+    def _fail(self, batch: list[_Waiting], error: DecisionLogUnavailableError) -> None:
+        self.lost(len(batch))
+        _log.error("%s; grants wait until it can be written", error)
         for waiting in batch:
-            waiting.written.set_result(None)
+            waiting.written.set_exception(error)
 
     def _prune(self) -> None:
         """Every hour; the head is said too, so that it stands somewhere else than in the database."""
@@ -185,6 +193,9 @@ class DecisionLog:
             gone = self._store.prune(now - self._retention, self._signer, now)
         except DecisionLogUnavailableError as exc:
             _log.error("%s; nothing was removed from it", exc)
+            return
+        except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the log
+            _log.exception("decision log: a defect; nothing was removed from it")
             return
         if gone:
             _log.info("decision log: %d entries older than %s were removed", gone, self._retention)

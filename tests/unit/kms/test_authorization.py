@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +24,7 @@ from dstack.errors import CollateralMalformedError, DstackError, KeyReleaseDenie
 from dstack.guest.platform import platform_evidence
 from dstack.measurement.event_log import RuntimeEvent
 from dstack.measurement.vm_config import serialise_vm_config
-from dstack.policy import Granted
+from dstack.policy import BootInfo, Decision, Granted
 from dstack.simulator.os_image import make_image
 from dstack.simulator.pki import SimulatedPki
 from dstack.simulator.platform import Defects, SimulatedPlatform
@@ -335,3 +336,24 @@ def test_the_watch_asks_by_itself(world: World, monkeypatch: pytest.MonkeyPatch)
                 break
             time.sleep(0.01)
         assert time.monotonic() < deadline
+
+
+def test_the_watch_outlives_a_defect(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw is not the last answer: without the watch nobody gets a temporary CA."""
+    monkeypatch.setattr(authorization, "_WATCH_SECONDS", 0.01)
+    allow_kms(world)
+    asked, authorize_kms = threading.Event(), world.chain.authorize_kms
+
+    def first_fails(boot: BootInfo) -> Decision:
+        if asked.is_set():
+            return authorize_kms(boot)
+        asked.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.chain, "authorize_kms", first_fails)
+    with world.own.watched():
+        deadline = time.monotonic() + 10
+        while not world.chain.asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert world.chain.asked

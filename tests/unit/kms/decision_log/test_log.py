@@ -82,6 +82,14 @@ def change(url: str, *statements: str) -> None:
     engine.dispose()
 
 
+def change_head(url: str, digest: bytes) -> None:
+    """Somebody with access to the database says what the newest entry is."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE decision_head SET digest = :digest"), {"digest": digest})
+    engine.dispose()
+
+
 def test_entries_are_numbered_bound_and_signed(store: DecisionStore) -> None:
     """Each names the digest of the one before; the whole verifies against the KMS's k256 public key."""
     store.append([line(1), line(2)], SIGNER)
@@ -382,6 +390,31 @@ def test_without_the_log_there_is_no_grant(tmp_path: Path) -> None:
     assert verify(store).missing == 3
     log.close()
     store.close()
+
+
+def test_the_log_goes_on_after_what_nobody_foresaw(url: str, store: DecisionStore) -> None:
+    """A head that is none stops grants as long as it stands there, and no longer."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
+        log.keep(line(1), must=True)
+        before = store.head().digest
+        change_head(url, b"none")
+
+        for _ in range(2):
+            with pytest.raises(DecisionLogUnavailableError, match="decision log: it cannot go on: InputError"):
+                log.keep(line(2), must=True)
+        change_head(url, before)
+        log.keep(line(3), must=True)
+
+        assert [entry.members().get("missing_before") for entry in store.entries()] == [None, 2]
+
+
+def test_a_log_that_cannot_be_shortened_is_written(store: DecisionStore) -> None:
+    """A retention from before the first year removes nothing, and stops nothing."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**6))) as log:
+        for number in range(3):
+            log.keep(line(number), must=True)
+
+        assert verify(store).count == 3
 
 
 def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
