@@ -16,6 +16,7 @@ from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -214,7 +215,7 @@ async def read_body(request: Request) -> bytes:
     """The body of a request.
 
     Raises:
-        MessageMalformedError: It is larger than `BODY_LIMIT`, or did not come within `BODY_SECONDS`.
+        MessageMalformedError: It is larger than `BODY_LIMIT`, did not come within `BODY_SECONDS`, or broke off.
         ServiceBusyError: Bodies take too much memory just now.
     """
     body, lease = bytearray(), request.scope["state"][BODY_LEASE]
@@ -227,6 +228,8 @@ async def read_body(request: Request) -> bytes:
                 lease.hold(len(body))
     except TimeoutError as exc:
         raise MessageMalformedError(f"body: want it within {BODY_SECONDS:.0f} s, got a part") from exc
+    except ClientDisconnect as exc:
+        raise MessageMalformedError("body: want all of it, got a part and the end of the connection") from exc
     return bytes(body)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dstack.transport import server
 from dstack.transport.listener import Listener
-from dstack.transport.server import CallContext, Method, prpc_app
+from dstack.transport.server import CallContext, Method, Observation, prpc_app
 from dstack.wire.kms import AppIdRequest, PublicKeyResponse
 from dstack.wire.message import from_protobuf, to_protobuf
 from dstack.wire.prpc import read_error_protobuf
@@ -193,3 +193,15 @@ def test_calls_of_those_who_left_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         wait_until(lambda: httpx.get(f"{url}/Fast").status_code == 200)
 
     assert answer.json() == {"error": "calls: want at most 3 at once, got more", "kind": "unavailable"}
+
+
+def test_client_that_hangs_up_is_no_defect_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """Half a body and the end of the connection are an input error: counted as one, and no trace in the log."""
+    seen: list[Observation] = []
+    with Listener(prpc_app({}, prefix="", observe=seen.append)).running() as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as connection:
+            connection.sendall(b"POST /prpc/Any HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        wait_until(lambda: bool(seen))
+
+    assert [each.status for each in seen] == [400]
+    assert caplog.records == []
