@@ -303,6 +303,18 @@ def test_a_log_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
         open_store("nonsense://x")
 
 
+def test_a_server_that_is_gone_is_noticed(postgres_url: str) -> None:
+    """A connection to PostgreSQL on which nothing comes back ends in seconds, so that another one can be made."""
+    with closing(open_store(postgres_url)) as store, store._engine.connect() as connection:
+        said = connection.connection.driver_connection.info.get_parameters()
+
+    assert {name: said[name] for name in ("connect_timeout", "tcp_user_timeout", "keepalives_idle")} == {
+        "connect_timeout": "5",
+        "tcp_user_timeout": "5000",
+        "keepalives_idle": "5",
+    }
+
+
 def test_errors_do_not_show_the_password() -> None:
     """A database that cannot be reached is named by the kind of error alone."""
     with pytest.raises(DecisionLogUnavailableError) as failed:
