@@ -101,6 +101,11 @@ def refusing(node: Node) -> None:
     node.status = 429
 
 
+def timeless(node: Node) -> None:
+    """Its blocks are of no year."""
+    node.at = lambda _: 1 << 63
+
+
 def far_ahead(node: Node) -> None:
     """It claims a block that cannot be."""
     node.head = 10**9
@@ -114,6 +119,7 @@ MANNERS: list[tuple[Callable[[Node], None], str]] = [
     (hanging, "no answer within 2 s"),
     (dead, "cannot be reached: ConnectError"),
     (malformed, "want JSON, got something else"),
+    (timeless, "block time: want at most 253402300799, got 9223372036854775808"),
     (short, "want 2 JSON-RPC answers, got 0"),
     (huge, "want an answer of at most 1048576 bytes, got more"),
     (refusing, "answers with HTTP status 429"),
