@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -92,14 +93,16 @@ class DecisionLog:
         self._limits = {has_evidence: _Hourly(REFUSALS_AN_HOUR, now) for has_evidence in (True, False)}
         self._counting = threading.Lock()
         self._prune_at = self._written_at = 0.0
-        self._busy = False
+        self._busy = self._is_over = False
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._queue.put(None)
-        self._thread.join(WRITE_SECONDS)
+        """Write what waits, and end; not for longer than a grant may take."""
+        self._is_over = True
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=WRITE_SECONDS)
+            self._thread.join(WRITE_SECONDS)
 
     def keep(self, content: Mapping[str, object], *, must: bool) -> None:
         """Keep a decision.
@@ -144,6 +147,8 @@ class DecisionLog:
 
     def _next_batch(self) -> list[_Waiting] | None:
         """What waits; None at the end."""
+        if self._is_over and self._queue.empty():
+            return None
         first = self._queue.get()
         if self._busy or not self._queue.empty():
             time.sleep(max(0.0, self._written_at + PAUSE_SECONDS - time.monotonic()))
@@ -151,8 +156,6 @@ class DecisionLog:
         while first is not None and len(batch) < BATCH_LIMIT and not self._queue.empty():
             batch.append(self._queue.get())
         found = [waiting for waiting in batch if waiting is not None]
-        if len(found) < len(batch) and found:
-            self._queue.put(None)
         return found or None
 
     def _write(self, batch: list[_Waiting]) -> None:

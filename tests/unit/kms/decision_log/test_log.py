@@ -441,6 +441,32 @@ def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_database_that_hangs_does_not_keep_the_program(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a log whose queue is full and whose database answers nothing comes all the same."""
+    monkeypatch.setattr(writer, "QUEUE_LIMIT", 1)
+    monkeypatch.setattr(writer, "WRITE_SECONDS", 0.1)
+    go_on, hangs = threading.Event(), threading.Event()
+
+    def hang(_contents: Sequence[Mapping[str, object]], _signer: DecisionSigner) -> list[Entry]:
+        hangs.set()
+        go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(store, "append", hang)
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+    log.keep(line(1), must=False)
+    assert hangs.wait(60)
+    log.keep(line(2), must=False)
+    end = threading.Thread(target=log.close, daemon=True)
+    end.start()
+    end.join(10)
+    is_over = not end.is_alive()
+    go_on.set()
+    log._thread.join(10)
+
+    assert is_over
+
+
 def test_strangers_cannot_fill_the_log(tmp_path: Path) -> None:
     """Of refusals so many an hour are kept, with and without evidence apart; the next entry counts the others."""
     hour = [0.0]
