@@ -100,7 +100,7 @@ def authorize(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of the last question about ourselves that was answered, and when (`time.monotonic`)."""
+    """What came of the last question about ourselves that was answered, and when it was asked (`time.monotonic`)."""
 
     at: float
     denied: KeyReleaseDeniedError | None
@@ -115,6 +115,7 @@ class SelfAuthorization:
         self._authority = authority
         self._lock = threading.Lock()
         self._kept: tuple[datetime, Appraisal] | None = None
+        self._remembering = threading.Lock()
         self._outcome: _Outcome | None = None
         self._is_watched = False
 
@@ -138,13 +139,20 @@ class SelfAuthorization:
             KeyReleaseDeniedError: As `authorize`.
             UnavailableError: As `authorize`.
         """
+        at = time.monotonic()
         try:
             permit = authorize(question, self.appraisal, self._authority.authorize_kms)
         except KeyReleaseDeniedError as exc:
-            self._outcome = _Outcome(time.monotonic(), exc)
+            self._remember(_Outcome(at, exc))
             raise
-        self._outcome = _Outcome(time.monotonic(), None)
+        self._remember(_Outcome(at, None))
         return permit
+
+    def _remember(self, outcome: _Outcome) -> None:
+        """What was asked later counts: a slow yes from before does not come over a no."""
+        with self._remembering:
+            if self._outcome is None or self._outcome.at <= outcome.at:
+                self._outcome = outcome
 
     def require_recent(self, question: Question) -> None:
         """Return only if the chain permitted this KMS within the last minute; nobody waits for the chain.

@@ -357,3 +357,32 @@ def test_the_watch_outlives_a_defect(world: World, monkeypatch: pytest.MonkeyPat
             time.sleep(0.01)
 
     assert world.chain.asked
+
+
+def test_a_slow_yes_does_not_come_over_a_later_no(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered is the answer to the question that was asked last, whichever came last."""
+    monkeypatch.setattr(world.own, "_watch", lambda _end: None)
+    allow_kms(world)
+    question, authorize_kms = Question(Subject.SELF, "request-1"), world.chain.authorize_kms
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow_at_first(boot: BootInfo) -> Decision:
+        decision = authorize_kms(boot)
+        if not asked.is_set():
+            asked.set()
+            go_on.wait(30)
+        return decision
+
+    monkeypatch.setattr(world.chain, "authorize_kms", slow_at_first)
+    with world.own.watched():
+        slow = threading.Thread(target=world.own.require, args=(question,))
+        slow.start()
+        assert asked.wait(30)
+        world.chain.kms_machines.clear()
+        with pytest.raises(KeyReleaseDeniedError, match="Aggregated MR not allowed"):
+            world.own.require(question)
+        go_on.set()
+        slow.join()
+
+        with pytest.raises(KeyReleaseDeniedError, match="Aggregated MR not allowed"):
+            world.own.require_recent(question)
