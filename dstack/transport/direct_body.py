@@ -12,22 +12,38 @@ import re
 from collections.abc import Callable
 
 import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_LINES = 200
+SMALL_CHUNKS, LARGE_CHUNK = 256, 256
+"""So many chunks may have fewer bytes than that; the parser takes as long for each as for a thousand bytes."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH, _CODING = b"content-length", b"transfer-encoding"
 
 
+class _FewTrailers(ChunkedReader):
+    """As the library's, which takes long for each line behind the last chunk."""
+
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._reading_trailer:
+            _require_few_lines(bytes(buf))
+        return super().__call__(buf)
+
+
 class BodyParser(h11.Connection):
     """The parser of a server, which knows how many bytes of a body with a length are still to come.
+
+    It works in the loop of all connections, so it refuses what takes long to parse.
 
     Attributes:
         outstanding: So many; None where the body has no length.
     """
 
     outstanding: int | None = None
+    _small_chunks = 0
 
     def __init__(self, header_limit: int) -> None:
         """Take the largest size of a head."""
@@ -35,24 +51,32 @@ class BodyParser(h11.Connection):
         self.header_limit = header_limit
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """As the library's, which takes long for each line of a head."""
+        """As the library's."""
         if self.their_state is h11.IDLE:
-            self._require_few_lines()
+            _require_few_lines(self.trailing_data[0])
         event = super().next_event()
         if isinstance(event, h11.Request):
             headers = dict(event.headers)
             # In chunks, a length beside them says nothing.
             is_plain = _LENGTH in headers and _CODING not in headers
             self.outstanding = int(headers[_LENGTH]) if is_plain else None
-        elif isinstance(event, h11.Data) and self.outstanding is not None:
-            self.outstanding -= len(event.data)
+            self._small_chunks = 0
+            if isinstance(self._reader, ChunkedReader):
+                self._reader = _FewTrailers()
+        elif isinstance(event, h11.Data):
+            if self.outstanding is not None:
+                self.outstanding -= len(event.data)
+            elif len(event.data) < LARGE_CHUNK:
+                self._small_chunks += 1
+                if self._small_chunks > SMALL_CHUNKS:
+                    raise h11.RemoteProtocolError(f"body: want chunks of {LARGE_CHUNK} bytes and more")
         return event
 
-    def _require_few_lines(self) -> None:
-        came = self.trailing_data[0]
-        end = _HEAD_END.search(came)
-        if came.count(b"\n", 0, end.start() + 1 if end else len(came)) > MAX_HEAD_LINES:
-            raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
+
+def _require_few_lines(came: bytes) -> None:
+    end = _HEAD_END.search(came)
+    if came.count(b"\n", 0, end.start() + 1 if end else len(came)) > MAX_HEAD_LINES:
+        raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
 
 
 async def fill_from_body(

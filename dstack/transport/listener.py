@@ -101,6 +101,10 @@ class PeerCertificateProtocol(H11Protocol):
             super().send_400_response(msg)
         else:
             self.transport.close()
+        if self.cycle is not None:
+            # The application may be at work on it; what it answers goes nowhere.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
