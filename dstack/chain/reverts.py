@@ -118,7 +118,7 @@ def explain_revert(data: bytes) -> str:
         if error is None:
             return f"the contract refused with unknown error 0x{data[:36].hex()}"
         return _sentence(error, arguments)
-    except DecodingError:
+    except (DecodingError, OverflowError):  # As in `kms_auth`: a length that no memory could hold.
         return f"the contract refused with malformed error 0x{data[:36].hex()}"
 
 

@@ -165,5 +165,5 @@ def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
         return None
     try:
         return decode(types, answer.data)
-    except DecodingError:
+    except (DecodingError, OverflowError):  # As in `kms_auth`: a length that no memory could hold.
         return None

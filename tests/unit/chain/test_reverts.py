@@ -14,6 +14,8 @@ from dstack.chain.operator import Kind, State
 from dstack.chain.reverts import ENUMS, SENTENCES, explain_revert
 
 ADDRESS = "0x" + "11" * 20
+# A text that says it is longer than any memory.
+ENDLESS = encode(["uint256"] * 2, [32, 1 << 255])
 
 
 def selector(signature: str) -> bytes:
@@ -33,6 +35,10 @@ UNEXPECTED_STATE = selector("UnexpectedState(bytes32,uint8,uint8)")
         (b"\x12\x34\x56\x78" + bytes(100), "the contract refused with unknown error 0x12345678" + "00" * 32),
         (b"\x12", "the contract refused with unknown error 0x12"),
         (selector("Error(string)") + b"\x01", "the contract refused with malformed error 0x08c379a001"),
+        (
+            selector("Error(string)") + ENDLESS,
+            f"the contract refused with malformed error 0x08c379a0{ENDLESS[:32].hex()}",
+        ),
         (UNEXPECTED_STATE, "the contract refused with malformed error 0x" + UNEXPECTED_STATE.hex()),
         (
             UNEXPECTED_STATE + encode(["bytes32", "uint8", "uint8"], [bytes(32), 1, 2]),
