@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +43,14 @@ def make_certificates() -> Certificates:
         server=TlsIdentity(certificate_pem(server), private_key_pem(server_key)),
         client=TlsIdentity(certificate_pem(client), private_key_pem(client_key)),
     )
+
+
+def verifying(certificates: Certificates) -> ssl.SSLContext:
+    """A client that trusts their root, and presents nothing."""
+    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    # From Python 3.13 on the default wants key identifiers, which upstream's certificates do not have.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 @pytest.fixture(scope="session")

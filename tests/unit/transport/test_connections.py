@@ -19,7 +19,7 @@ from dstack.transport import listener as listener_module
 from dstack.transport.connections import peer_of
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from tests.unit.transport.conftest import Certificates
+from tests.unit.transport.conftest import Certificates, verifying
 
 FLOOD, OTHER, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 SIZE = 4
@@ -248,7 +248,7 @@ def tls(certificates: Certificates) -> ssl.SSLContext:
 @pytest.fixture
 def shaken(site: Site, certificates: Certificates) -> Callable[[str], ssl.SSLSocket]:
     """Makes connections whose handshake is done."""
-    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    context = verifying(certificates)
     return lambda address: site.shake(site.connect(address), context)
 
 
@@ -272,7 +272,7 @@ def test_one_address_has_a_share_of_the_handshakes(site: Site, tls: ssl.SSLConte
     slow, flood = site.connect(OTHER), site.flood(FLOOD, 3)
 
     assert is_closed(flood[0])
-    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    context = verifying(certificates)
     assert asked(site.shake(slow, context)) == (200, True)
     assert asked(site.shake(flood[1], context)) == (200, True)
 
