@@ -145,11 +145,12 @@ def _onboard(parts: Parts) -> None:
     """Return when there are keys."""
     settings = parts.settings.core.onboard
     onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own, parts.chain)
+    # The domain may stay in the file for the sake of the certificate: it alone makes no keys.
+    if not settings.enabled:
+        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return
-    if not settings.enabled:
-        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
     service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
     watch = PermissionWatch(parts.own, parts.chain)
     app = onboard_app(service, watch, simulated=parts.simulated)
