@@ -211,6 +211,27 @@ def test_health(kms: Served, onboard: Served) -> None:
     assert [httpx.get(f"{served.url}/health").text for served in (kms, onboard)] == ["OK", "OK"]
 
 
+def test_every_answer_of_the_service_says_its_version(kms: Served) -> None:
+    """Also what is no method, what is refused, and what there is not."""
+    answers = [
+        *(httpx.get(f"{kms.url}{path}") for path in ("/health", "/metrics", "/nothing", "/prpc/Nothing", "/prpc/a/b")),
+        httpx.put(f"{kms.url}/prpc/GetMeta"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 404, 400, 404, 405]
+    assert {answer.headers.get_list("x-app-version") == ["v0.1.0 (dstack-python)"] for answer in answers} == {True}
+
+
+def test_who_only_watches_may_ask_for_the_head(kms: Served, onboard: Served) -> None:
+    """HEAD is answered like GET, without the body; methods are no documents."""
+    looks = [f"{kms.url}/health", f"{kms.url}/metrics", f"{onboard.url}/health"]
+    answers = [httpx.head(look) for look in looks]
+
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 3
+    assert answers[0].headers["content-length"] == "2"
+    assert [httpx.head(f"{onboard.url}{path}").status_code for path in ("/finish", "/prpc/Finish")] == [405, 405]
+
+
 def test_attestation_info_shows_what_to_allow(onboard: Served) -> None:
     """Before Bootstrap an operator sees what the contracts must allow; the RPC URL without its credentials."""
     own = onboard.world.own.appraisal()
