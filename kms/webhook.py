@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from dstack.chain.bounded_http import BoundedClient, EndpointError, Reply
@@ -15,7 +16,7 @@ from dstack.chain.client import parse_address, printable
 from dstack.chain.facts import Facts, KeptFacts
 from dstack.chain.single_flight import SingleFlight
 from dstack.errors import ChainUnavailableError, ConfigError
-from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide
+from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
 from kms.settings_form import shown, trusted_url
 
@@ -82,14 +83,6 @@ class WebhookAuthority:
         """
         return self._authorize("kms", boot)
 
-    def gateway_app_id(self) -> str:
-        """The gateway that apps are told to trust; empty when none was named.
-
-        Raises:
-            ChainUnavailableError: It could not be asked.
-        """
-        return self._facts.read().gateway_app_id
-
     def recent_facts(self) -> Facts | None:
         """What was last read, at once; None before anything was. What is old is asked for anew meanwhile."""
         return self._facts.recent()
@@ -98,10 +91,11 @@ class WebhookAuthority:
         body = boot.to_json().encode()
         url = f"{self._url.rstrip('/')}/bootAuth/{kind}"
         answer = self._flights.run((kind, body), lambda: self._ask("POST", url, body))
-        is_allowed, _, reason = (
+        is_allowed, gateway, reason = (
             self._member(answer, name, of) for name, of in (("isAllowed", bool), ("gatewayAppId", str), ("reason", str))
         )
-        return decide(is_allowed, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
+        decision = decide(is_allowed, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
+        return replace(decision, gateway_app_id=printable(gateway)) if isinstance(decision, Granted) else decision
 
     def _read_facts(self) -> Facts:
         answer = self._ask("GET", self._url, None)

@@ -65,7 +65,7 @@ def test_permitted_app_gets_a_permit(world: World) -> None:
     """The permit names the machine and the block at which the chain said yes."""
     permit = ask(world, app_machine())
 
-    assert permit.granted == Granted(BLOCK)
+    assert permit.granted == Granted(BLOCK, gateway_app_id="0xgateway")
     assert (permit.boot.app_id, permit.boot.compose_hash) == (APP_ID, COMPOSE_HASH)
     assert (permit.boot.os_image_hash, permit.boot.tcb_status) == (IMAGE.os_image_hash, "UpToDate")
     assert world.chain.asked == [permit.boot]

@@ -17,6 +17,7 @@ from tests.http_answers import Answering, answering
 from tests.unit.chain.test_kms_auth import BOOT
 
 YES = {"isAllowed": True, "gatewayAppId": "gateway", "reason": ""}
+GRANTED = Granted(NO_BLOCK, gateway_app_id="gateway")
 ABOUT = {
     "status": "ok",
     "kmsContractAddr": "0x" + "c0" * 20,
@@ -44,7 +45,7 @@ def says(about: object) -> Callable[[str, str, bytes], tuple[int, bytes]]:
 def test_the_question_is_upstreams() -> None:
     """One slash, the kind of question in the path, BootInfo in camelCase, and our name."""
     with asking(says(YES), "/") as (authority, server):
-        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (Granted(NO_BLOCK),) * 2
+        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (GRANTED,) * 2
     assert [(method, path) for method, path, _ in server.asked] == [
         ("POST", "/bootAuth/app"),
         ("POST", "/bootAuth/kms"),
@@ -156,4 +157,4 @@ def test_who_asks_the_same_at_the_same_time_shares_one_answer() -> None:
         at_once = len(server.asked)
         authority.authorize_app(BOOT)
 
-    assert (decisions, at_once, len(server.asked)) == ([Granted(NO_BLOCK)] * 10, 1, 2)
+    assert (decisions, at_once, len(server.asked)) == ([GRANTED] * 10, 1, 2)
