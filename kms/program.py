@@ -151,7 +151,13 @@ def _onboard(parts: Parts) -> None:
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return
-    service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
+    service = OnboardService(
+        onboarding,
+        parts.own,
+        parts.settings,
+        finish=lambda: listener.stop(),
+        recent_facts=parts.chain.recent_facts,
+    )
     watch = PermissionWatch(parts.own, parts.chain)
     app = onboard_app(service, watch, simulated=parts.simulated)
     listener = Listener(app, host=settings.address, port=settings.port)

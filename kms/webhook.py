@@ -18,7 +18,7 @@ from dstack.chain.single_flight import SingleFlight
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
-from kms.settings_form import shown, trusted_url
+from kms.settings_form import http_url, shown, trusted_url
 
 SECONDS = 5.0
 ANSWER_LIMIT = 64 << 10
@@ -108,6 +108,7 @@ class WebhookAuthority:
             _address(self._member(answer, "appImplementation", str)),
             NO_BLOCK,
             time.monotonic(),
+            _rpc_url(answer.get("ethRpcUrl")),
         )
 
     def _ask(self, method: str, url: str, body: bytes | None) -> dict[str, Any]:
@@ -133,6 +134,14 @@ def _object(reply: Reply) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise EndpointError("malformed", f"want a JSON object, got {type(answer).__name__}")
     return answer
+
+
+def _rpc_url(told: object) -> str:
+    """As it is published: scheme and host. Some servers name none, which is not wrong."""
+    try:
+        return printable(shown(http_url(told))) if isinstance(told, str) else ""
+    except ValueError:
+        return ""
 
 
 def _address(text: str) -> str:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dstack.chain.facts import Facts
 from dstack.keys import derive_app_keys
 from dstack.transport.listener import Listener
 from dstack.transport.tls import client_context, server_context
@@ -247,6 +248,31 @@ def test_attestation_info_shows_what_to_allow(onboard: Served) -> None:
         "kms_contract_address": CONTRACT,
         "ppid": own.verified.ppid.hex(),
     }
+
+
+def test_attestation_info_tells_what_an_auth_server_says(world: World, tmp_path: Path) -> None:
+    """Where the settings name no contract, contract and endpoint are the auth server's; nothing before it has said."""
+    webhook = parse_settings(
+        """
+        [core.attestation.urls]
+        collateral_dir = "."
+        [core.auth_api]
+        type = "webhook"
+        webhook.url = "http://127.0.0.1:8000"
+        """
+    )
+    facts = Facts(CONTRACT, 1, "", IMPLEMENTATION, BLOCK, 0.0, "https://rpc.example")
+    with open_keystore(tmp_path) as keystore:
+        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
+        infos = [
+            OnboardService(onboarding, world.own, webhook, lambda: None, said).attestation_info()
+            for said in (lambda: None, lambda: facts)
+        ]
+
+    assert [(info.kms_contract_address, info.eth_rpc_url) for info in infos] == [
+        ("", ""),
+        (CONTRACT, "https://rpc.example"),
+    ]
 
 
 def test_story_of_a_first_start(onboard: Served) -> None:

@@ -24,7 +24,7 @@ ABOUT = {
     "gatewayAppId": "gateway",
     "chainId": 5,
     "appImplementation": "0x" + "1a" * 20,
-    "ethRpcUrl": "https://rpc",
+    "ethRpcUrl": "https://rpc.example:8545/key",
 }
 
 
@@ -125,8 +125,20 @@ def test_what_it_says_of_itself_is_published() -> None:
         5,
         "gateway",
     )
+    assert facts.rpc_url == "https://rpc.example"
     assert (facts.app_implementation.lower(), asked) == (ABOUT["appImplementation"], len(server.asked))
     assert server.asked[0][:2] == ("GET", "/hook")
+
+
+@pytest.mark.parametrize("named", [None, "", 5, "rpc.example", "https://", "http://[", "https://rpc\n.example"])
+def test_an_rpc_url_out_of_form_is_none(named: object) -> None:
+    """It is only shown: where an auth server names none, or something else, everything else of it stands."""
+    with asking(says({**ABOUT, "ethRpcUrl": named})) as (authority, _):
+        authority.check(chain_id=5)
+        facts = authority.recent_facts()
+
+    assert facts is not None
+    assert facts.rpc_url == ""
 
 
 @pytest.mark.parametrize("missing", ["status", "kmsContractAddr", "gatewayAppId", "chainId", "appImplementation"])
