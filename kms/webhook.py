@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 from dstack.chain.bounded_http import BoundedClient, EndpointError, Reply
@@ -94,8 +93,10 @@ class WebhookAuthority:
         is_allowed, gateway, reason = (
             self._member(answer, name, of) for name, of in (("isAllowed", bool), ("gatewayAppId", str), ("reason", str))
         )
-        decision = decide(is_allowed, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
-        return replace(decision, gateway_app_id=printable(gateway)) if isinstance(decision, Granted) else decision
+        # Upstream's servers may give a reason for a yes too; `isAllowed` alone decides.
+        if is_allowed:
+            return Granted(NO_BLOCK, gateway_app_id=printable(gateway))
+        return decide(False, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
 
     def _read_facts(self) -> Facts:
         answer = self._ask("GET", self._url, None)

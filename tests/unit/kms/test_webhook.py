@@ -60,15 +60,21 @@ def test_the_question_is_upstreams() -> None:
     [
         ({**YES, "isAllowed": False, "reason": "compose hash not allowed"}, "compose hash not allowed"),
         ({**YES, "isAllowed": False}, "no reason given"),
-        ({**YES, "reason": "but\x1b[2J"}, "but?[2J"),
+        ({**YES, "isAllowed": False, "reason": "but\x1b[2J"}, "but?[2J"),
     ],
 )
 def test_a_no_is_a_no(answer: dict[str, object], reason: str) -> None:
-    """A denial keeps its reason, printable; a yes that gives a reason is a contradiction and denies."""
+    """A denial keeps its reason, printable."""
     with asking(says(answer)) as (authority, _):
         decision = authority.authorize_app(BOOT)
 
     assert decision == Denied(Rule.OTHER, "app " + "a1" * 20, reason, NO_BLOCK)
+
+
+def test_a_yes_may_have_a_reason() -> None:
+    """Upstream's server for development says why it allows; its KMS looks at `isAllowed` alone."""
+    with asking(says({**YES, "reason": "mock app always allowed"})) as (authority, _):
+        assert authority.authorize_app(BOOT) == GRANTED
 
 
 @pytest.mark.parametrize(
