@@ -212,7 +212,8 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limits = parts.settings.core.limits
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
-    with parts.own.watched(), _admin(parts, metrics):
+    # What GetMeta tells of the contract is old only as long as nobody asks for it.
+    with parts.own.watched(also=parts.chain.recent_facts), _admin(parts, metrics):
         listener = Listener(
             app,
             host=rpc.address,
