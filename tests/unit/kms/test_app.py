@@ -275,6 +275,19 @@ def test_attestation_info_tells_what_an_auth_server_says(world: World, tmp_path:
     ]
 
 
+def test_a_link_leads_to_the_page_and_to_nothing_else(onboard: Served) -> None:
+    """From elsewhere a browser may be led to this page, but not into a frame of it, nor to what does something."""
+    allow_kms(onboard.world)
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    frame = {**link, "Sec-Fetch-Dest": "iframe"}
+    bootstrap = "/prpc/Onboard.Bootstrap?domain=kms.example"
+    asked = [("/", link), ("/", frame), ("/", {**link, "Sec-Fetch-Mode": "cors"}), ("/finish", link), (bootstrap, link)]
+
+    statuses = [httpx.get(f"{onboard.url}{path}", headers=headers).status_code for path, headers in asked]
+
+    assert statuses == [200, 400, 400, 400, 400]
+
+
 def test_story_of_a_first_start(onboard: Served) -> None:
     """Refused by the chain; not to be finished; allowed and made; refused a second time; finished, and gone."""
     refused = onboard.post("Onboard.Bootstrap", {"domain": "kms.example"})
