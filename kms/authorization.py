@@ -162,10 +162,14 @@ class SelfAuthorization:
             raise KeyReleaseDeniedError(outcome.denied.rule, str(outcome.denied), outcome.denied.block)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else."""
+    def watched(self, also: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else.
+
+        Args:
+            also: Called as often; must neither raise nor take long.
+        """
         end = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(end,), name="self-authorization", daemon=True)
+        thread = threading.Thread(target=self._watch, args=(end, also), name="self-authorization", daemon=True)
         self._is_watched = True
         thread.start()
         try:
@@ -175,8 +179,9 @@ class SelfAuthorization:
             end.set()
             thread.join(_END_SECONDS)
 
-    def _watch(self, end: threading.Event) -> None:
+    def _watch(self, end: threading.Event, also: Callable[[], object]) -> None:
         while not end.is_set():
+            also()
             # What fails is in the log of decisions, and whoever asks is told.
             with suppress(DstackError):
                 self.require(Question(Subject.SELF, "watch"))
