@@ -198,7 +198,7 @@ def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:
         if len(answer.data) <= _SHORT_ANSWER:
             return _decoded_short(tuple(types), answer.data)
         return decode(types, answer.data)
-    except DecodingError:
+    except (DecodingError, OverflowError):  # The library lets a length overflow that no memory could hold.
         return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import threading
 import time
@@ -29,7 +30,10 @@ AT_ONCE = 8
 PART_SECONDS = 120.0
 """How long a client may take to receive one part of an answer."""
 
-_LENGTH = b"content-length"
+MAX_HEAD_LINES = 200
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_LENGTH, _CODING = b"content-length", b"transfer-encoding"
 _POLL_SECONDS = 0.005
 _places = threading.BoundedSemaphore(AT_ONCE)
 _threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="body")
@@ -57,13 +61,24 @@ class BodyParser(h11.Connection):
         self.header_limit = header_limit
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """As the library's."""
+        """As the library's, which takes long for each line of a head."""
+        if self.their_state is h11.IDLE:
+            self._require_few_lines()
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self.outstanding = next((int(value) for name, value in event.headers if name == _LENGTH), None)
+            headers = dict(event.headers)
+            # In chunks, a length beside them says nothing.
+            is_plain = _LENGTH in headers and _CODING not in headers
+            self.outstanding = int(headers[_LENGTH]) if is_plain else None
         elif isinstance(event, h11.Data) and self.outstanding is not None:
             self.outstanding -= len(event.data)
         return event
+
+    def _require_few_lines(self) -> None:
+        came = self.trailing_data[0]
+        end = _HEAD_END.search(came)
+        if came.count(b"\n", 0, end.start() + 1 if end else len(came)) > MAX_HEAD_LINES:
+            raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
 
 
 Fill = Callable[[memoryview], bool]

@@ -11,10 +11,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +37,8 @@ from dstack.wire.prpc import error_json, error_protobuf, trim_method, wants_json
 BODY_LIMIT = 10 << 20
 BODY_SECONDS = 30.0
 CALLS_AT_ONCE = 40
+CALLS_UNDER_WAY = 256
+"""At work or waiting: as many as connections may ask for. A call goes on when whoever made it is gone."""
 
 _METHODS = ("GET", "POST")
 _JSON = "application/json"
@@ -111,8 +115,7 @@ def prpc_app(
         headers: Sent with every answer, also with those of paths beside the methods.
         observe: Told of every call after it was answered; must not block.
     """
-    threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
-    endpoint = _Endpoint(service, prefix, observe, threads)
+    endpoint = _Endpoint(service, prefix, observe)
     app = _PrpcApp(endpoint, path + "/", tuple(_raw(headers or {})))
     route = Route(path + "/{method}", endpoint, methods=list(_METHODS))
     # Starlette adds HEAD where there is GET; a method is no document.
@@ -167,7 +170,10 @@ class _Endpoint:
     service: Mapping[str, Method]
     prefix: str
     observe: Observer | None
-    threads: ThreadPoolExecutor
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
+    )
+    places: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CALLS_UNDER_WAY))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -194,9 +200,17 @@ class _Endpoint:
                 as_json=as_json,
                 context=CallContext(getattr(request.state, PEER_CERTIFICATE, None), request_id),
             )
-            return await asyncio.get_running_loop().run_in_executor(self.threads, _dispatch, self.service, call)
+            return await self._call(call)
         except DstackError as exc:
             return failure(exc, as_json=as_json)
+
+    async def _call(self, call: _Call) -> Response:
+        if not self.places.acquire(blocking=False):
+            raise ServiceBusyError(f"calls: want at most {CALLS_UNDER_WAY} at once, got more")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, _dispatch, self.service, call)
+        finally:
+            self.places.release()
 
 
 def _raw(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
@@ -216,7 +230,7 @@ async def read_body(request: Request) -> bytes:
     """The body of a request.
 
     Raises:
-        MessageMalformedError: It is larger than `BODY_LIMIT`, or did not come within `BODY_SECONDS`.
+        MessageMalformedError: It is larger than `BODY_LIMIT`, did not come within `BODY_SECONDS`, or broke off.
         ServiceBusyError: Bodies take too much memory just now.
     """
     body, lease = bytearray(), request.scope["state"][BODY_LEASE]
@@ -229,6 +243,8 @@ async def read_body(request: Request) -> bytes:
                 lease.hold(len(body))
     except TimeoutError as exc:
         raise MessageMalformedError(f"body: want it within {BODY_SECONDS:.0f} s, got a part") from exc
+    except ClientDisconnect as exc:
+        raise MessageMalformedError("body: want all of it, got a part and the end of the connection") from exc
     return bytes(body)
 
 

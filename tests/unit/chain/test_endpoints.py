@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,11 @@ def refusing(node: Node) -> None:
     node.status = 429
 
 
+def timeless(node: Node) -> None:
+    """Its blocks are of no year."""
+    node.at = lambda _: 1 << 63
+
+
 def far_ahead(node: Node) -> None:
     """It claims a block that cannot be."""
     node.head = 10**9
@@ -113,6 +119,7 @@ MANNERS: list[tuple[Callable[[Node], None], str]] = [
     (hanging, "no answer within 2 s"),
     (dead, "cannot be reached: ConnectError"),
     (malformed, "want JSON, got something else"),
+    (timeless, "block time: want at most 253402300799, got 9223372036854775808"),
     (short, "want 2 JSON-RPC answers, got 0"),
     (huge, "want an answer of at most 1048576 bytes, got more"),
     (refusing, "answers with HTTP status 429"),
@@ -164,6 +171,28 @@ def test_a_newer_block_is_asked_for_denials() -> None:
     ahead = Node(head=103, say=lambda _, number: b"no" if number > 101 else b"yes")
     with asking(Node(), Node(), ahead) as reader:
         assert reader.read(ASK) == Reading(1, block_at(100), YES, (Newer(ahead.url, block_at(103), NO),))
+
+
+class Forgetful(Node):
+    """Does not find the state of blocks from 101 on when it is first asked."""
+
+    has_found = False
+
+    def _outcome(self, request: dict[str, Any]) -> dict[str, Any]:
+        outcome = super()._outcome(request)
+        if outcome == {"result": "0x" + b"no".hex()} and not self.has_found:
+            self.has_found = True
+            return {"error": {"code": -32000, "message": "missing trie node"}}
+        return outcome
+
+
+def test_a_denial_that_could_not_be_told_at_once_is_asked_for_again() -> None:
+    """An endpoint that has gone further and failed there once hides no denial until the others come to its block."""
+    ahead = Forgetful(head=103, say=lambda _, number: b"no" if number > 101 else b"yes")
+    with asking(Node(), Node(), ahead, head_seconds=0) as reader:
+        assert reader.read(ASK) == Reading(1, block_at(100), YES)
+
+        assert reader.read(ASK).newer == (Newer(ahead.url, block_at(103), NO),)
 
 
 def test_an_inventor_of_blocks_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,9 +118,10 @@ def test_a_grant_at_a_newer_block_does_not_count() -> None:
         )
 
 
-def test_a_newer_answer_out_of_form_does_not_count() -> None:
+@pytest.mark.parametrize("said", [b"?", encode(["uint256"] * 3, [0, 64, 1 << 255])], ids=["short", "endless"])
+def test_a_newer_answer_out_of_form_does_not_count(said: bytes) -> None:
     """Only a denial that can be read is one."""
-    say = lambda data, number: b"?" if number > 100 else kms_auth()(data, number)  # noqa: E731
+    say = lambda data, number: said if number > 100 else kms_auth()(data, number)  # noqa: E731
     with asking(Node(say=say), Node(say=say), Node(head=103, say=say)) as reader:
         assert reader.authorize_app(BOOT) == GRANTED
 

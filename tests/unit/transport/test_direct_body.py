@@ -132,6 +132,16 @@ def test_body_without_a_length_is_left_to_the_parser(taker: Taker, connection: s
     assert taker.filled == []
 
 
+def test_length_beside_chunks_says_nothing(taker: Taker, connection: socket.socket) -> None:
+    """Of a body in chunks a length is ignored, here as by the parser: the next request is not taken for the body."""
+    connection.sendall(head(100, 40, "Transfer-Encoding: chunked\r\n") + b"3\r\nabc\r\n")
+    connection.sendall(b"3\r\ndef\r\n0\r\n\r\n")
+    assert answered(connection) == (200, b"abcdef")
+
+    connection.sendall(head(4, 4) + b"next")
+    assert answered(connection) == (200, b"next")
+
+
 def test_client_that_waits_for_leave_gets_it(taker: Taker, connection: socket.socket) -> None:
     """With `Expect: 100-continue` nothing is taken before the parser has told the client to go on."""
     connection.sendall(head(4, 4, "Expect: 100-continue\r\n"))
