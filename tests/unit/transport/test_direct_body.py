@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from dstack.transport.listener import BODY_FILLER, Listener
 from dstack.transport.tls import server_context
-from tests.unit.transport.conftest import Certificates
+from tests.unit.transport.conftest import Certificates, answered, connected
 
 CONTENT = os.urandom(3 << 20)
 IDLE_SECONDS = 0.5
@@ -56,28 +56,13 @@ def taker() -> Taker:
 @pytest.fixture
 def connection(taker: Taker) -> Iterator[socket.socket]:
     """A connection to it."""
-    with Listener(taker.app()).running() as listener, connected(listener) as connection:
+    with Listener(taker.app()).running() as listener, connected(listener.port) as connection:
         yield connection
-
-
-def connected(listener: Listener) -> socket.socket:
-    """A new connection."""
-    return socket.create_connection(("127.0.0.1", listener.port), timeout=20)
 
 
 def head(take: int, length: int = len(CONTENT), more: str = "") -> bytes:
     """A request for *take* bytes of a body of *length*."""
     return f"POST /?take={take} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n{more}\r\n".encode()
-
-
-def answered(connection: socket.socket) -> tuple[int, bytes]:
-    """The status and the body of the next answer."""
-    with connection.makefile("rb") as stream:
-        status, length = int(stream.readline().split()[1]), 0
-        while line := stream.readline().strip().lower():
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
-        return status, stream.read(length)
 
 
 def test_buffer_is_filled_and_the_rest_stays_the_parsers(taker: Taker, connection: socket.socket) -> None:
@@ -135,7 +120,7 @@ def test_silence_ends_the_waiting(taker: Taker, connection: socket.socket) -> No
 
 def test_broken_connection_says_how_much_there_was(taker: Taker) -> None:
     """What had come before the connection broke is in the buffer, and counted."""
-    with Listener(taker.app()).running() as listener, connected(listener) as connection:
+    with Listener(taker.app()).running() as listener, connected(listener.port) as connection:
         connection.sendall(head(len(CONTENT)) + CONTENT[:100_000])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""
@@ -152,7 +137,7 @@ def test_tls_has_this_way_too(taker: Taker, certificates: Certificates) -> None:
 
     with (
         Listener(taker.app(), tls=tls).running() as listener,
-        connected(listener) as plain,
+        connected(listener.port) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         connection.sendall(head(len(CONTENT)) + CONTENT)
