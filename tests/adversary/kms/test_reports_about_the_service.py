@@ -128,7 +128,7 @@ def test_reports_561_and_619_the_temporary_authority_vouches_for_nobody(service:
 
 
 def test_report_563_a_simulated_root_is_only_trusted_by_two_settings_and_said(
-    world: World, service: tuple[KeySet, KmsService]
+    service: tuple[KeySet, KmsService],
 ) -> None:
     """The default is Intel's root; another needs its file and a flag named insecure, and shows in GetMeta."""
     assert not any(root.simulated for root in INTEL_ROOTS.roots)
