@@ -221,7 +221,7 @@ def checked_address(text: str, *, what: str) -> ChecksumAddress:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Foreign text in a form that is safe to log: bounded, on one line, without control characters."""
+    """Foreign text in a form that is safe to log: at most *limit* characters, on one line, no control characters."""
     return "".join(char if char.isprintable() else "?" for char in text[:limit])
 
 

@@ -25,6 +25,11 @@ _PORTS = {"http": 80, "https": 443}
 class Endpoint:
     """One of several endpoints, and how it stands.
 
+    Args:
+        url: Where it is asked.
+        name: What may be shown of that.
+        seconds: How long one request may take.
+
     Attributes:
         standing: What is wrong with it.
         claim: A block that it alone has named, until the others come there.
