@@ -74,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="kms", description="Key management service: releases keys as the chain permits."
     )
     parser.add_argument(
-        "-c", "--config", type=Path, default=Path("/etc/kms/kms.toml"), help="settings (docs/settings-kms.md)"
+        "-c",
+        "--config",
+        type=Path,
+        default=Path("/etc/kms/kms.toml"),
+        help="settings (docs/settings-kms.md); default: /etc/kms/kms.toml",
     )
     arguments = parser.parse_args(argv)
     try:

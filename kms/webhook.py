@@ -17,7 +17,8 @@ from dstack.chain.single_flight import SingleFlight
 from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
-from kms.settings_form import http_url, shown, trusted_url
+from dstack.web.urls import shown_url
+from kms.settings_form import http_url, trusted_url
 
 SECONDS = 5.0
 ANSWER_LIMIT = 64 << 10
@@ -42,7 +43,7 @@ class WebhookAuthority:
             self._url = trusted_url(url)
         except ValueError as exc:
             raise ConfigError(f"core.auth_api.webhook.url: {exc}") from exc
-        self._name = f"auth server {shown(url)}"
+        self._name = f"auth server {shown_url(url)}"
         self._client = BoundedClient(
             seconds=seconds, limit=ANSWER_LIMIT, connections=CONNECTIONS, user_agent=USER_AGENT
         )
@@ -138,9 +139,9 @@ def _object(reply: Reply) -> dict[str, Any]:
 
 
 def _rpc_url(told: object) -> str:
-    """As it is published: scheme and host. Some servers name none, which is not wrong."""
+    """As it is published: scheme, host and port. Some servers name none, which is not wrong."""
     try:
-        return printable(shown(http_url(told))) if isinstance(told, str) else ""
+        return printable(shown_url(http_url(told))) if isinstance(told, str) else ""
     except ValueError:
         return ""
 

@@ -104,7 +104,11 @@ class Incoming:
                     os.posix_fadvise(self._descriptor, number * _WINDOW, _WINDOW, os.POSIX_FADV_DONTNEED)
 
     def seal_off(self) -> bytes:
-        """Put all of it on the disk; its digest."""
+        """Put all of it on the disk; its digest.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
         try:
             os.fsync(self._descriptor)
         except OSError as exc:

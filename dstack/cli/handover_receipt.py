@@ -46,7 +46,7 @@ class _Judge:
         return Party.of(boot_info(appraise(evidence, verified, expected_report_data=expected)))
 
 
-@click.command(name="verify", epilog=_EXAMPLES)
+@click.command(name="verify", epilog=_EXAMPLES, short_help="who handed what to whom, and do their quotes bind it")
 @click.argument("receipt")
 @click.option("--collateral", required=True, metavar="FILE", help="The maker's statements about the platforms, JSON.")
 @click.option("--root", metavar="FILE", help="Trust this simulator's root, DER or PEM, and no other. Default: Intel's.")

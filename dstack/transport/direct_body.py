@@ -56,7 +56,7 @@ class BodyParser(h11.Connection):
     is_sent_aside = False
 
     def __init__(self, header_limit: int) -> None:
-        """Take the largest size of a head."""
+        """Take the largest size of a head, in bytes."""
         super().__init__(h11.SERVER, header_limit)
         self.header_limit = header_limit
 

@@ -45,7 +45,7 @@ def test_an_auth_server_decides(around: Around) -> None:
             booted = around.guest("late")
             meta = httpx.post(f"{around.url}/prpc/GetMeta?json", verify=False).json()
         with pytest.raises(
-            PeerUnavailableError, match=r"could not ask: auth server http://127\.0\.0\.1: cannot be reached"
+            PeerUnavailableError, match=r"could not ask: auth server http://127\.0\.0\.1:\d+: cannot be reached"
         ):
             around.guest("too late")
         with closing(open_store(f"sqlite:///{around.folder}/certs/decisions.sqlite3", read_only=True)) as store:

@@ -244,7 +244,7 @@ def test_attestation_info_shows_what_to_allow(onboard: Served) -> None:
         "tee_variant": "dstack-tdx",
         "attestation_mode": "dstack-tdx",
         "site_name": "here",
-        "eth_rpc_url": "https://rpc.example",
+        "eth_rpc_url": "https://rpc.example:8545",
         "kms_contract_address": CONTRACT,
         "ppid": own.verified.ppid.hex(),
     }

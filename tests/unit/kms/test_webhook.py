@@ -102,9 +102,9 @@ def test_anything_else_is_neither_yes_nor_no(said: tuple[int, bytes] | None, wor
 
 
 def test_a_server_that_is_not_there_is_no_answer() -> None:
-    """The error names scheme and host."""
+    """The error names scheme, host and port."""
     with pytest.raises(
-        ChainUnavailableError, match=r"^auth server http://127\.0\.0\.1: cannot be reached: ConnectError$"
+        ChainUnavailableError, match=r"^auth server http://127\.0\.0\.1:9: cannot be reached: ConnectError$"
     ):
         WebhookAuthority("http://127.0.0.1:9/secret").authorize_kms(BOOT)
 

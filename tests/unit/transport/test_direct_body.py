@@ -20,7 +20,7 @@ from dstack.transport import direct_body, listener
 from dstack.transport.direct_body import Fill, Parts
 from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER, Listener, PeerCertificateProtocol
 from dstack.transport.tls import server_context
-from tests.unit.transport.conftest import Certificates, verifying
+from tests.unit.transport.conftest import Certificates, answered, connected, verifying
 
 CONTENT = os.urandom(3 << 20)
 IDLE_SECONDS, BUFFER_SECONDS = 0.5, 1.0
@@ -75,28 +75,13 @@ def taker() -> Taker:
 @pytest.fixture
 def connection(taker: Taker) -> Iterator[socket.socket]:
     """A connection to it."""
-    with Listener(taker.app()).running() as listener, connected(listener) as connection:
+    with Listener(taker.app()).running() as listener, connected(listener.port) as connection:
         yield connection
-
-
-def connected(listener: Listener) -> socket.socket:
-    """A new connection."""
-    return socket.create_connection(("127.0.0.1", listener.port), timeout=20)
 
 
 def head(take: int, length: int = len(CONTENT), more: str = "") -> bytes:
     """A request for *take* bytes of a body of *length*."""
     return f"POST /?take={take} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n{more}\r\n".encode()
-
-
-def answered(connection: socket.socket) -> tuple[int, bytes]:
-    """The status and the body of the next answer."""
-    with connection.makefile("rb") as stream:
-        status, length = int(stream.readline().split()[1]), 0
-        while line := stream.readline().strip().lower():
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
-        return status, stream.read(length)
 
 
 def test_buffer_is_filled_and_the_rest_stays_the_parsers(taker: Taker, connection: socket.socket) -> None:
@@ -173,7 +158,7 @@ def test_a_buffer_has_its_time(taker: Taker, connection: socket.socket) -> None:
 
 def test_broken_connection_is_noticed(taker: Taker) -> None:
     """The buffer is not full, and the parser says that the client has gone."""
-    with Listener(taker.app()).running() as listener, connected(listener) as connection:
+    with Listener(taker.app()).running() as listener, connected(listener.port) as connection:
         connection.sendall(head(len(CONTENT)) + CONTENT[:100_000])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""
@@ -188,7 +173,7 @@ def test_tls_goes_the_other_way(taker: Taker, certificates: Certificates) -> Non
 
     with (
         Listener(taker.app(), tls=tls).running() as listener,
-        connected(listener) as plain,
+        connected(listener.port) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         connection.sendall(head(len(CONTENT)) + CONTENT)
@@ -200,7 +185,11 @@ def test_tls_goes_the_other_way(taker: Taker, certificates: Certificates) -> Non
 def test_who_finds_no_place_goes_the_other_way(taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow clients keep nobody out: only a few have threads."""
     monkeypatch.setattr(direct_body, "_places", threading.BoundedSemaphore(1))
-    with Listener(taker.app()).running() as listener, connected(listener) as slow, connected(listener) as other:
+    with (
+        Listener(taker.app()).running() as listener,
+        connected(listener.port) as slow,
+        connected(listener.port) as other,
+    ):
         slow.sendall(head(10, 10))
         assert taker.begun.wait(SECONDS)
         other.sendall(head(len(CONTENT)) + CONTENT)
@@ -219,7 +208,7 @@ def test_a_thread_ends_with_its_connection(taker: Taker, end: str, monkeypatch: 
     monkeypatch.setattr(listener, "GRACE_SECONDS", 0)
     monkeypatch.setattr(__name__ + ".IDLE_SECONDS", 10 * SECONDS, raising=True)
     began = time.monotonic()
-    with Listener(taker.app()).running() as serving, connected(serving) as connection:
+    with Listener(taker.app()).running() as serving, connected(serving.port) as connection:
         connection.sendall(head(10, 10) + b"some")
         assert taker.begun.wait(SECONDS)
         if end == "abort":
@@ -288,7 +277,7 @@ def pieces(count: int = 3) -> Parts:
 def test_parts_are_sent_and_the_connection_goes_on() -> None:
     """One answer after the other, whole; the parts are closed each time."""
     giver = Giver(pieces, len(CONTENT))
-    with Listener(giver.app()).running() as serving, connected(serving) as connection:
+    with Listener(giver.app()).running() as serving, connected(serving.port) as connection:
         for _ in range(3):
             giver.closed.clear()
             connection.sendall(REQUEST)
@@ -303,7 +292,7 @@ def test_without_a_place_an_answer_goes_the_other_way(monkeypatch: pytest.Monkey
     monkeypatch.setattr(direct_body, "_places", threading.BoundedSemaphore(1))
     direct_body._places.acquire()
     giver = Giver(pieces, len(CONTENT))
-    with Listener(giver.app()).running() as serving, connected(serving) as connection:
+    with Listener(giver.app()).running() as serving, connected(serving.port) as connection:
         connection.sendall(REQUEST)
         assert answered(connection) == (200, CONTENT)
 
@@ -318,7 +307,7 @@ def test_a_part_that_cannot_be_made_ends_the_connection() -> None:
         raise ZeroDivisionError("no more")
 
     giver = Giver(failing, len(CONTENT))
-    with Listener(giver.app()).running() as serving, connected(serving) as connection:
+    with Listener(giver.app()).running() as serving, connected(serving.port) as connection:
         connection.sendall(REQUEST)
         with connection.makefile("rb") as stream:
             said = bytearray()
@@ -335,7 +324,7 @@ def test_a_client_that_does_not_take_it_holds_nobody(way: str, monkeypatch: pyte
     """The parts are closed and the place is free, however the client stops."""
     monkeypatch.setattr(direct_body, "PART_SECONDS", 0.2 if way == "takes nothing" else 10 * SECONDS)
     giver = Giver(lambda: (CONTENT[:PART] for _ in range(1000)), 1000 * PART)
-    with Listener(giver.app()).running() as serving, connected(serving) as connection:
+    with Listener(giver.app()).running() as serving, connected(serving.port) as connection:
         connection.sendall(REQUEST)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         if way == "goes away":
