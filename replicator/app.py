@@ -30,7 +30,8 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.keys.sealing import TAG_SIZE
-from dstack.keys.sealing_stream import CHUNK
+from dstack.keys.sealing_stream import CHUNK, StreamShape
+from dstack.transport.bodies import BODY_LEASE
 from dstack.transport.listener import BODY_FILLER
 from dstack.transport.server import read_body
 from replicator import old_forms
@@ -128,13 +129,16 @@ def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Respons
 async def _receive(node: Replicator, request: Request) -> Receipt:
     """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
     first = _number(request, "from")
-    filler = request.scope.get("state", {}).get(BODY_FILLER)
-    upload = Upload(request.stream(), old_forms=node.old_forms, filler=filler)
+    state = request.scope["state"]
+    upload = Upload(
+        request.stream(), old_forms=node.old_forms, filler=state.get(BODY_FILLER), hold=state[BODY_LEASE].hold
+    )
     line = await upload.line()
     delivery = await run_in_threadpool(node.receive, line)
     try:
         if first > delivery.next_chunk:
             raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
+        upload.hold(len(line) + _in_memory(delivery.shape, delivery.next_chunk))
         await _pass_over(upload, delivery, first)
         await _feed(upload, delivery)
         if delivery.is_complete:
@@ -182,6 +186,11 @@ def _add(delivery: Delivery, sealed: memoryview) -> None:
     while sealed and len(sealed) >= (length := delivery.shape.sealed_length(delivery.next_chunk)):
         delivery.add(sealed[:length])
         sealed = sealed[length:]
+
+
+def _in_memory(shape: StreamShape, first: int) -> int:
+    """How many bytes of a stream are there at once, on either side: some chunks, and some more."""
+    return min(shape.sealed_size(first), 2 * _AT_ONCE * (CHUNK + TAG_SIZE))
 
 
 async def _ahead(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -244,6 +253,8 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
             f"onboard: want a secure file of at most {old_forms.MAX_CONTENT} bytes for the old form, "
             f"got {sending.shape.size}"
         )
+
+    request.scope["state"][BODY_LEASE].hold(len(raw) + _in_memory(sending.shape, first))
 
     def parts() -> Iterator[bytes]:
         yield sending.line.encode() + b"\n"

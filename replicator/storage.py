@@ -221,8 +221,8 @@ class SecureFile:
     ) -> None:
         """Have *incoming*, which was sealed off and verified, take the place of the secure file.
 
-        A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new. Nobody
-        is told of the new content with the old record: where the disk refuses the new one, `held` tries again.
+        A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new.
+        Nobody is told of the new content with the old record: where the disk refuses the new one, `held` tries again.
 
         Raises:
             KeystoreError: The disk refuses, or a link is in the way.

@@ -21,6 +21,7 @@ BUFFER_SECONDS = 120.0
 """For each begun MiB of a buffer."""
 
 Filler = Callable[[memoryview, float, Callable[[int], None]], Awaitable[None]]
+Hold = Callable[[int], None]
 
 
 class Upload:
@@ -31,9 +32,18 @@ class Upload:
         old_forms: Take the text of the original service.
         filler: Fills a buffer past *stream*, where the server has such a way, and says how much comes. What it leaves
             comes from *stream*.
+        hold: Told how many bytes are kept in memory; raises where there is no room for them.
     """
 
-    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool, filler: Filler | None = None) -> None:
+    def __init__(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        old_forms: bool,
+        filler: Filler | None = None,
+        hold: Hold = lambda _size: None,
+    ) -> None:
+        self.hold = hold
         self._stream = stream
         self._old_forms = old_forms
         self._filler = filler
@@ -48,6 +58,7 @@ class Upload:
         Raises:
             MessageMalformedError: It is longer than an answer can be, or does not come.
             HandoverRefusedError: It is of the old form, which is not taken here.
+            ServiceBusyError: Lines take too much memory just now.
         """
         async with _within(LINE_SECONDS):
             return await self._line()
@@ -128,6 +139,7 @@ class Upload:
         """Read a piece into the buffer; says whether there was one."""
         piece = await self._piece()
         self._buffer += piece or b""
+        self.hold(len(self._buffer))
         return piece is not None
 
     async def _piece(self) -> bytes | None:
