@@ -37,7 +37,6 @@ from dstack.transport.server import read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
 from replicator.containers import Container, container_of_bearer, parse_tag
-from replicator.custody import Receipt
 from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
@@ -116,7 +115,7 @@ def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[
 def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            return _json(200, compact((await _receive(node, request)).members()))
+            return await _receive(node, request)
         except DstackError as exc:
             return _refused(node, "/receiveKey", exc)
         except ClientDisconnect:
@@ -126,7 +125,7 @@ def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Respons
     return endpoint
 
 
-async def _receive(node: Replicator, request: Request) -> Receipt:
+async def _receive(node: Replicator, request: Request) -> Response:
     """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
     first = _number(request, "from")
     state = request.scope["state"]
@@ -143,9 +142,12 @@ async def _receive(node: Replicator, request: Request) -> Receipt:
         await _feed(upload, delivery)
         if delivery.is_complete:
             await upload.require_end()
-        return await run_in_threadpool(node.finish, delivery)
+        receipt = await run_in_threadpool(node.finish, delivery)
     finally:
         delivery.close()
+    if upload.is_old_form:
+        return Response(old_forms.LOADED, media_type="text/plain")
+    return _json(200, compact(receipt.members()))
 
 
 async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:

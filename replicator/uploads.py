@@ -51,6 +51,8 @@ class Upload:
         self._ended = False
         self.filled = 0
         """How much of the last buffer has come, whether or not it became full."""
+        self.is_old_form = False
+        """Whether the line came as the text of the original service."""
 
     async def line(self) -> bytes:
         """Everything before the first line feed, or the whole body where there is none.
@@ -131,6 +133,7 @@ class Upload:
         while await self._more():
             if len(self._buffer) > MAX_SEALED_TEXT:
                 raise MessageMalformedError(f"receiveKey: want at most {MAX_SEALED_TEXT} characters, got more")
+        self.is_old_form = True
         line, chunks = answer_in_text(bytes(self._buffer))
         self._buffer = bytearray(chunks)
         return line
