@@ -259,8 +259,13 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
     request.scope["state"][BODY_LEASE].hold(len(raw) + _in_memory(sending.shape, first))
 
     def parts() -> Iterator[bytes]:
-        yield sending.line.encode() + b"\n"
-        yield from sending.chunks(first)
+        try:
+            yield sending.line.encode() + b"\n"
+            yield from sending.chunks(first)
+        except DstackError as exc:
+            # The answer has begun: its end shows that something is wrong, and /status what.
+            _note(node, "/onboard", exc)
+            raise
 
     if is_old:
         return Response(b"".join(old_forms.sealed_text(parts())), media_type="text/plain")
@@ -305,9 +310,13 @@ def _number(request: Request, name: str) -> int:
     return int(text)
 
 
-def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+def _note(node: Replicator, path: str, error: DstackError) -> None:
     _log.info("%s: %s", path, printable(str(error), LONGEST_REASON))
     node.refusals.note(path, error, node.moments.now())
+
+
+def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+    _note(node, path, error)
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}
     if isinstance(error, KeyReleaseDeniedError):
