@@ -31,14 +31,14 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.keys.sealing import TAG_SIZE
-from dstack.keys.sealing_stream import CHUNK
+from dstack.keys.sealing_stream import CHUNK, StreamShape
+from dstack.transport.bodies import BODY_LEASE
 from dstack.transport.direct_body import Fill, Parts
 from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER
 from dstack.transport.server import read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
 from replicator.containers import Container, container_of_bearer, parse_tag
-from replicator.custody import Receipt
 from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
@@ -114,7 +114,7 @@ def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[
 def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            return _json(200, compact((await _receive(node, request)).members()))
+            return await _receive(node, request)
         except DstackError as exc:
             return _refused(node, "/receiveKey", exc)
         except ClientDisconnect:
@@ -124,23 +124,29 @@ def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Respons
     return endpoint
 
 
-async def _receive(node: Replicator, request: Request) -> Receipt:
+async def _receive(node: Replicator, request: Request) -> Response:
     """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
     first = _number(request, "from")
-    receiver = request.scope.get("state", {}).get(BODY_RECEIVER)
-    upload = Upload(request.stream(), old_forms=node.old_forms, receiver=receiver)
+    state = request.scope["state"]
+    upload = Upload(
+        request.stream(), old_forms=node.old_forms, receiver=state.get(BODY_RECEIVER), hold=state[BODY_LEASE].hold
+    )
     line = await upload.line()
     delivery = await run_in_threadpool(node.receive, line)
     try:
         if first > delivery.next_chunk:
             raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
+        upload.hold(len(line) + _in_memory(delivery.shape, delivery.next_chunk))
         await _pass_over(upload, delivery, first)
         await _feed(upload, delivery)
         if delivery.is_complete:
             await upload.require_end()
-        return await run_in_threadpool(node.finish, delivery)
+        receipt = await run_in_threadpool(node.finish, delivery)
     finally:
         delivery.close()
+    if upload.is_old_form:
+        return Response(old_forms.LOADED, media_type="text/plain")
+    return _json(200, compact(receipt.members()))
 
 
 async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
@@ -183,6 +189,11 @@ def _next_length(delivery: Delivery) -> int:
     return delivery.shape.sealed_length(delivery.next_chunk)
 
 
+def _in_memory(shape: StreamShape, first: int) -> int:
+    """How many bytes of a stream are there at once, on either side: a chunk that is worked at, and its neighbours."""
+    return min(shape.sealed_size(first), 3 * (CHUNK + TAG_SIZE))
+
+
 class _Parts(StreamingResponse):
     """An answer whose parts, *size* bytes together, are made while they are sent."""
 
@@ -200,8 +211,8 @@ class _Parts(StreamingResponse):
                 await super().__call__(scope, receive, send)
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except DstackError as exc:
-            _log.warning("an answer ends early: %s", exc)
+        except DstackError:
+            return  # Whoever makes the parts has noted it.
         finally:
             self._parts.close()
 
@@ -254,9 +265,16 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
             f"got {sending.shape.size}"
         )
 
+    request.scope["state"][BODY_LEASE].hold(len(raw) + _in_memory(sending.shape, first))
+
     def parts() -> Parts:
-        yield sending.line.encode() + b"\n"
-        yield from sending.chunks(first)
+        try:
+            yield sending.line.encode() + b"\n"
+            yield from sending.chunks(first)
+        except DstackError as exc:
+            # The answer has begun: its end shows that something is wrong, and /status what.
+            _note(node, "/onboard", exc)
+            raise
 
     if is_old:
         return Response(b"".join(old_forms.sealed_text(parts())), media_type="text/plain")
@@ -299,9 +317,13 @@ def _number(request: Request, name: str) -> int:
     return int(text)
 
 
-def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+def _note(node: Replicator, path: str, error: DstackError) -> None:
     _log.info("%s: %s", path, printable(str(error), LONGEST_REASON))
     node.refusals.note(path, error, node.moments.now())
+
+
+def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+    _note(node, path, error)
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}
     if isinstance(error, KeyReleaseDeniedError):

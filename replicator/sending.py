@@ -84,8 +84,11 @@ class Sender:
         """
         quoted = parse_request(raw)
         with self._slot():
-            judged, _ = self._judged(quoted, law, known=None)
-            self._held(judged.genesis, law)
+            known = self._old.answer_to(quoted, self._parts.moments.now())
+            judged, _ = self._judged(quoted, law, known=known)
+            held = self._held(judged.genesis, law)
+            if known is not None:
+                _require_unchanged(known, held)
             return judged
 
     def onboard(self, raw: bytes, law: LawReader) -> Sending:
@@ -150,13 +153,18 @@ class Sender:
         sealed_key = seal(quoted.request.public_key, key, terms.seal_info())
         receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
         answer = Answer(sealed_key, receipt, held.custody, self._parts.identity.quoted(receipt.report_data()))
-        self._remember(quoted, answer, key, at)
-        return Sending(answer, key, self._parts.secure_file)
+        known = self._remember(quoted, answer, key, at)
+        return Sending(answer, key, self._parts.secure_file) if known is None else self._again(known, held)
 
-    def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> None:
-        """Keep the receipt, then the state: nothing is handed over without one."""
+    def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> Receipt | None:
+        """Keep the receipt, then the state: nothing is handed over without one.
+
+        Gives the receipt of another answer, where the same request came on two connections and got that one first.
+        """
         request, receipt = quoted.request, answer.receipt
         with self._lock:
+            if known := self._old.answer_to(quoted, at):
+                return known
             later = self._old.answering(quoted, receipt, law=request.law, app_id=request.app_id, at=at)
             self._parts.receipts.keep(
                 KeptReceipt("sent", receipt, answer.evidence, self._parts.identity.simulated, quoted, answer.sealed_key)
@@ -164,10 +172,11 @@ class Sender:
             self._old = later
             remembered = {each.receipt.hash() for each in later.answered}
             self._keys = {name: kept for name, kept in self._keys.items() if name in remembered} | {receipt.hash(): key}
+        return None
 
     def _again(self, known: Receipt, held: Held) -> Sending:
-        if held.fingerprint != known.terms.fingerprint or held.custody is None:
-            raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")
+        _require_unchanged(known, held)
+        assert held.custody is not None
         with self._lock:
             key = self._keys[known.hash()]
         kept = self._parts.receipts.read(known.hash(), "sent")
@@ -182,3 +191,8 @@ class Sender:
             yield
         finally:
             self._slots.release()
+
+
+def _require_unchanged(known: Receipt, held: Held) -> None:
+    if held.fingerprint != known.terms.fingerprint:
+        raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")

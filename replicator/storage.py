@@ -136,6 +136,7 @@ class SecureFile:
         self._next = path.with_name(f"{path.name}.custody.next")
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, ...], bytes] | None = None
+        self._unfinished: tuple[dict[str, Any], ReceiptFolder] | None = None
 
     def hold(self) -> None:
         """Keep every other process away from it, as long as this one lives.
@@ -162,10 +163,21 @@ class SecureFile:
         Raises:
             KeystoreError: It is not there, cannot be read, is empty or too large, or the record is damaged.
         """
-        with self._lock, self.reading() as (descriptor, size):
-            digest = self._digest(descriptor)
-        custody, since = self._read_record()
+        with self._lock:
+            self._finish_late()
+            with self.reading() as (descriptor, size):
+                digest = self._digest(descriptor)
+            custody, since = self._read_record()
         return Held(digest, size, custody, since)
+
+    def digest(self) -> bytes:
+        """`content_digest` of what is there now; as secret as that.
+
+        Raises:
+            KeystoreError: As `held`, but for the record, which is not asked for.
+        """
+        with self._lock, self.reading() as (descriptor, _):
+            return self._digest(descriptor)
 
     @contextlib.contextmanager
     def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
@@ -215,6 +227,7 @@ class SecureFile:
         """Have *incoming*, which was sealed off and verified, take the place of the secure file.
 
         A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new.
+        Nobody is told of the new content with the old record: where the disk refuses the new one, `held` tries again.
 
         Raises:
             KeystoreError: The disk refuses, or a link is in the way.
@@ -222,12 +235,12 @@ class SecureFile:
         record = {"custody": custody.members(), "since": at}
         plan = {"incoming": incoming.path.name, "record": record, "receipt": receipt.members(), "name": receipt.name}
         try:
-            if self.path.is_symlink():
-                raise KeystoreError("secure file: want a file or nothing, got a link")
-            replace_private(self._next, json.dumps(plan).encode())
-            incoming.path.replace(self.path)
-            sync_folder(self.path.parent)
-            self._finish(plan, to)
+            with self._lock:
+                self._finish_late()
+                self._take_place(incoming, plan)
+                self._unfinished = plan, to
+                sync_folder(self.path.parent)
+                self._finish_late()
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be replaced: {exc.strerror}") from exc
         finally:
@@ -251,10 +264,31 @@ class SecureFile:
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot recover: {exc.strerror}") from exc
 
+    def _take_place(self, incoming: Incoming, plan: dict[str, Any]) -> None:
+        """Rename, with the plan beside it; where that fails there is no plan, which would be taken for done later."""
+        if self.path.is_symlink():
+            raise KeystoreError("secure file: want a file or nothing, got a link")
+        try:
+            replace_private(self._next, json.dumps(plan).encode())
+            incoming.path.replace(self.path)
+        except OSError:
+            self._next.unlink(missing_ok=True)
+            raise
+
+    def _finish_late(self) -> None:
+        """Record what took the secure file's place, where that was not done yet; for whoever has the lock."""
+        if self._unfinished is None:
+            return
+        try:
+            self._finish(*self._unfinished)
+        except OSError as exc:
+            raise KeystoreError(f"secure file: its custody cannot be recorded: {exc.strerror}") from exc
+        self._unfinished = None
+
     def _finish(self, plan: dict[str, Any], receipts: ReceiptFolder) -> None:
         receipts.write(plan["name"], plan["receipt"])
         replace_private(self._record, json.dumps(plan["record"]).encode())
-        self._next.unlink()
+        self._next.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
     def _read_plan(self) -> dict[str, Any] | None:

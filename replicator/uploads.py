@@ -22,6 +22,9 @@ BUFFER_SECONDS = 120.0
 """For a buffer, which holds one chunk at most."""
 
 
+Hold = Callable[[int], None]
+
+
 class Receiver(Protocol):
     """As `direct_body.receive_body`, of one connection."""
 
@@ -39,14 +42,25 @@ class Upload:
         stream: The pieces as they come from the network.
         old_forms: Take the text of the original service.
         receiver: Receives past *stream*, where the server has such a way. What it leaves comes from *stream*.
+        hold: Told how many bytes are kept in memory; raises where there is no room for them.
     """
 
-    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool, receiver: Receiver | None = None) -> None:
+    def __init__(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        old_forms: bool,
+        receiver: Receiver | None = None,
+        hold: Hold = lambda _size: None,
+    ) -> None:
+        self.hold = hold
         self._stream = stream
         self._old_forms = old_forms
         self._receiver = receiver
         self._buffer = bytearray()
         self._ended = False
+        self.is_old_form = False
+        """Whether the line came as the text of the original service."""
 
     async def line(self) -> bytes:
         """Everything before the first line feed, or the whole body where there is none.
@@ -54,6 +68,7 @@ class Upload:
         Raises:
             MessageMalformedError: It is longer than an answer can be, or does not come.
             HandoverRefusedError: It is of the old form, which is not taken here.
+            ServiceBusyError: Lines take too much memory just now.
         """
         async with _within(LINE_SECONDS):
             return await self._line()
@@ -120,6 +135,7 @@ class Upload:
         while await self._more():
             if len(self._buffer) > MAX_SEALED_TEXT:
                 raise MessageMalformedError(f"receiveKey: want at most {MAX_SEALED_TEXT} characters, got more")
+        self.is_old_form = True
         line, chunks = answer_in_text(bytes(self._buffer))
         self._buffer = bytearray(chunks)
         return line
@@ -128,6 +144,7 @@ class Upload:
         """Read a piece into the buffer; says whether there was one."""
         piece = await self._piece()
         self._buffer += piece or b""
+        self.hold(len(self._buffer))
         return piece is not None
 
     async def _piece(self) -> bytes | None:

@@ -46,7 +46,7 @@ from replicator.custody import Custody, Genesis, Receipt, fingerprint_of
 from replicator.documents import Address, Law, Party, serialise_request
 from replicator.law import LawReader, Verdict
 from replicator.node import Replicator
-from replicator.peers import EvidenceVerifier
+from replicator.peers import EvidenceVerifier, QuoteProvider
 from replicator.receipts import KeptReceipt, ReceiptFolder
 from replicator.sending import Sending
 from replicator.storage import SecureFile
@@ -269,7 +269,7 @@ SETTINGS = ChainSettings(LAW, ("http://127.0.0.1:8545",), "latest")
 
 def make_node(
     folder: Path,
-    machine: Machine,
+    machine: QuoteProvider,
     site: Site,
     chain: LawReader,
     clock: Callable[[], datetime],
