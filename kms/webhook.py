@@ -18,7 +18,7 @@ from dstack.errors import ChainUnavailableError, ConfigError
 from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
 from dstack.web.urls import shown_url
-from kms.settings_form import http_url, trusted_url
+from kms.settings_form import trusted_url
 
 SECONDS = 5.0
 ANSWER_LIMIT = 64 << 10
@@ -141,7 +141,7 @@ def _object(reply: Reply) -> dict[str, Any]:
 def _rpc_url(told: object) -> str:
     """As it is published: scheme, host and port. Some servers name none, which is not wrong."""
     try:
-        return printable(shown_url(http_url(told))) if isinstance(told, str) else ""
+        return printable(shown_url(told)) if isinstance(told, str) else ""
     except ValueError:
         return ""
 

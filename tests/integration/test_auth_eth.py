@@ -83,7 +83,7 @@ def test_the_contracts_answer_in_upstreams_form(world: ChainWorld, url: str) -> 
     assert about == {
         "status": "ok",
         "kmsContractAddr": world.own_kms_auth.address,
-        "ethRpcUrl": "http://127.0.0.1",
+        "ethRpcUrl": world.chain.rpc_url,
         "gatewayAppId": "gateway",
         "chainId": 31337,
         "appAuthImplementation": implementation,

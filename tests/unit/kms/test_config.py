@@ -315,7 +315,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 def test_shown_url_hides_credentials() -> None:
-    """What is shown of an RPC URL is its scheme and host."""
+    """What is shown of an RPC URL is its scheme, host and port."""
     assert parse_settings(MINIMAL).core.auth_api.shown_rpc_url == "https://rpc.example"
 
 

@@ -131,7 +131,7 @@ def test_what_it_says_of_itself_is_published() -> None:
         5,
         "gateway",
     )
-    assert facts.rpc_url == "https://rpc.example"
+    assert facts.rpc_url == "https://rpc.example:8545"
     assert (facts.app_implementation.lower(), asked) == (ABOUT["appImplementation"], len(server.asked))
     assert server.asked[0][:2] == ("GET", "/hook")
 

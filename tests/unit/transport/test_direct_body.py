@@ -20,11 +20,10 @@ from dstack.transport import direct_body, listener
 from dstack.transport.direct_body import Fill, Parts
 from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER, Listener, PeerCertificateProtocol
 from dstack.transport.tls import server_context
-from tests.unit.transport.conftest import Certificates, answered, connected, verifying
+from tests.unit.transport.conftest import SECONDS, Certificates, answered, connected, verifying
 
 CONTENT = os.urandom(3 << 20)
 IDLE_SECONDS, BUFFER_SECONDS = 0.5, 1.0
-SECONDS = 20.0
 
 
 class Taker:
