@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dstack.errors import ConfigError, DstackError
+from dstack.errors import ConfigError, DstackError, KeystoreError
 from dstack.transport.agent import AgentClient
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
@@ -262,8 +262,18 @@ def _legacy_cache(parts: Parts) -> LegacyCache | None:
     return LegacyCache(parts.images, Credentials(bytes.fromhex(digest))) if digest else None
 
 
+def _close_to_others(keystore: Keystore) -> None:
+    """Whoever could open a key may know it; that is said, and what can be done about it now is done."""
+    try:
+        for name in keystore.close_to_others():
+            _log.warning("%s could be opened by others on this machine until now", keystore.directory / name)
+    except KeystoreError as exc:
+        _log.warning("%s", exc)
+
+
 def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     keys = parts.keystore.load()
+    _close_to_others(parts.keystore)
     domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
     if not domain:
         raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")

@@ -186,8 +186,12 @@ def test_restart_keeps_keys_and_renews_the_certificate(around: Around) -> None:
         program.stop()
         assert program.process.returncode == 0
 
+        key = around.folder / "certs" / "root-k256.key"
+        key.chmod(0o644)
         again = start(programs, around)
         wait_for(f"{around.url}/health", again, seconds=SECONDS, verify=False)
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert "root-k256.key could be opened by others on this machine until now" in again.log.read_text()
         assert call(f"{around.url}/prpc/GetMeta?json", {}, verify=False).body == before
     assert (around.folder / "certs" / "rpc.crt").read_bytes() != certificate
 

@@ -160,6 +160,20 @@ def test_file_of_upstream_head_is_taken() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["gcp_tpm", "aws_nitro_enclave", "aws_nitro_tpm", "sev_snp_milan", "sev_snp_turin"])
+def test_roots_of_other_platforms_do_nothing(name: str) -> None:
+    """Upstream's names are known, ask for the same consent as upstream's, and change nothing."""
+    root = f'root_ca.{name} = "/roots/other.pem"'
+    consented = UPSTREAM_HEAD.replace("anchors = false", f"anchors = true\n{root}")
+
+    settings = parse_settings(consented)
+
+    assert settings.core.attestation.root_ca.tdx is None
+    assert f"core.attestation.root_ca.{name} has no effect: only TDX is verified" in settings.notices()
+    with pytest.raises(ConfigError, match=f"root_ca.{name} needs insecure_allow_external_trust_anchors = true"):
+        parse_settings(consented.replace("anchors = true", "anchors = false"))
+
+
 def test_collateral_may_come_from_several_endpoints() -> None:
     """A list is asked in its order; what comes is kept beside the keys' folder unless said otherwise."""
     several = UPSTREAM_HEAD.replace('"https://pccs.example"', '["https://a.example", "https://b.example"]')
