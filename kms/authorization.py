@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -24,6 +25,8 @@ _RECENT_SECONDS = 60.0
 # How long the end of a program waits for the question that is being asked.
 _END_SECONDS = 5.0
 _NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
+
+_log = logging.getLogger("kms")
 
 
 class ChainAuthority(Protocol):
@@ -97,7 +100,7 @@ def authorize(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of the last question about ourselves that was answered, and when (`time.monotonic`)."""
+    """What came of the last question about ourselves that was answered, and when it was asked (`time.monotonic`)."""
 
     at: float
     denied: KeyReleaseDeniedError | None
@@ -112,6 +115,7 @@ class SelfAuthorization:
         self._authority = authority
         self._lock = threading.Lock()
         self._kept: tuple[datetime, Appraisal] | None = None
+        self._remembering = threading.Lock()
         self._outcome: _Outcome | None = None
         self._is_watched = False
 
@@ -135,13 +139,20 @@ class SelfAuthorization:
             KeyReleaseDeniedError: As `authorize`.
             UnavailableError: As `authorize`.
         """
+        at = time.monotonic()
         try:
             permit = authorize(question, self.appraisal, self._authority.authorize_kms)
         except KeyReleaseDeniedError as exc:
-            self._outcome = _Outcome(time.monotonic(), exc)
+            self._remember(_Outcome(at, exc))
             raise
-        self._outcome = _Outcome(time.monotonic(), None)
+        self._remember(_Outcome(at, None))
         return permit
+
+    def _remember(self, outcome: _Outcome) -> None:
+        """What was asked later counts: a slow yes from before does not come over a no."""
+        with self._remembering:
+            if self._outcome is None or self._outcome.at <= outcome.at:
+                self._outcome = outcome
 
     def require_recent(self, question: Question) -> None:
         """Return only if the chain permitted this KMS within the last minute; nobody waits for the chain.
@@ -162,10 +173,14 @@ class SelfAuthorization:
             raise KeyReleaseDeniedError(outcome.denied.rule, str(outcome.denied), outcome.denied.block)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else."""
+    def watched(self, also: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else.
+
+        Args:
+            also: Called as often; must neither raise nor take long.
+        """
         end = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(end,), name="self-authorization", daemon=True)
+        thread = threading.Thread(target=self._watch, args=(end, also), name="self-authorization", daemon=True)
         self._is_watched = True
         thread.start()
         try:
@@ -175,9 +190,16 @@ class SelfAuthorization:
             end.set()
             thread.join(_END_SECONDS)
 
-    def _watch(self, end: threading.Event) -> None:
+    def _watch(self, end: threading.Event, also: Callable[[], object]) -> None:
         while not end.is_set():
-            # What fails is in the log of decisions, and whoever asks is told.
-            with suppress(DstackError):
-                self.require(Question(Subject.SELF, "watch"))
+            for step in (also, lambda: self.require(Question(Subject.SELF, "watch"))):
+                self._watch_by(step)
             end.wait(_WATCH_SECONDS)
+
+    def _watch_by(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except DstackError:
+            pass  # It is in the log of decisions, and whoever asks is told.
+        except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the watch
+            _log.exception("watch of this KMS's own authorization: no answer")

@@ -126,11 +126,12 @@ class _Kept:
                 keeper.keep(content, must=must)
 
     def keep(self, content: Mapping[str, object], *, must: bool) -> None:
-        keeper = self._keeper
-        if keeper is None:
-            self._lost += len(self._early) == _EARLY_LIMIT
-            self._early.append((content, must))
-        else:
+        with self._lock:
+            keeper = self._keeper
+            if keeper is None:
+                self._lost += len(self._early) == _EARLY_LIMIT
+                self._early.append((content, must))
+        if keeper is not None:
             keeper.keep(content, must=must)
 
 

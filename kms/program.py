@@ -74,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="kms", description="Key management service: releases keys as the chain permits."
     )
     parser.add_argument(
-        "-c", "--config", type=Path, default=Path("/etc/kms/kms.toml"), help="settings (docs/settings-kms.md)"
+        "-c",
+        "--config",
+        type=Path,
+        default=Path("/etc/kms/kms.toml"),
+        help="settings (docs/settings-kms.md); default: /etc/kms/kms.toml",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -145,12 +149,19 @@ def _onboard(parts: Parts) -> None:
     """Return when there are keys."""
     settings = parts.settings.core.onboard
     onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own, parts.chain)
+    # The domain may stay in the file for the sake of the certificate: it alone makes no keys.
+    if not settings.enabled:
+        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return
-    if not settings.enabled:
-        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
-    service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
+    service = OnboardService(
+        onboarding,
+        parts.own,
+        parts.settings,
+        finish=lambda: listener.stop(),
+        recent_facts=parts.chain.recent_facts,
+    )
     watch = PermissionWatch(parts.own, parts.chain)
     app = onboard_app(service, watch, simulated=parts.simulated)
     listener = Listener(app, host=settings.address, port=settings.port)
@@ -205,7 +216,8 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limits = parts.settings.core.limits
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
-    with parts.own.watched(), _admin(parts, metrics):
+    # What GetMeta tells of the contract is old only as long as nobody asks for it.
+    with parts.own.watched(also=parts.chain.recent_facts), _admin(parts, metrics):
         listener = Listener(
             app,
             host=rpc.address,

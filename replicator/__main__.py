@@ -134,8 +134,14 @@ def serve(settings: Settings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="replicator", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve")
-    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve", help="default: serve")
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        help=f"settings (docs/settings-replicator.md); default: {DEFAULT_CONFIG}",
+    )
     parser.add_argument("--adopt", action="store_true", help="bootstrap: take the secure file that lies there")
     return parser
 

@@ -170,7 +170,7 @@ class Answered:
 
     @property
     def ends_at(self) -> float:
-        """When it is forgotten; the request has expired long before."""
+        """When it is forgotten, in Unix seconds; the request has expired long before."""
         return self.receipt.terms.request.expires_at + TRANSFER_LIFETIME.total_seconds()
 
 

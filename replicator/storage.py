@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import stat
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from dstack.errors import InputError, KeystoreError
 from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
@@ -47,12 +48,12 @@ class Held:
     """What a node holds.
 
     Attributes:
-        sha256: Of the content. As secret as the content: keys are derived from it.
+        digest: BLAKE3 of the content. As secret as the content: keys are derived from it.
         custody: Where it comes from; None where somebody put it there by hand.
         since: When it came, in Unix seconds.
     """
 
-    sha256: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
     size: int
     custody: Custody | None
     since: int
@@ -60,7 +61,7 @@ class Held:
     @property
     def fingerprint(self) -> Digest32:
         """The public name of the content."""
-        return fingerprint_of(self.sha256)
+        return fingerprint_of(self.digest)
 
 
 class Incoming:
@@ -73,7 +74,7 @@ class Incoming:
             raise KeystoreError(f"secure file: {path.name} cannot be written: {exc.strerror}") from exc
         self.path = path
         self.size = 0
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
 
     def add(self, content: bytes | memoryview) -> None:
         """Write more.
@@ -106,7 +107,11 @@ class Incoming:
                     os.posix_fadvise(self._descriptor, number * _WINDOW, _WINDOW, os.POSIX_FADV_DONTNEED)
 
     def seal_off(self) -> bytes:
-        """Put all of it on the disk; SHA-256 of it."""
+        """Put all of it on the disk; its digest.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
         try:
             os.fsync(self._descriptor)
         except OSError as exc:
@@ -164,18 +169,18 @@ class SecureFile:
         with self._lock:
             self._finish_late()
             with self.reading() as (descriptor, size):
-                sha256 = self._sha256(descriptor)
+                digest = self._digest(descriptor)
             custody, since = self._read_record()
-        return Held(sha256, size, custody, since)
+        return Held(digest, size, custody, since)
 
-    def sha256(self) -> bytes:
-        """SHA-256 of what is there now; as secret as that.
+    def digest(self) -> bytes:
+        """`content_digest` of what is there now; as secret as that.
 
         Raises:
             KeystoreError: As `held`, but for the record, which is not asked for.
         """
         with self._lock, self.reading() as (descriptor, _):
-            return self._sha256(descriptor)
+            return self._digest(descriptor)
 
     @contextlib.contextmanager
     def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
@@ -186,7 +191,7 @@ class SecureFile:
         """
         with self.reading() as (descriptor, _):
             with self._lock:
-                found, signature = fingerprint_of(self._sha256(descriptor)), _signature(descriptor)
+                found, signature = fingerprint_of(self._digest(descriptor)), _signature(descriptor)
 
             def read(length: int, offset: int) -> bytes:
                 content = os.pread(descriptor, length, offset)
@@ -319,10 +324,10 @@ class SecureFile:
         except InputError as exc:
             raise KeystoreError(f"custody: {exc}") from exc
 
-    def _sha256(self, descriptor: int) -> bytes:
+    def _digest(self, descriptor: int) -> bytes:
         signature = _signature(descriptor)
         if self._known is None or self._known[0] != signature:
-            digest = hashlib.sha256()
+            digest = blake3()
             for offset in range(0, signature[0], CHUNK):
                 digest.update(os.pread(descriptor, CHUNK, offset))
             if _signature(descriptor) != signature:

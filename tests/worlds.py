@@ -198,10 +198,6 @@ class MemoryChain:
         """As `KmsAuth.isKmsAllowed`."""
         return self.authorize_app(boot)
 
-    def gateway_app_id(self) -> str:
-        """No gateway."""
-        return ""
-
     def recent_facts(self) -> Facts | None:
         """What was read a moment ago."""
         return Facts(f"0x{CONTRACT.hex()}", self.chain_id, "", "0x" + "00" * 20, BLOCK, time.monotonic())

@@ -10,11 +10,13 @@ nothing else. One that is caught having named a block that never came is not bel
 
 Answers in the state of a block never change, so they are kept as long as that block stays the agreed one; which block
 that is, is asked anew every second. So nothing is answered from a state that was left more than a second ago, and many
-who ask the same thing cost one request.
+who ask the same thing cost one request. Where an endpoint that has gone further did not say what it has there, a denial
+may be missing: such answers are kept for a second alone.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -111,7 +113,8 @@ class Endpoints:
         self._flights = SingleFlight()
         self._lock = threading.Lock()
         self._view: View | None = None
-        self._answers: dict[_Questions, Reading] = {}
+        # Each with the time until which it is kept.
+        self._answers: dict[_Questions, tuple[Reading, float]] = {}
         self._failed: tuple[float, str] | None = None
 
     @property
@@ -214,15 +217,18 @@ class Endpoints:
     def _kept(self, view: View, questions: _Questions) -> Reading | None:
         with self._lock:
             is_current = self._view is not None and self._view.state == view.state
-            return self._answers.get(questions) if is_current else None
+            reading, until = self._answers.get(questions, (None, 0.0))
+            return reading if is_current and time.monotonic() < until else None
 
     def _keep(self, view: View, questions: _Questions, reading: Reading) -> None:
+        is_whole = len(reading.newer) == len(view.ahead)
+        until = math.inf if is_whole else time.monotonic() + self._head_seconds
         with self._lock:
             if self._view is None or self._view.state != view.state:
                 return
             if len(self._answers) >= KEPT_ANSWERS:
                 self._answers.clear()
-            self._answers[questions] = reading
+            self._answers[questions] = reading, until
 
     def _ask(self, view: View, questions: _Questions) -> Reading:
         if not questions:

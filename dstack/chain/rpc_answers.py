@@ -13,6 +13,8 @@ from dstack.values import Digest32, bytes_from_hex
 _REVERTED_CODE = 3
 _REVERTED_WORDS = "execution reverted"
 _NUMBER_DIGITS = 18
+# Of the year 9999.
+_LAST_SECOND = 253402300799
 
 
 def question_at(question: Question, block: BlockRef) -> Request:
@@ -56,11 +58,10 @@ def block_of(result: object, *, wanted: str) -> BlockRef:
     raw = _bytes(result.get("hash"), "block hash")
     if len(raw) != Digest32.SIZE:
         raise EndpointError("malformed", f"block hash: want {Digest32.SIZE} bytes, got {len(raw)}")
-    return BlockRef(
-        number=number_of(result.get("number"), "block number"),
-        hash=Digest32(raw),
-        timestamp=number_of(result.get("timestamp"), "block time"),
-    )
+    timestamp = number_of(result.get("timestamp"), "block time")
+    if timestamp > _LAST_SECOND:
+        raise EndpointError("malformed", f"block time: want at most {_LAST_SECOND}, got {timestamp}")
+    return BlockRef(number_of(result.get("number"), "block number"), Digest32(raw), timestamp)
 
 
 def number_of(result: object, what: str) -> int:

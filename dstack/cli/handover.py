@@ -63,7 +63,7 @@ def command() -> None:
     """
 
 
-@command.command(epilog=_EXAMPLES)
+@command.command(epilog=_EXAMPLES, short_help="carry the three rounds")
 @click.argument("old")
 @click.argument("new")
 @click.option("--dry-run", is_flag=True, help="Only say whether it would be accepted. Uses one of NEW's 8 places.")

@@ -50,7 +50,7 @@ class _Judge:
         return Party.of(boot_info(appraise(evidence, verified, expected_report_data=expected)))
 
 
-@click.command(name="verify", epilog=_EXAMPLES)
+@click.command(name="verify", epilog=_EXAMPLES, short_help="who handed what to whom, and do their quotes bind it")
 @click.argument("receipt")
 @click.option(
     "--collateral",

@@ -145,6 +145,9 @@ class Session:
     def dry_run(self) -> dict[str, Any]:
         """Have the old node judge the request, and hand nothing over.
 
+        Returns:
+            Its answer: `block` is the number of the block at which it asked the chain.
+
         Raises:
             DstackError: It would refuse, and why; or it could not find out.
         """

@@ -40,6 +40,8 @@ REFRESH_AFTER = timedelta(days=1)
 _FIRST_RETRY, _LAST_RETRY = timedelta(seconds=10), timedelta(hours=1)
 _FATAL_RETRY = timedelta(minutes=10)
 _MOST_FLIGHTS = 4
+# Callers, whose threads are needed for those whose platforms are known.
+_MOST_WAITING = 16
 # How long the end of a program waits for a fetch: less than a service manager waits for the program.
 _CLOSE_SECONDS = 5.0
 
@@ -102,6 +104,7 @@ class CollateralStore:
         self._clock = clock
         self._patience = patience
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self._slots: dict[PlatformModel, _Slot] = {}
         self._seen: dict[tuple[str, str], int] = {}
         self._is_closed = False
@@ -206,10 +209,14 @@ class CollateralStore:
         return flight
 
     def _await(self, flight: Future[VerifiedCollateral]) -> VerifiedCollateral:
+        if not self._waiting.acquire(blocking=False):
+            raise CollateralTransientError("collateral: too many wait for it, try again later")
         try:
             return flight.result(self._patience)
         except FutureTimeoutError as exc:
             raise CollateralTransientError("collateral: no endpoint answered in time") from exc
+        finally:
+            self._waiting.release()
 
     def _fly(self, model: PlatformModel, flight: Future[VerifiedCollateral]) -> None:
         failure: CollateralUnavailableError = CollateralTransientError(f"collateral for {model}: the fetch broke off")

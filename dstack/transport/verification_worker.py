@@ -110,7 +110,7 @@ def _work(pipe: socket.socket, roots: TrustedRoots, policy: VerificationPolicy, 
     while True:
         try:
             turn, raw, at, number, collateral = pickle.loads(_receive(pipe))  # noqa: S301 - our own process wrote it
-        except EOFError:
+        except ConnectionError:
             return
         if collateral is not None:
             known[number] = collateral
@@ -141,7 +141,7 @@ def _receive(pipe: socket.socket, deadline: float | None = None) -> bytes:
         pipe.settimeout(_remaining(deadline))
         piece = pipe.recv(_PIECE)
         if not piece:
-            raise EOFError("the other side of the pipe is closed")
+            raise ConnectionResetError("the other side of the pipe is closed")
         content += piece
         if len(content) >= _HEAD:
             wanted = _HEAD + int.from_bytes(content[:_HEAD], "big")

@@ -19,6 +19,9 @@ Message = TypeVar("Message")
 
 LARGEST = {Kind.UINT32: (1 << 32) - 1, Kind.UINT64: (1 << 64) - 1}
 
+MAX_VALUES = 100_000
+"""In one text: of ten million small values nobody else would have a turn for seconds."""
+
 _HEX = re.compile(r"(?:0x)*((?:[0-9A-Fa-f]{2})*)")
 
 
@@ -31,10 +34,14 @@ def from_json(message: type[Message], text: str | bytes) -> Message:
     """Read a message from JSON.
 
     Raises:
-        MessageMalformedError: Not a JSON object in UTF-8, or a field is not of its kind; the message names the field.
+        MessageMalformedError: Not a JSON object in UTF-8, or of too many values, or a field is not of its kind; the
+            message names the field.
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text
+        # Every value but the first follows one of these; those in strings count too.
+        if sum(map(text.count, ",[{")) > MAX_VALUES:
+            raise MessageMalformedError(f"{message.__name__}: want at most {MAX_VALUES} commas and opening brackets")
         tree = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise MessageMalformedError(f"{message.__name__}: not JSON") from exc

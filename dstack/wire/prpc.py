@@ -25,9 +25,10 @@ class _ProtobufError:
 
 def trim_method(name: str, prefix: str) -> str:
     """The bare name of a method: *prefix*, such as `KMS.`, is taken from its front as often as it stands there."""
-    while prefix and name.startswith(prefix):
-        name = name.removeprefix(prefix)
-    return name
+    begin = 0
+    while prefix and name.startswith(prefix, begin):
+        begin += len(prefix)
+    return name[begin:]
 
 
 def wants_json(method: str, query: str, content_type: str | None) -> bool:

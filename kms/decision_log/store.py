@@ -263,7 +263,14 @@ def _connecting(driver: str) -> dict[str, Any]:
     return {
         "pool_pre_ping": True,
         "pool_timeout": CONNECT_SECONDS,
-        "connect_args": {"connect_timeout": CONNECT_SECONDS, "options": f"-c statement_timeout={CONNECT_SECONDS}s"},
+        "connect_args": {
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c statement_timeout={CONNECT_SECONDS}s",
+            # A server that is gone without a word is noticed; the system alone would wait for a quarter of an hour.
+            "tcp_user_timeout": CONNECT_SECONDS * 1000,
+            "keepalives_idle": CONNECT_SECONDS,
+            "keepalives_interval": 1,
+        },
     }
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -92,14 +93,16 @@ class DecisionLog:
         self._limits = {has_evidence: _Hourly(REFUSALS_AN_HOUR, now) for has_evidence in (True, False)}
         self._counting = threading.Lock()
         self._prune_at = self._written_at = 0.0
-        self._busy = False
+        self._busy = self._is_over = False
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._queue.put(None)
-        self._thread.join(WRITE_SECONDS)
+        """Write what waits, and end; not for longer than a grant may take."""
+        self._is_over = True
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=WRITE_SECONDS)
+            self._thread.join(WRITE_SECONDS)
 
     def keep(self, content: Mapping[str, object], *, must: bool) -> None:
         """Keep a decision.
@@ -144,6 +147,8 @@ class DecisionLog:
 
     def _next_batch(self) -> list[_Waiting] | None:
         """What waits; None at the end."""
+        if self._is_over and self._queue.empty():
+            return None
         first = self._queue.get()
         if self._busy or not self._queue.empty():
             time.sleep(max(0.0, self._written_at + PAUSE_SECONDS - time.monotonic()))
@@ -151,29 +156,35 @@ class DecisionLog:
         while first is not None and len(batch) < BATCH_LIMIT and not self._queue.empty():
             batch.append(self._queue.get())
         found = [waiting for waiting in batch if waiting is not None]
-        if len(found) < len(batch) and found:
-            self._queue.put(None)
         return found or None
 
     def _write(self, batch: list[_Waiting]) -> None:
-        contents = [_bounded(waiting.content) for waiting in batch]
+        try:
+            self._append([_bounded(waiting.content) for waiting in batch])
+        except DecisionLogUnavailableError as exc:
+            self._fail(batch, exc)
+        except Exception as exc:  # noqa: BLE001 - a defect, or a database that may be mended: the next batch is tried
+            _log.exception("decision log: a defect")
+            self._fail(batch, DecisionLogUnavailableError(f"decision log: it cannot go on: {type(exc).__name__}"))
+        else:
+            ENTRIES.labels("written").inc(len(batch))
+            for waiting in batch:
+                waiting.written.set_result(None)
+
+    def _append(self, contents: list[dict[str, object]]) -> None:
         missing, left_out = self._missing, self._left_out
         before = {"missing_before": missing, "left_out_before": left_out}
         contents[0] |= {name: count for name, count in before.items() if count}
-        try:
-            self._store.append(contents, self._signer)
-        except DecisionLogUnavailableError as exc:
-            self.lost(len(batch))
-            _log.error("%s; grants wait until it can be written", exc)
-            for waiting in batch:
-                waiting.written.set_exception(exc)
-            return
+        self._store.append(contents, self._signer)
         with self._counting:
             self._missing -= missing
             self._left_out -= left_out
-        ENTRIES.labels("written").inc(len(batch))
+
+    def _fail(self, batch: list[_Waiting], error: DecisionLogUnavailableError) -> None:
+        self.lost(len(batch))
+        _log.error("%s; grants wait until it can be written", error)
         for waiting in batch:
-            waiting.written.set_result(None)
+            waiting.written.set_exception(error)
 
     def _prune(self) -> None:
         """Every hour; the head is said too, so that it stands somewhere else than in the database."""
@@ -185,6 +196,9 @@ class DecisionLog:
             gone = self._store.prune(now - self._retention, self._signer, now)
         except DecisionLogUnavailableError as exc:
             _log.error("%s; nothing was removed from it", exc)
+            return
+        except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the log
+            _log.exception("decision log: a defect; nothing was removed from it")
             return
         if gone:
             _log.info("decision log: %d entries older than %s were removed", gone, self._retention)

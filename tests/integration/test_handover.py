@@ -72,7 +72,7 @@ def test_the_secret_is_nowhere_in_what_travels_or_is_logged(
         chunks = b"".join(sending.chunks(0))
         receive(world.new, sending)
 
-    digest = world.old.around.secure_file.held().sha256.hex()
+    digest = world.old.around.secure_file.held().digest.hex()
     kept = json.dumps([*world.receipts("old"), *world.receipts("new"), world.old.status()])
     for text in (request.decode(), sending.line, chunks.hex(), kept, caplog.text):
         assert SECRET.hex() not in text

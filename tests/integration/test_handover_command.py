@@ -187,7 +187,7 @@ def test_a_broken_transfer_goes_on_where_it_ended(tmp_path: Path, site: Site) ->
     assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
 
 
-def words(world: Handover, raw: bytes, error: DstackError) -> list[str]:
+def words(raw: bytes, error: DstackError) -> list[str]:
     """How a refusal of *raw* is explained."""
     return list(explain(error, parse_request(raw), None))
 
@@ -212,11 +212,9 @@ def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -
         world.new_machine, request, lambda evidence: replace(evidence, runtime_events=evidence.runtime_events[:3])
     )
 
-    assert words(world, changed, error) == [
-        "RTMR3 differs at compose-hash: the log's digest is not that of its payload"
-    ]
-    assert words(world, short, error) == ["RTMR3 differs at instance-id: the log does not hold it"]
-    assert words(world, hidden, error)[0].startswith("RTMR3 differs: after 'system-ready' more was extended")
+    assert words(changed, error) == ["RTMR3 differs at compose-hash: the log's digest is not that of its payload"]
+    assert words(short, error) == ["RTMR3 differs at instance-id: the log does not hold it"]
+    assert words(hidden, error)[0].startswith("RTMR3 differs: after 'system-ready' more was extended")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +229,7 @@ def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -
 )
 def test_every_kind_of_refusal_has_words(world: Handover, error: DstackError, sentence: str) -> None:
     """Registers, rules and steps are told in words."""
-    assert sentence in words(world, world.request(), error)[0]
+    assert sentence in words(world.request(), error)[0]
 
 
 def test_names_in_a_log_do_not_steer_a_terminal(world: Handover) -> None:
@@ -355,6 +353,6 @@ def test_late_events_of_the_app_are_no_explanation(world: Handover) -> None:
     """Events after system-ready do not change what is called measured."""
     world.new_machine.platform.extend(RuntimeEvent("compose-hash", b"\x66" * 32))
 
-    (sentence,) = words(world, world.request(), KeyReleaseDeniedError("COMPOSE_HASH", "x"))
+    (sentence,) = words(world.request(), KeyReleaseDeniedError("COMPOSE_HASH", "x"))
 
     assert world.new_machine.booted.app_compose.compose_hash.hex() in sentence

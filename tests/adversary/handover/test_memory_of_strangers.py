@@ -55,10 +55,10 @@ def test_readers_that_take_nothing_hold_little(tmp_path: Path, site: Site) -> No
     world = make_handover(tmp_path, site, bytes(16 * CHUNK))
     request = world.request()
     with serving(world.old) as port, ExitStack() as open_ones:
-        slow = [open_ones.enter_context(begun(port, "/onboard", request)) for _ in range(3)]
+        slow = [open_ones.enter_context(begun(port, "/onboard", request)) for _ in range(8)]
         heads = [each.recv(12) for each in slow]
-        with begun(port, "/onboard", request) as fourth:
-            refused = answered(fourth)
+        with begun(port, "/onboard", request) as another:
+            refused = answered(another)
         slow[0].close()
         ends, head = time.monotonic() + SECONDS, b""
         while head != b"HTTP/1.1 200" and time.monotonic() < ends:
@@ -66,7 +66,7 @@ def test_readers_that_take_nothing_hold_little(tmp_path: Path, site: Site) -> No
             with begun(port, "/onboard", request) as again:
                 head = again.recv(12)
 
-    assert [*heads, head] == [b"HTTP/1.1 200"] * 4
+    assert [*heads, head] == [b"HTTP/1.1 200"] * 9
     assert refused == (503, BUSY)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,11 @@ def refusing(node: Node) -> None:
     node.status = 429
 
 
+def timeless(node: Node) -> None:
+    """Its blocks are of no year."""
+    node.at = lambda _: 1 << 63
+
+
 def far_ahead(node: Node) -> None:
     """It claims a block that cannot be."""
     node.head = 10**9
@@ -113,6 +119,7 @@ MANNERS: list[tuple[Callable[[Node], None], str]] = [
     (hanging, "no answer within 2 s"),
     (dead, "cannot be reached: ConnectError"),
     (malformed, "want JSON, got something else"),
+    (timeless, "block time: want at most 253402300799, got 9223372036854775808"),
     (short, "want 2 JSON-RPC answers, got 0"),
     (huge, "want an answer of at most 1048576 bytes, got more"),
     (refusing, "answers with HTTP status 429"),
@@ -166,7 +173,29 @@ def test_a_newer_block_is_asked_for_denials() -> None:
         assert reader.read(ASK) == Reading(1, block_at(100), YES, (Newer(ahead.url, block_at(103), NO),))
 
 
-def test_an_inventor_of_blocks_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+class Forgetful(Node):
+    """Does not find the state of blocks from 101 on when it is first asked."""
+
+    has_found = False
+
+    def _outcome(self, request: dict[str, Any]) -> dict[str, Any]:
+        outcome = super()._outcome(request)
+        if outcome == {"result": "0x" + b"no".hex()} and not self.has_found:
+            self.has_found = True
+            return {"error": {"code": -32000, "message": "missing trie node"}}
+        return outcome
+
+
+def test_a_denial_that_could_not_be_told_at_once_is_asked_for_again() -> None:
+    """An endpoint that has gone further and failed there once hides no denial until the others come to its block."""
+    ahead = Forgetful(head=103, say=lambda _, number: b"no" if number > 101 else b"yes")
+    with asking(Node(), Node(), ahead, head_seconds=0) as reader:
+        assert reader.read(ASK) == Reading(1, block_at(100), YES)
+
+        assert reader.read(ASK).newer == (Newer(ahead.url, block_at(103), NO),)
+
+
+def test_an_inventor_of_blocks_is_not_believed() -> None:
     """A newer block that never comes is noticed when the others get there; from then on only agreement counts."""
     honest = [Node(), Node()]
     inventor = Node(head=102, fork_from=101, say=lambda _, number: b"no" if number > 100 else b"yes")
@@ -199,7 +228,7 @@ def test_an_old_agreement_still_asks_for_denials() -> None:
         assert reader.read(ASK) == Reading(1, block_at(100), YES, (Newer(fast.url, block_at(119), NO),))
 
 
-def test_a_newer_block_that_came_is_believed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_block_that_came_is_believed_again() -> None:
     """An honest endpoint that is faster than the others stays of use."""
     nodes = [Node(), Node(), Node(head=102)]
     with asking(*nodes, head_seconds=0) as reader:
@@ -254,7 +283,7 @@ def test_who_asks_the_same_costs_one_request() -> None:
         assert [node.asked for node in nodes] == [[["eth_chainId", "eth_getBlockByNumber"], ["eth_call"]]] * 3
 
 
-def test_answers_are_kept_for_their_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_kept_for_their_block_alone() -> None:
     """With the next block everything is asked anew; as long as the block stays, nothing is."""
     node = Node(say=lambda _, number: b"no" if number > 100 else b"yes")
     with asking(node, head_seconds=0) as reader:
@@ -290,9 +319,7 @@ def test_a_kept_answer_ends_with_the_age_of_its_block() -> None:
             reader.read(ASK)
 
 
-def test_a_fault_is_logged_when_it_begins_and_when_it_ends(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_fault_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     """One line for each change, with the endpoint's host and no more of its URL."""
     nodes = [Node(), Node(), Node()]
     with ExitStack() as stack, caplog.at_level(logging.INFO, "dstack.chain"):

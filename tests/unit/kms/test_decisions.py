@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
 from dstack.errors import KeyReleaseDeniedError
+from kms import decisions
 from kms.decisions import Question, Subject, keep_with, record_failure
 
 
@@ -63,3 +66,27 @@ def test_what_was_counted_is_told_once() -> None:
     keep_with(second)
 
     assert (first.told[0], second.told) == (1, [])
+
+
+def test_nothing_is_lost_while_a_log_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision that is about to wait for a keeper when the keeper comes is told to it."""
+    about_to_wait, keeper_comes = threading.Event(), threading.Event()
+
+    class Waiting(deque[tuple[Mapping[str, object], bool]]):
+        """Says when somebody looks, and lets him go on when the keeper has come."""
+
+        def __len__(self) -> int:
+            if not about_to_wait.is_set():
+                about_to_wait.set()
+                keeper_comes.wait(1)
+            return super().__len__()
+
+    monkeypatch.setattr(decisions._kept, "_early", Waiting())
+    kept, deciding = Kept(), threading.Thread(target=decide, args=(1,))
+    deciding.start()
+    assert about_to_wait.wait(30)
+    keep_with(kept)
+    keeper_comes.set()
+    deciding.join()
+
+    assert kept.told == ["1"]

@@ -51,7 +51,7 @@ def test_what_is_stored_is_held_with_its_record(tmp_path: Path) -> None:
 
     assert secure_file.path.read_bytes() == b"content"
     assert (held.size, held.custody, held.since) == (7, Custody(GENESIS), 5)
-    assert held.fingerprint == fingerprint_of(held.sha256)
+    assert held.fingerprint == fingerprint_of(held.digest)
     assert stat.S_IMODE(secure_file.path.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["receipts", "secure-file", "secure-file.custody.json"]
     assert [path.name for path in (tmp_path / "receipts").iterdir()] == [f"{GENESIS.hash().hex()}.genesis.json"]
@@ -94,10 +94,10 @@ def test_one_process_at_a_time_works_with_it(tmp_path: Path) -> None:
 
 
 def test_the_digest_does_not_show(tmp_path: Path) -> None:
-    """The SHA-256 of the content, from which keys follow, is not in the text form of what is held."""
+    """The digest of the content, from which keys follow, is not in the text form of what is held."""
     held = stored(tmp_path, b"content").held()
 
-    assert repr(held.sha256) not in repr(held)
+    assert repr(held.digest) not in repr(held)
 
 
 def test_the_largest_size_is_read(tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_a_record_that_could_not_be_written_is_written_later(tmp_path: Path) -> 
 
     with pytest.raises(KeystoreError, match="cannot be written: No such file"):
         secure_file.held()
-    digest = secure_file.sha256()
+    digest = secure_file.digest()
     away.rename(receipts)
     held = secure_file.held()
 
-    assert (held.sha256, held.custody, held.since) == (digest, LATER, 6)
+    assert (held.digest, held.custody, held.since) == (digest, LATER, 6)
     assert not list(tmp_path.glob("*.next"))
 
 

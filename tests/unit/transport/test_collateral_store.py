@@ -280,6 +280,16 @@ def test_a_caller_does_not_wait_for_ever(world: PccsWorld) -> None:
     wait_until(lambda: len(kept(world)) == 1)
 
 
+def test_callers_who_wait_are_bounded(world: PccsWorld) -> None:
+    """Whoever shows a platform that nobody knows waits for a slow service; the seventeenth is turned away."""
+    store = world.store(Behaviour(delay=1.0))
+    with ThreadPoolExecutor(17) as pool:
+        asked = [pool.submit(store.collateral_for, world.quote) for _ in range(17)]
+    failures = [str(one.exception()) for one in asked if one.exception()]
+
+    assert failures == ["collateral: too many wait for it, try again later"]
+
+
 def test_versions_are_json_that_anyone_can_read(world: PccsWorld) -> None:
     """Mode 0644, nine members."""
     world.store(Behaviour()).collateral_for(world.quote)

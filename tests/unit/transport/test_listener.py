@@ -122,6 +122,28 @@ def test_too_large_headers_are_refused() -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(("lines", "status"), [(200, b"200"), (201, b"400")])
+def test_heads_of_too_many_lines_are_refused(lines: int, status: bytes) -> None:
+    """Each line of a head takes a while to read, for which nobody else is answered: more than 200 are not read."""
+    with (
+        Listener(app()).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"a:\r\n" * (lines - 3) + b"\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+def test_lines_of_a_body_are_not_counted() -> None:
+    """What follows the head may have as many lines as it likes."""
+    body = b"\n" * 1000
+    with Listener(app()).running() as listener:
+        answer = httpx.request("GET", f"http://127.0.0.1:{listener.port}/", content=body)
+
+    assert answer.status_code == 200
+
+
 def test_a_client_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that waits to be taken does not hold its connection and its content for ever."""
     monkeypatch.setattr(listener_module, "WRITE_SECONDS", 0.3)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from collections.abc import Callable
 
 import httpx
 import pytest
 
 from dstack.transport import server
+from dstack.transport.listener import Listener
+from dstack.transport.server import CallContext, Method, Observation, prpc_app
 from dstack.wire.kms import AppIdRequest, PublicKeyResponse
 from dstack.wire.message import from_protobuf, to_protobuf
 from dstack.wire.prpc import read_error_protobuf
@@ -127,6 +132,13 @@ def test_path_outside_the_service_is_not_found(plain_url: str) -> None:
     assert [httpx.get(root + path).status_code for path in ("/docs", "/openapi.json", "/")] == [404, 404, 404]
 
 
+def test_a_slash_at_the_end_is_another_path(plain_url: str) -> None:
+    """It is not found; nobody is sent elsewhere, by a name that the caller chose."""
+    answer = httpx.post(f"{plain_url}/Echo/?json", content=b"{}", headers={"Host": "elsewhere.example"})
+
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
 @pytest.mark.parametrize("verb", ["HEAD", "PUT", "DELETE", "OPTIONS"])
 def test_methods_are_called_with_get_or_post(plain_url: str, verb: str) -> None:
     """Any other verb of HTTP is the framework's 405, and calls nothing."""
@@ -153,3 +165,50 @@ def test_body_that_does_not_come_is_given_up(plain_url: str, monkeypatch: pytest
         answer = connection.recv(4096)
 
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Return when it does; fail after a while."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_calls_of_those_who_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls and hangs up leaves his call behind; beyond so many of them no more are taken."""
+    monkeypatch.setattr(server, "CALLS_AT_ONCE", 1)
+    monkeypatch.setattr(server, "CALLS_UNDER_WAY", 3)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_request: None, _context: CallContext) -> None:
+        begun.set()
+        go_on.wait(30)
+
+    app = prpc_app({"Slow": Method(None, slow), "Fast": Method(None, lambda _request, _context: None)}, prefix="")
+    with Listener(app).running() as listener:
+        url = f"http://127.0.0.1:{listener.port}/prpc"
+        try:
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", listener.port)) as left:
+                    left.sendall(b"GET /prpc/Slow HTTP/1.1\r\nHost: x\r\n\r\n")
+                    assert begun.wait(30)
+            wait_until(lambda: httpx.get(f"{url}/Fast").status_code == 503)
+            answer = httpx.get(f"{url}/Fast")
+        finally:
+            go_on.set()
+        wait_until(lambda: httpx.get(f"{url}/Fast").status_code == 200)
+
+    assert answer.json() == {"error": "calls: want at most 3 at once, got more", "kind": "unavailable"}
+
+
+def test_client_that_hangs_up_is_no_defect_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """Half a body and the end of the connection are an input error: counted as one, and no trace in the log."""
+    seen: list[Observation] = []
+    with Listener(prpc_app({}, prefix="", observe=seen.append)).running() as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as connection:
+            connection.sendall(b"POST /prpc/Any HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        wait_until(lambda: bool(seen))
+
+    assert [each.status for each in seen] == [400]
+    assert caplog.records == []

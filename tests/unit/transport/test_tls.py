@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from contextlib import suppress
 
 import pytest
 
 from dstack.errors import KeyMalformedError, PeerRefusedError, PeerUnavailableError
 from dstack.transport.client import PrpcClient
+from dstack.transport.listener import Listener
+from dstack.transport.server import prpc_app
 from dstack.transport.tls import (
     TlsIdentity,
     client_context,
@@ -68,6 +72,25 @@ def test_first_contact_takes_any_server(tls_url: str) -> None:
 def test_first_contact_may_present_a_certificate(tls_url: str, certificates: Certificates) -> None:
     """Whoever verifies the server by its evidence can still show its own."""
     assert call(tls_url, unauthenticated_client_context(certificates.client)).signature != b""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_server_keeps_nothing_of_a_connection(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    """No session is kept: strangers would fill the memory with certificates, and resume without showing theirs."""
+    server = server_context(certificates.server, client_ca_pem=certificates.temp_ca_pem)
+    client = unauthenticated_client_context(certificates.client)
+    client.maximum_version = version
+    with (
+        Listener(prpc_app({}, prefix=""), tls=server).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port)) as plain,
+        suppress(ssl.SSLError),
+        client.wrap_socket(plain) as tls,
+    ):
+        tls.sendall(b"GET /prpc/Any HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        tls.recv(1)
+
+    assert server.session_stats()["accept"] == 1
+    assert server.session_stats()["number"] == 0
 
 
 def test_peer_is_judged_on_the_connection_that_answers(tls_url: str, certificates: Certificates) -> None:

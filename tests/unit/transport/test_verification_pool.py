@@ -123,6 +123,23 @@ def test_a_worker_that_dies_is_replaced():
         assert worker not in pool.worker_ids()
 
 
+class Deadly(datetime):
+    """A time that ends whoever unpacks it."""
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_worker_that_dies_of_a_quote_could_not_be_asked():
+    """A worker that has read its order and dies says nothing at all: that is "could not ask" too."""
+    with VerificationPool(roots=ROOTS, policy=STRICT, workers=1) as pool:
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="a worker process died"):
+                pool.verify(quote(1), COLLATERAL, at=Deadly(2027, 1, 15, tzinfo=UTC))
+
+        assert pool.verify(quote(1), COLLATERAL, at=AT).root == ROOTS.roots[0]
+
+
 def test_workers_that_died_take_no_others_with_them():
     """Whoever learns late that its worker died does not end the one in its place, nor who waited for that."""
     asked, told = threading.Event(), threading.Event()

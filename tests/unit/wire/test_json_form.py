@@ -150,3 +150,9 @@ def test_what_is_no_json_object_is_refused(text: str | bytes, named: str) -> Non
     """Not JSON, not UTF-8, too deep, too long a number, not an object, or ambiguous."""
     with pytest.raises(MessageMalformedError, match=named):
         from_json(kms.BootstrapRequest, text)
+
+
+def test_values_are_bounded() -> None:
+    """Ten million small values take seconds to read, for which nobody else in the process has a turn."""
+    with pytest.raises(MessageMalformedError, match="AppIdRequest: want at most 100000 commas and opening brackets"):
+        from_json(kms.AppIdRequest, b'{"any": [' + b"[]," * 50_000 + b"1]}")

@@ -82,6 +82,14 @@ def change(url: str, *statements: str) -> None:
     engine.dispose()
 
 
+def change_head(url: str, digest: bytes) -> None:
+    """Somebody with access to the database says what the newest entry is."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE decision_head SET digest = :digest"), {"digest": digest})
+    engine.dispose()
+
+
 def test_entries_are_numbered_bound_and_signed(store: DecisionStore) -> None:
     """Each names the digest of the one before; the whole verifies against the KMS's k256 public key."""
     store.append([line(1), line(2)], SIGNER)
@@ -295,6 +303,18 @@ def test_a_log_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
         open_store("nonsense://x")
 
 
+def test_a_server_that_is_gone_is_noticed(postgres_url: str) -> None:
+    """A connection to PostgreSQL on which nothing comes back ends in seconds, so that another one can be made."""
+    with closing(open_store(postgres_url)) as store, store._engine.connect() as connection:
+        said = connection.connection.driver_connection.info.get_parameters()
+
+    assert {name: said[name] for name in ("connect_timeout", "tcp_user_timeout", "keepalives_idle")} == {
+        "connect_timeout": "5",
+        "tcp_user_timeout": "5000",
+        "keepalives_idle": "5",
+    }
+
+
 def test_errors_do_not_show_the_password() -> None:
     """A database that cannot be reached is named by the kind of error alone."""
     with pytest.raises(DecisionLogUnavailableError) as failed:
@@ -384,6 +404,31 @@ def test_without_the_log_there_is_no_grant(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_log_goes_on_after_what_nobody_foresaw(url: str, store: DecisionStore) -> None:
+    """A head that is none stops grants as long as it stands there, and no longer."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))) as log:
+        log.keep(line(1), must=True)
+        before = store.head().digest
+        change_head(url, b"none")
+
+        for _ in range(2):
+            with pytest.raises(DecisionLogUnavailableError, match="decision log: it cannot go on: InputError"):
+                log.keep(line(2), must=True)
+        change_head(url, before)
+        log.keep(line(3), must=True)
+
+        assert [entry.members().get("missing_before") for entry in store.entries()] == [None, 2]
+
+
+def test_a_log_that_cannot_be_shortened_is_written(store: DecisionStore) -> None:
+    """A retention from before the first year removes nothing, and stops nothing."""
+    with closing(DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**6))) as log:
+        for number in range(3):
+            log.keep(line(number), must=True)
+
+        assert verify(store).count == 3
+
+
 def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     """Refusals that nobody waited for are in the log when it is closed."""
     store = open_store(f"sqlite:///{tmp_path}/log.sqlite3")
@@ -394,6 +439,32 @@ def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
 
     assert verify(store).count == 50
     store.close()
+
+
+def test_a_database_that_hangs_does_not_keep_the_program(store: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a log whose queue is full and whose database answers nothing comes all the same."""
+    monkeypatch.setattr(writer, "QUEUE_LIMIT", 1)
+    monkeypatch.setattr(writer, "WRITE_SECONDS", 0.1)
+    go_on, hangs = threading.Event(), threading.Event()
+
+    def hang(_contents: Sequence[Mapping[str, object]], _signer: DecisionSigner) -> list[Entry]:
+        hangs.set()
+        go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(store, "append", hang)
+    log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+    log.keep(line(1), must=False)
+    assert hangs.wait(60)
+    log.keep(line(2), must=False)
+    end = threading.Thread(target=log.close, daemon=True)
+    end.start()
+    end.join(10)
+    is_over = not end.is_alive()
+    go_on.set()
+    log._thread.join(10)
+
+    assert is_over
 
 
 def test_strangers_cannot_fill_the_log(tmp_path: Path) -> None:
