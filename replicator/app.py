@@ -60,6 +60,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 _MAX_NUMBER = 10**9
+_PIECE = 64 << 10
 _log = logging.getLogger(__name__)
 
 Answer = Callable[[Request, bytes], Response]
@@ -84,7 +85,7 @@ def replicator_app(node: Replicator) -> FastAPI:
         _Route("POST", "/configure", lambda _, raw: _configure(node, raw)),
         _Route("POST", "/requestKey", lambda _, raw: _request_key(node, raw)),
         _Route("POST", "/onboard", lambda request, raw: _onboard(node, request, raw)),
-        _Route("POST", "/receipts", lambda _, raw: _receipts(node, raw)),
+        _Route("POST", "/receipts", lambda request, raw: _receipts(node, request, raw)),
         _Route("POST", "/getkey", lambda request, raw: _get_key(node, request, raw)),
     ):
         app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
@@ -282,14 +283,18 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
     return _Parts(parts(), size)
 
 
-def _receipts(node: Replicator, raw: bytes) -> Response:
+def _receipts(node: Replicator, request: Request, raw: bytes) -> Response:
     since, with_evidence = 0, False
     if raw.strip():
         members = document(raw, what="receipts", limit=4096)
         members.refuse_others(frozenset({"since", "evidence"}))
         since = members.integer("since", 0, maximum=_MAX_NUMBER)
         with_evidence = members.flag("evidence", False)
-    return _json(200, json.dumps(node.around.receipts.page(since, with_evidence=with_evidence)))
+    text = json.dumps(node.around.receipts.page(since, with_evidence=with_evidence)).encode()
+    request.scope["state"][BODY_LEASE].hold(len(raw) + len(text))
+    # In pieces: what is given away whole is no longer counted while its reader takes its time.
+    pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return StreamingResponse(pieces, media_type="application/json", headers={"Content-Length": str(len(text))})
 
 
 def _get_key(node: Replicator, request: Request, raw: bytes) -> Response:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from dstack.errors import HandoverRefusedError, KeystoreError
+from dstack.errors import HandoverRefusedError, KeystoreError, ServiceBusyError
 from dstack.keys.sealing import KEY_SIZE, seal
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
 from dstack.policy import BlockRef, BootInfo
@@ -25,6 +25,9 @@ from replicator.receipts import KeptReceipt
 from replicator.storage import Held, SecureFile
 
 MAX_AT_ONCE = 4
+MAX_WAITING = 8
+"""Callers that wait to be judged: each holds a thread, and the other paths need some, too."""
+
 _WAIT_SECONDS = 10.0
 
 
@@ -70,6 +73,7 @@ class Sender:
         self._old = OldNode()
         self._keys: dict[Digest32, bytes] = {}
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE + MAX_WAITING)
         self._slots = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def answered(self, at: datetime) -> int:
@@ -103,7 +107,7 @@ class Sender:
         Raises:
             InputError: The request or its evidence is malformed.
             RefusedError: It may not be answered; the error says why, for the chain's refusal also the rule.
-            UnavailableError: The guest agent, the chain or the collateral could not be reached.
+            UnavailableError: The guest agent, the chain or the collateral could not be reached, or too many ask.
         """
         quoted = parse_request(raw)
         with self._slot():
@@ -185,12 +189,18 @@ class Sender:
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
-        if not self._slots.acquire(timeout=_WAIT_SECONDS):
-            raise HandoverRefusedError(f"request: want at most {MAX_AT_ONCE} judged at once, got more; try again")
-        try:
+        with _taken(self._places, 0.0), _taken(self._slots, _WAIT_SECONDS):
             yield
-        finally:
-            self._slots.release()
+
+
+@contextmanager
+def _taken(places: threading.Semaphore, seconds: float) -> Iterator[None]:
+    if not places.acquire(timeout=seconds):
+        raise ServiceBusyError(f"request: want at most {MAX_AT_ONCE} judged at once, got more; try again")
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _require_unchanged(known: Receipt, held: Held) -> None:

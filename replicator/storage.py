@@ -36,6 +36,9 @@ _WINDOW = 8 << 20
 """Bytes of incoming content after which writing to the disk begins."""
 
 _WINDOWS_BEHIND = 3
+_TEMPORARY = "[0-9a-f]" * 16
+"""How `replace_private` ends the name of what it has not renamed yet."""
+
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -259,7 +262,13 @@ class SecureFile:
                     self._next.unlink()
                 else:
                     self._finish(plan, receipts)
-            for stray in self.path.parent.glob(f"{_escaped(self.path.name)}{_INCOMING}*"):
+            name = _escaped(self.path.name)
+            for stray in (
+                *self.path.parent.glob(f"{name}{_INCOMING}*"),
+                # What was about to be renamed to the record, the plan or a receipt.
+                *self.path.parent.glob(f".{name}.custody.*.{_TEMPORARY}"),
+                *receipts.path.glob(f".*.json.{_TEMPORARY}"),
+            ):
                 stray.unlink()
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot recover: {exc.strerror}") from exc

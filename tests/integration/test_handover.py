@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,14 @@ from typing import ClassVar
 import pytest
 
 from dstack.attestation.evidence import Evidence
-from dstack.errors import ChainUnavailableError, HandoverRefusedError, KeyReleaseDeniedError, KeystoreError, SealError
+from dstack.errors import (
+    AppraisalError,
+    ChainUnavailableError,
+    HandoverRefusedError,
+    KeyReleaseDeniedError,
+    KeystoreError,
+    SealError,
+)
 from dstack.keys.sealing_stream import CHUNK
 from dstack.values import Digest32, ReportData
 from replicator.containers import Container
@@ -137,6 +145,26 @@ def test_a_second_genesis_is_never_mixed_with_the_first(tmp_path: Path, site: Si
         world.hand_over()
 
     assert world.new_secure_file.read_bytes() == b"another secret"
+
+
+def test_a_machine_that_cannot_be_judged_says_so_of_itself(tmp_path: Path, site: Site) -> None:
+    """A replicator on a machine of legacy mode refuses, and blames nobody's request for it."""
+    world = make_handover(tmp_path, site)
+
+    class Legacy:
+        """The new node's machine, as an older host describes it."""
+
+        def evidence(self, report_data: ReportData) -> Evidence:
+            """Without a measurement document that counts."""
+            config = json.loads(world.new_machine.platform.config) | {"tdx_attestation_variant": "legacy"}
+            return replace(world.new_machine.evidence(report_data), config=json.dumps(config))
+
+    node = make_node(tmp_path / "new", Legacy(), site, world.chain, world.clock)
+
+    with pytest.raises(
+        AppraisalError, match="this node's own evidence: tdx_attestation_variant: want lite, got legacy"
+    ):
+        node.request_key()
 
 
 def test_the_recorded_genesis_decides(tmp_path: Path, site: Site) -> None:

@@ -70,6 +70,21 @@ def test_readers_that_take_nothing_hold_little(tmp_path: Path, site: Site) -> No
     assert refused == (503, BUSY)
 
 
+def test_pages_of_receipts_that_nobody_takes_hold_little(tmp_path: Path, site: Site) -> None:
+    """Large pages are counted as long as their readers have not taken them."""
+    world = make_handover(tmp_path, site)
+    large = {"role": "sent", "hash": "", "receipt": {}, "simulated_root": True, "evidence": "0" * (10 << 20)}
+    (tmp_path / "old" / "receipts" / "large.json").write_text(json.dumps(large))
+    asked = b'{"since": 1, "evidence": true}'
+    with serving(world.old) as port, ExitStack() as open_ones:
+        slow = [open_ones.enter_context(begun(port, "/receipts", asked)) for _ in range(2)]
+        heads = [each.recv(12) for each in slow]
+        with begun(port, "/receipts", asked) as third:
+            refused = answered(third)
+
+    assert (heads, refused) == ([b"HTTP/1.1 200"] * 2, (503, BUSY))
+
+
 @pytest.mark.parametrize("old_forms", [False, True])
 def test_lines_without_an_end_hold_little(tmp_path: Path, site: Site, old_forms: bool) -> None:
     """Large beginnings of answers have a bound in all; a real answer is taken beside them."""
