@@ -71,7 +71,10 @@ class KeptFacts:
         """What was last read, at once; None before anything was. What is old is read anew meanwhile."""
         facts = self._facts
         if (facts is None or facts.age_seconds > FACTS_SECONDS) and self._reading.acquire(blocking=False):
-            threading.Thread(target=self._read_beside, name="facts", daemon=True).start()
+            try:
+                threading.Thread(target=self._read_beside, name="facts", daemon=True).start()
+            except RuntimeError:  # The system gives no thread now; who asks next tries again.
+                self._reading.release()
         return facts
 
     def _read_beside(self) -> None:

@@ -205,7 +205,12 @@ class CollateralStore:
             if sum(other.flight is not None for other in self._slots.values()) >= _MOST_FLIGHTS:
                 raise CollateralTransientError(f"collateral for {model}: too many platforms are being asked about")
             flight = slot.flight = Future()
-        threading.Thread(target=self._fly, args=(model, flight), name=f"collateral {model}", daemon=True).start()
+        try:
+            threading.Thread(target=self._fly, args=(model, flight), name=f"collateral {model}", daemon=True).start()
+        except RuntimeError:  # The system gives no thread now; who asks next tries again.
+            with self._lock:
+                slot.flight = None
+            flight.set_exception(CollateralTransientError(f"collateral for {model}: no thread to ask with"))
         return flight
 
     def _await(self, flight: Future[VerifiedCollateral]) -> VerifiedCollateral:

@@ -31,6 +31,8 @@ PART_SECONDS = 120.0
 """How long a client may take to receive one part of an answer."""
 
 MAX_HEAD_LINES = 200
+MANY_CHUNKS, SMALL_CHUNK = 1000, 64
+"""So many chunks may be of any size; more only as long as there are so many bytes for each."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH, _CODING = b"content-length", b"transfer-encoding"
@@ -47,6 +49,8 @@ Parts = Generator[bytes, None, None]
 class BodyParser(h11.Connection):
     """The parser of a server, which knows how many bytes of a body with a length are still to come.
 
+    It works in the loop of all connections, so it refuses what takes long to parse.
+
     Attributes:
         outstanding: So many; None where the body has no length.
         is_sent_aside: Whether a thread sends the body of the answer just now.
@@ -54,6 +58,7 @@ class BodyParser(h11.Connection):
 
     outstanding: int | None = None
     is_sent_aside = False
+    _pieces = _bytes = 0
 
     def __init__(self, header_limit: int) -> None:
         """Take the largest size of a head, in bytes."""
@@ -61,24 +66,33 @@ class BodyParser(h11.Connection):
         self.header_limit = header_limit
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """As the library's, which takes long for each line of a head."""
+        """As the library's."""
         if self.their_state is h11.IDLE:
-            self._require_few_lines()
+            _require_few_lines(self.trailing_data[0])
         event = super().next_event()
         if isinstance(event, h11.Request):
             headers = dict(event.headers)
             # In chunks, a length beside them says nothing.
             is_plain = _LENGTH in headers and _CODING not in headers
             self.outstanding = int(headers[_LENGTH]) if is_plain else None
-        elif isinstance(event, h11.Data) and self.outstanding is not None:
-            self.outstanding -= len(event.data)
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            if self.outstanding is not None:
+                self.outstanding -= len(event.data)
+            else:
+                self._pieces += 1
+                self._bytes += len(event.data)
+                if self._pieces > MANY_CHUNKS + self._bytes // SMALL_CHUNK:
+                    raise h11.RemoteProtocolError(
+                        f"body: want chunks of {SMALL_CHUNK} bytes on average, got smaller ones"
+                    )
         return event
 
-    def _require_few_lines(self) -> None:
-        came = self.trailing_data[0]
-        end = _HEAD_END.search(came)
-        if came.count(b"\n", 0, end.start() + 1 if end else len(came)) > MAX_HEAD_LINES:
-            raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
+
+def _require_few_lines(came: bytes) -> None:
+    end = _HEAD_END.search(came)
+    if came.count(b"\n", 0, end.start() + 1 if end else len(came)) > MAX_HEAD_LINES:
+        raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
 
 
 Fill = Callable[[memoryview], bool]

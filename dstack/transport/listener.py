@@ -106,6 +106,17 @@ class PeerCertificateProtocol(H11Protocol):
         super().data_received(data)
         self._watch_header()
 
+    def send_400_response(self, msg: str) -> None:
+        """Tell what is no HTTP so; behind the beginning of an answer there is nothing to tell any more."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+        if self.cycle is not None:
+            # The application may be at work on it; what it answers goes nowhere.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
         super().connection_lost(exc)
@@ -236,7 +247,8 @@ def _configuration(app: FastAPI, tls: ssl.SSLContext | None, ledger: Ledger) -> 
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        # Strangers would write lines of a warning for each of their connections.
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,

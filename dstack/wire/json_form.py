@@ -17,12 +17,12 @@ from dstack.wire.fields import FieldSpec, Kind, specs
 
 Message = TypeVar("Message")
 
+_PREFIX = re.compile(r"\A(?:0x)*+")
+
 LARGEST = {Kind.UINT32: (1 << 32) - 1, Kind.UINT64: (1 << 64) - 1}
 
 MAX_VALUES = 100_000
 """In one text: of ten million small values nobody else would have a turn for seconds."""
-
-_HEX = re.compile(r"(?:0x)*((?:[0-9A-Fa-f]{2})*)")
 
 
 def to_json(message: object) -> str:
@@ -105,10 +105,15 @@ def _text(value: str, name: str) -> str:
 
 
 def _octets(value: str, name: str) -> bytes:
-    match = _HEX.fullmatch(value)
-    if match is None:
+    digits = _PREFIX.sub("", value, 1)
+    try:
+        octets = bytes.fromhex(digits)
+    except ValueError:
+        octets = b""
+    # Blanks between the digits are skipped without a word.
+    if 2 * len(octets) != len(digits):
         raise MessageMalformedError(f"{name}: want hexadecimal of even length")
-    return bytes.fromhex(match[1])
+    return octets
 
 
 def _tree(message: object) -> dict[str, object]:

@@ -162,6 +162,27 @@ def test_old_facts_are_read_anew_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
         assert seen[0].gateway_app_id == "gateway 100"
 
 
+def test_facts_are_read_again_when_there_was_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that gives no thread for a moment does not leave the facts as they were for ever."""
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    was_read = threading.Event()
+
+    def read() -> facts_module.Facts:
+        was_read.set()
+        raise ChainUnavailableError("none")
+
+    with closing(facts_module.KeptFacts(read)) as facts:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", no_thread)
+            assert facts.recent() is None
+        facts.recent()
+
+        assert was_read.wait(30)
+
+
 def test_facts_that_were_never_read_are_none() -> None:
     """Nothing is made up for a chain that could not be asked."""
     node = Node(raw=b"?")

@@ -290,6 +290,21 @@ def test_callers_who_wait_are_bounded(world: PccsWorld) -> None:
     assert failures == ["collateral: too many wait for it, try again later"]
 
 
+def test_a_flight_that_found_no_thread_is_over(world: PccsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that gives no thread for a moment does not leave callers waiting for ever."""
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = world.store(Behaviour(), patience=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(CollateralTransientError, match="no thread to ask with"):
+            store.collateral_for(world.quote)
+
+    assert store.collateral_for(world.quote).tcb_info == world.pki.collateral(BORN).tcb_info
+
+
 def test_versions_are_json_that_anyone_can_read(world: PccsWorld) -> None:
     """Mode 0644, nine members."""
     world.store(Behaviour()).collateral_for(world.quote)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -124,6 +125,35 @@ def test_length_beside_chunks_says_nothing(taker: Taker, connection: socket.sock
 
     connection.sendall(head(4, 4) + b"next")
     assert answered(connection) == (200, b"next")
+
+
+@pytest.mark.parametrize("take", [0, 9], ids=["read", "filled"])
+def test_large_chunks_may_be_many(taker: Taker, connection: socket.socket, take: int) -> None:
+    """A thousand small chunks and any number of others are a body."""
+    chunks = [b"x"] * 1000 + [b"y" * 64] * 5000
+    connection.sendall(f"POST /?take={take} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    connection.sendall(b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\na: b\r\n\r\n")
+
+    assert answered(connection) == (200, b"".join(chunks))
+
+
+@pytest.mark.parametrize(
+    "end", [b"1\r\nx\r\n" * 40_000, b"0\r\n" + b"a:\r\n" * 10_000 + b"\r\n"], ids=["small chunks", "many lines"]
+)
+def test_body_that_takes_long_to_parse_is_refused(
+    connection: socket.socket, end: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Small chunks, or lines behind the last, would take the loop's time from everybody: soon the connection ends."""
+    connection.sendall(b"POST /?take=0 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    answer = b""
+    # What the server has not read resets the connection, perhaps before its answer is here.
+    with suppress(ConnectionError):
+        connection.sendall(b"1\r\nx\r\n" * 40_000)
+        while piece := connection.recv(4096):
+            answer += piece
+
+    assert answer[:12] in (b"", b"HTTP/1.1 400")
+    assert caplog.records == []
 
 
 def test_client_that_waits_for_leave_gets_it(taker: Taker, connection: socket.socket) -> None:

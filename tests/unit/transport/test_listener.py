@@ -122,6 +122,30 @@ def test_too_large_headers_are_refused() -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"\0\r\n\r\n", b""),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"no length\r\n"),
+    ],
+    ids=["no request", "no body"],
+)
+def test_strangers_write_nothing_into_the_log(first: bytes, then: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no HTTP ends the connection, also behind an answer, and leaves no line: there may be any number of it."""
+    with (
+        Listener(app()).running() as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection,
+    ):
+        connection.sendall(first)
+        answer = connection.recv(4096)
+        connection.sendall(then)
+        while connection.recv(4096):
+            pass
+
+    assert answer[:10] == b"HTTP/1.1 4"
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(("lines", "status"), [(200, b"200"), (201, b"400")])
 def test_heads_of_too_many_lines_are_refused(lines: int, status: bytes) -> None:
     """Each line of a head takes a while to read, for which nobody else is answered: more than 200 are not read."""

@@ -1,5 +1,7 @@
 """Messages as JSON."""
 
+import tracemalloc
+
 import pytest
 
 from dstack.errors import MessageMalformedError
@@ -150,6 +152,20 @@ def test_what_is_no_json_object_is_refused(text: str | bytes, named: str) -> Non
     """Not JSON, not UTF-8, too deep, too long a number, not an object, or ambiguous."""
     with pytest.raises(MessageMalformedError, match=named):
         from_json(kms.BootstrapRequest, text)
+
+
+def test_long_hexadecimal_takes_little_memory() -> None:
+    """A stranger's ten megabytes of digits do not become a gigabyte while they are read."""
+    body = b'{"app_id": "%s"}' % (b"0x" * 2 + b"ab" * (2 << 20))
+    tracemalloc.start()
+    try:
+        read = from_json(kms.AppIdRequest, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert read.app_id == b"\xab" * (2 << 20)
+    assert peak < 5 * len(body)
 
 
 def test_values_are_bounded() -> None:
