@@ -34,7 +34,12 @@ from kms.settings_form import (
 )
 
 ReadStatus = Annotated[TcbStatus, Field(strict=False)]
-LogLevel = Literal["debug", "info", "warning", "error"]
+# Upstream's names for two of them.
+_LEVELS = {"warn": "warning", "trace": "debug"}
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda level: _LEVELS.get(level, level) if isinstance(level, str) else level),
+]
 
 _LIMIT = 1 << 20
 _IMAGE_HASH = "{OS_IMAGE_HASH}"

@@ -125,6 +125,12 @@ webhook.url = "https://auth.example/"
 """
 
 
+@pytest.mark.parametrize(("named", "meant"), [("trace", "debug"), ("warn", "warning"), ("error", "error")])
+def test_levels_have_upstreams_names_too(named: str, meant: str) -> None:
+    """What has no name of ours is the next level that has."""
+    assert parse_settings(with_line("", f'log_level = "{named}"')).log_level == meant
+
+
 def test_file_of_upstream_0_5_7_is_taken() -> None:
     """Its keys are read; the ones that do nothing here are said, each by name."""
     settings = parse_settings(UPSTREAM_057)
