@@ -63,11 +63,12 @@ class Credentials:
 
     @classmethod
     def of_token(cls, token: str, htpasswd: str = "") -> Credentials:
-        """Those of a token, and of the users in an htpasswd file.
+        """Those of a token, and of the users in an htpasswd file; space around the token is none of it.
 
         Raises:
             ConfigError: Both are empty, or the file is not of bcrypt.
         """
+        token = token.strip()
         digest = hashlib.sha256(token.encode()).digest() if token else b""
         return cls(digest, parse_htpasswd(htpasswd))
 
@@ -75,10 +76,12 @@ class Credentials:
         """Whether the values of these headers prove to be the operator; slow for passwords, by design."""
         if len(authorization) > _LONGEST_CREDENTIALS or len(admin_token) > _LONGEST_CREDENTIALS:
             return False
+        if self._is_token(admin_token):
+            return True
         scheme, _, rest = authorization.partition(" ")
         if scheme.lower() == "basic":
             return self._accept_basic(rest.strip())
-        return self._is_token(rest.strip() if scheme.lower() == "bearer" else admin_token)
+        return scheme.lower() == "bearer" and self._is_token(rest.strip())
 
     def _is_token(self, token: str) -> bool:
         """Digests are compared, in a time that tells nothing of where they differ."""

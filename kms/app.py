@@ -17,6 +17,9 @@ from kms.service import KmsService
 VERSION = "0.1.0"
 APP_VERSION = f"v{VERSION} (dstack-python)"
 
+# Whoever only watches may ask for the head alone, as upstream's framework answers it wherever there is GET.
+_LOOKS = ["GET", "HEAD"]
+
 
 def kms_app(
     service: KmsService,
@@ -40,9 +43,11 @@ def kms_app(
     if limit is not None:
         app.add_middleware(RateLimited, limit=limit)
     if show_metrics:
-        app.add_api_route(
-            "/metrics", lambda: Response(counted.text(), media_type=CONTENT_TYPE), methods=["GET"], response_model=None
-        )
+
+        def told() -> Response:
+            return Response(counted.text(), media_type=CONTENT_TYPE)
+
+        app.add_api_route("/metrics", told, methods=_LOOKS, response_model=None)
     return app
 
 
@@ -74,5 +79,5 @@ def _with_health(app: FastAPI) -> FastAPI:
     def health() -> Response:
         return PlainTextResponse("OK")
 
-    app.add_api_route("/health", health, methods=["GET"], response_model=None)
+    app.add_api_route("/health", health, methods=_LOOKS, response_model=None)
     return app

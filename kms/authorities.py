@@ -28,14 +28,6 @@ class Authority(ChainAuthority, Protocol):
         """
         ...
 
-    def gateway_app_id(self) -> str:
-        """The app id of the gateway; empty where none is set.
-
-        Raises:
-            ChainUnavailableError: It could not be asked.
-        """
-        ...
-
     def recent_facts(self) -> Facts | None:
         """What was last read, without asking anybody."""
         ...

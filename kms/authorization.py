@@ -173,10 +173,14 @@ class SelfAuthorization:
             raise KeyReleaseDeniedError(outcome.denied.rule, str(outcome.denied), outcome.denied.block)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else."""
+    def watched(self, also: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """For the length of a `with` block ask the chain about this KMS every few seconds, beside everything else.
+
+        Args:
+            also: Called as often; must neither raise nor take long.
+        """
         end = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(end,), name="self-authorization", daemon=True)
+        thread = threading.Thread(target=self._watch, args=(end, also), name="self-authorization", daemon=True)
         self._is_watched = True
         thread.start()
         try:
@@ -186,12 +190,16 @@ class SelfAuthorization:
             end.set()
             thread.join(_END_SECONDS)
 
-    def _watch(self, end: threading.Event) -> None:
+    def _watch(self, end: threading.Event, also: Callable[[], object]) -> None:
         while not end.is_set():
-            try:
-                self.require(Question(Subject.SELF, "watch"))
-            except DstackError:
-                pass  # It is in the log of decisions, and whoever asks is told.
-            except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the watch
-                _log.exception("watch of this KMS's own authorization: no answer")
+            for step in (also, lambda: self.require(Question(Subject.SELF, "watch"))):
+                self._watch_by(step)
             end.wait(_WATCH_SECONDS)
+
+    def _watch_by(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except DstackError:
+            pass  # It is in the log of decisions, and whoever asks is told.
+        except Exception:  # noqa: BLE001 - a defect is told, and is not the end of the watch
+            _log.exception("watch of this KMS's own authorization: no answer")

@@ -12,7 +12,8 @@ from dstack.chain.agreement import needed_of
 from dstack.chain.endpoints import MAX_ENDPOINTS
 from dstack.chain.gathering import require_different_hosts, unprotected
 from dstack.errors import ConfigError
-from kms.settings_form import Duration, HttpUrl, Section, TrustedUrl, shown, without_effect
+from dstack.web.urls import shown_url
+from kms.settings_form import Duration, HttpUrl, Section, TrustedUrl, without_effect
 
 DEVELOPMENT_CHAINS = (1337, 31337)
 """Chain ids of anvil, hardhat and geth's development mode: nothing of value is there, and finality means nothing."""
@@ -93,8 +94,8 @@ class Chain(Section):
 
     @property
     def shown_rpc_url(self) -> str:
-        """Scheme and host of the first endpoint."""
-        return shown(self.endpoints[0])
+        """Scheme, host and port of the first endpoint."""
+        return shown_url(self.endpoints[0])
 
     @property
     def unprotected_endpoints(self) -> tuple[str, ...]:
@@ -142,5 +143,5 @@ class AuthApi(Section):
 
     @property
     def shown_rpc_url(self) -> str:
-        """Scheme and host of the first chain endpoint; empty where an auth server knows it."""
+        """Scheme, host and port of the first chain endpoint; empty where an auth server knows it."""
         return self.chain.shown_rpc_url if self.type == "chain" and self.chain else ""

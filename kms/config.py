@@ -34,13 +34,19 @@ from kms.settings_form import (
 )
 
 ReadStatus = Annotated[TcbStatus, Field(strict=False)]
-LogLevel = Literal["debug", "info", "warning", "error"]
+# Upstream's names for two of them.
+_LEVELS = {"warn": "warning", "trace": "debug"}
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda level: _LEVELS.get(level, level) if isinstance(level, str) else level),
+]
 
 _LIMIT = 1 << 20
 _IMAGE_HASH = "{OS_IMAGE_HASH}"
 _DATABASE_URL = re.compile(r"(sqlite|postgresql\+psycopg)://.*")
 _ACPI_SOURCE = re.compile(r"from-log|own-qemu(:.+)?|captured:.+|helper:.+")
 _THREADS = "threads and limits are fixed"
+_TDX_ONLY = "only TDX is verified"
 
 
 class MutualTls(Section):
@@ -71,13 +77,19 @@ class Urls(Section):
 
     collateral_dir: ReadPath | None = None
     pccs: Annotated[tuple[HttpUrl, ...], BeforeValidator(one_or_several), Field(strict=False, max_length=8)] = ()
-    amd_kds: str = without_effect("", "only TDX is verified")
+    amd_kds: str = without_effect("", _TDX_ONLY)
 
 
 class RootCa(Section):
-    """`core.attestation.root_ca`: another root of trust than Intel's."""
+    """`core.attestation.root_ca`: another root of trust than Intel's; those of other platforms do nothing."""
 
     tdx: ReadPath | None = None
+    gcp_tpm: str = without_effect("", _TDX_ONLY)
+    aws_nitro_enclave: str = without_effect("", _TDX_ONLY)
+    aws_nitro_tpm: str = without_effect("", _TDX_ONLY)
+    sev_snp_milan: str = without_effect("", _TDX_ONLY)
+    sev_snp_genoa: str = without_effect("", _TDX_ONLY)
+    sev_snp_turin: str = without_effect("", _TDX_ONLY)
 
 
 class Attestation(Section):
@@ -91,8 +103,9 @@ class Attestation(Section):
 
     @model_validator(mode="after")
     def _root_is_meant(self) -> Self:
-        if self.root_ca.tdx is not None and not self.insecure_allow_external_trust_anchors:
-            raise ValueError("root_ca.tdx needs insecure_allow_external_trust_anchors = true")
+        named = next((name for name, path in self.root_ca if path not in ("", None)), None)
+        if named is not None and not self.insecure_allow_external_trust_anchors:
+            raise ValueError(f"root_ca.{named} needs insecure_allow_external_trust_anchors = true")
         return self
 
 

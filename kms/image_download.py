@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from dstack.errors import ImageUnavailableError
 from dstack.values import OsImageHash
 from dstack.web.client import bounded_client
+from dstack.web.urls import shown_url
 
 PLACEHOLDER = "{OS_IMAGE_HASH}"
 
@@ -66,14 +66,14 @@ class ArchiveSource:
                 client.stream("GET", url) as response,
             ):
                 if response.status_code != httpx.codes.OK:
-                    raise ImageUnavailableError(f"{_host(url)} answered with status {response.status_code}")
+                    raise ImageUnavailableError(f"{shown_url(url)} answered with status {response.status_code}")
                 self._extract(_Stream(self._pieces(response)), folder)
         except httpx.TimeoutException as exc:
             raise ImageUnavailableError(f"archive: want it within {self.limits.time}, got nothing or a part") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise ImageUnavailableError(f"{_host(url)} did not answer: {type(exc).__name__}") from exc
+            raise ImageUnavailableError(f"{shown_url(url)} did not answer: {type(exc).__name__}") from exc
         except (tarfile.TarError, EOFError, zlib.error) as exc:
-            raise ImageUnavailableError(f"{_host(url)}: want a .tar.gz, got something else") from exc
+            raise ImageUnavailableError(f"{shown_url(url)}: want a .tar.gz, got something else") from exc
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         received = 0
@@ -150,9 +150,3 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
                 out.write(piece)
     except FileExistsError as exc:
         raise ImageUnavailableError(f"archive: {member.name[:80]!r} is in it twice") from exc
-
-
-def _host(url: str) -> str:
-    """Scheme and host only: the rest may be a credential."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}"

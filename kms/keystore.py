@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ BOOTSTRAP_INFO = "bootstrap-info.json"
 
 _REQUIRED = (ROOT_CA_CERT, ROOT_CA_KEY, TEMP_CA_CERT, TEMP_CA_KEY, RPC_CERT, RPC_KEY, ROOT_K256_KEY)
 _FILES = (*_REQUIRED, RPC_DOMAIN, BOOTSTRAP_INFO)
+_SECRETS = (ROOT_CA_KEY, ROOT_K256_KEY, TEMP_CA_KEY, RPC_KEY)
 _INCOMPLETE, _READY = ".bootstrap.new", ".bootstrap.ready"
 _FILE_LIMIT = 1 << 20
 
@@ -137,6 +139,29 @@ class Keystore:
                 replace_private(self.directory / name, pem.encode())
             except OSError as exc:
                 raise KeystoreError(f"{self.directory}: {name} not written: {exc.strerror or exc}") from exc
+
+    def close_to_others(self) -> tuple[str, ...]:
+        """Take from everybody else what they may do with the secret files: dstack up to 0.5.11 left them readable.
+
+        Returns:
+            The names of those that were open.
+
+        Raises:
+            KeystoreError: One cannot be changed.
+        """
+        names = [name for name in _SECRETS if self._mode(name) & 0o077]
+        for name in names:
+            try:
+                (self.directory / name).chmod(0o600)
+            except OSError as exc:
+                raise KeystoreError(f"{self.directory}: others can open {name}: {exc.strerror or exc}") from exc
+        return tuple(names)
+
+    def _mode(self, name: str) -> int:
+        try:
+            return stat.S_IMODE((self.directory / name).stat().st_mode)
+        except OSError as exc:
+            raise KeystoreError(f"{self.directory}: {name} cannot be read: {exc.strerror or exc}") from exc
 
     def _present(self) -> frozenset[str]:
         return frozenset(name for name in _FILES if os.path.lexists(self.directory / name))

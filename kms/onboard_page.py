@@ -56,15 +56,22 @@ def add_page(app: FastAPI, service: OnboardService, watch: PermissionWatch, *, s
 
 
 def refuse_other_sites(app: FastAPI) -> None:
-    """Refuse what a browser sends for a page of another site; whoever else asks says no origin."""
+    """Refuse what a browser sends for a page of another site, apart from links; whoever else asks says no origin."""
 
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         origin = request.headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-        if foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        foreign = foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        if foreign and not _follows_link(request):
             return failure(RefusedError("want no page of another site to ask this"))
         return await go_on(request)
+
+
+def _follows_link(request: Request) -> bool:
+    """Whether somebody follows a link to the page itself, which then stands alone and does nothing."""
+    fetch = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
+    return (request.method, request.url.path, *fetch) == ("GET", "/", "navigate", "document")
 
 
 def grant_calls(info: AttestationInfoResponse) -> tuple[tuple[str, str], ...]:

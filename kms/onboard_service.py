@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dstack.chain.facts import Facts
 from dstack.transport.server import CallContext, Method
 from dstack.wire.kms import (
     AttestationInfoResponse,
@@ -29,12 +30,14 @@ class OnboardService:
         own: What this machine is.
         settings: What an operator wants to see of them.
         finish: Ends the service, after the answer.
+        recent_facts: What an auth server last said of its contract, where the settings name none; asks nobody.
     """
 
     onboarding: Onboarding
     own: SelfAuthorization
     settings: Settings
     finish: Callable[[], None]
+    recent_facts: Callable[[], Facts | None] = lambda: None
 
     def methods(self) -> dict[str, Method]:
         """The table that `prpc_app` serves."""
@@ -60,15 +63,15 @@ class OnboardService:
     def attestation_info(self) -> AttestationInfoResponse:
         """The same, for the operator's page."""
         appraisal = self.own.appraisal()
-        decides = self.settings.core.auth_api
+        decides, facts = self.settings.core.auth_api, self.recent_facts()
         return AttestationInfoResponse(
             device_id=appraisal.device_id,
             mr_aggregated=appraisal.mr_aggregated,
             os_image_hash=appraisal.os_image_hash,
             tee_variant=_TEE_VARIANT,
             site_name=self.settings.core.site_name,
-            eth_rpc_url=decides.shown_rpc_url,
-            kms_contract_address=decides.kms_contract,
+            eth_rpc_url=decides.shown_rpc_url or (facts.rpc_url if facts else ""),
+            kms_contract_address=decides.kms_contract or (facts.kms_contract if facts else ""),
             ppid=appraisal.verified.ppid,
         )
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dstack.errors import ConfigError, DstackError
+from dstack.errors import ConfigError, DstackError, KeystoreError
 from dstack.transport.agent import AgentClient
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
@@ -74,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="kms", description="Key management service: releases keys as the chain permits."
     )
     parser.add_argument(
-        "-c", "--config", type=Path, default=Path("/etc/kms/kms.toml"), help="settings (docs/settings-kms.md)"
+        "-c",
+        "--config",
+        type=Path,
+        default=Path("/etc/kms/kms.toml"),
+        help="settings (docs/settings-kms.md); default: /etc/kms/kms.toml",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -145,12 +149,19 @@ def _onboard(parts: Parts) -> None:
     """Return when there are keys."""
     settings = parts.settings.core.onboard
     onboarding = Onboarding(parts.keystore, parts.quotes, parts.verifier, parts.own, parts.chain)
+    # The domain may stay in the file for the sake of the certificate: it alone makes no keys.
+    if not settings.enabled:
+        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
     if settings.auto_bootstrap_domain:
         onboarding.bootstrap(settings.auto_bootstrap_domain, "start")
         return
-    if not settings.enabled:
-        raise ConfigError(f"{parts.settings.core.cert_dir}: want keys, as core.onboard.enabled is false, got none")
-    service = OnboardService(onboarding, parts.own, parts.settings, finish=lambda: listener.stop())
+    service = OnboardService(
+        onboarding,
+        parts.own,
+        parts.settings,
+        finish=lambda: listener.stop(),
+        recent_facts=parts.chain.recent_facts,
+    )
     watch = PermissionWatch(parts.own, parts.chain)
     app = onboard_app(service, watch, simulated=parts.simulated)
     listener = Listener(app, host=settings.address, port=settings.port)
@@ -205,7 +216,8 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     limits = parts.settings.core.limits
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
     app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
-    with parts.own.watched(), _admin(parts, metrics):
+    # What GetMeta tells of the contract is old only as long as nobody asks for it.
+    with parts.own.watched(also=parts.chain.recent_facts), _admin(parts, metrics):
         listener = Listener(
             app,
             host=rpc.address,
@@ -250,8 +262,18 @@ def _legacy_cache(parts: Parts) -> LegacyCache | None:
     return LegacyCache(parts.images, Credentials(bytes.fromhex(digest))) if digest else None
 
 
+def _close_to_others(keystore: Keystore) -> None:
+    """Whoever could open a key may know it; that is said, and what can be done about it now is done."""
+    try:
+        for name in keystore.close_to_others():
+            _log.warning("%s could be opened by others on this machine until now", keystore.directory / name)
+    except KeystoreError as exc:
+        _log.warning("%s", exc)
+
+
 def _keys_with_fresh_certificate(parts: Parts) -> KeySet:
     keys = parts.keystore.load()
+    _close_to_others(parts.keystore)
     domain = parts.settings.core.onboard.auto_bootstrap_domain or keys.domain
     if not domain:
         raise ConfigError("want core.onboard.auto_bootstrap_domain or the file rpc-domain, got neither")

@@ -40,14 +40,6 @@ class ChainFacts(Protocol):
         """What was last read of the contract, without waiting for the chain; None before anything was."""
         ...
 
-    def gateway_app_id(self) -> str:
-        """The app id of the gateway; empty where none is set.
-
-        Raises:
-            ChainUnavailableError: The chain could not be asked.
-        """
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class KmsService:
@@ -112,7 +104,7 @@ class KmsService:
         if request.api_version > _API_VERSION:
             raise MessageMalformedError(f"Unsupported API version: {request.api_version}")
         released = self.release.app_keys(context.peer_certificate_der, request.vm_config, context.request_id)
-        gateway_app_id = self._gateway_app_id()
+        gateway_app_id = self._told_gateway(released.permit.granted.gateway_app_id)
         return AppKeyResponse(
             ca_cert=self.keys.root_ca_pem,
             disk_crypt_key=released.keys.disk_crypt_key,
@@ -150,10 +142,8 @@ class KmsService:
         )
         return SignCertResponse(chain)
 
-    def _gateway_app_id(self) -> str:
+    def _told_gateway(self, named: str) -> str:
         """The gateway that apps may register at. Upstream's `any`, for all of them, is none outside development."""
-        facts = self.chain.recent_facts()
-        named = self.chain.gateway_app_id() if facts is None else facts.gateway_app_id
         return "" if named.strip().lower() == _ANY_GATEWAY and not self.simulated else named
 
     def _bootstrap_info(self) -> BootstrapResponse | None:

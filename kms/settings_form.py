@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -53,12 +52,6 @@ def trusted_url(text: str) -> str:
     if parts.scheme != "https" and not is_this_machine(parts.hostname or ""):
         raise ValueError("want https, or http to this machine itself")
     return text
-
-
-def shown(url: str) -> str:
-    """Scheme and host only: the rest may be a credential."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}"
 
 
 def _duration(value: object) -> object:

@@ -15,9 +15,10 @@ from dstack.chain.client import parse_address, printable
 from dstack.chain.facts import Facts, KeptFacts
 from dstack.chain.single_flight import SingleFlight
 from dstack.errors import ChainUnavailableError, ConfigError
-from dstack.policy import BlockRef, BootInfo, Decision, Rule, decide
+from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
-from kms.settings_form import shown, trusted_url
+from dstack.web.urls import shown_url
+from kms.settings_form import trusted_url
 
 SECONDS = 5.0
 ANSWER_LIMIT = 64 << 10
@@ -42,7 +43,7 @@ class WebhookAuthority:
             self._url = trusted_url(url)
         except ValueError as exc:
             raise ConfigError(f"core.auth_api.webhook.url: {exc}") from exc
-        self._name = f"auth server {shown(url)}"
+        self._name = f"auth server {shown_url(url)}"
         self._client = BoundedClient(
             seconds=seconds, limit=ANSWER_LIMIT, connections=CONNECTIONS, user_agent=USER_AGENT
         )
@@ -82,14 +83,6 @@ class WebhookAuthority:
         """
         return self._authorize("kms", boot)
 
-    def gateway_app_id(self) -> str:
-        """The gateway that apps are told to trust; empty when none was named.
-
-        Raises:
-            ChainUnavailableError: It could not be asked.
-        """
-        return self._facts.read().gateway_app_id
-
     def recent_facts(self) -> Facts | None:
         """What was last read, at once; None before anything was. What is old is asked for anew meanwhile."""
         return self._facts.recent()
@@ -98,10 +91,13 @@ class WebhookAuthority:
         body = boot.to_json().encode()
         url = f"{self._url.rstrip('/')}/bootAuth/{kind}"
         answer = self._flights.run((kind, body), lambda: self._ask("POST", url, body))
-        is_allowed, _, reason = (
+        is_allowed, gateway, reason = (
             self._member(answer, name, of) for name, of in (("isAllowed", bool), ("gatewayAppId", str), ("reason", str))
         )
-        return decide(is_allowed, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
+        # Upstream's servers may give a reason for a yes too; `isAllowed` alone decides.
+        if is_allowed:
+            return Granted(NO_BLOCK, gateway_app_id=printable(gateway))
+        return decide(False, printable(reason), NO_BLOCK, {Rule.OTHER: f"{kind} {boot.app_id.hex()}"})
 
     def _read_facts(self) -> Facts:
         answer = self._ask("GET", self._url, None)
@@ -114,6 +110,7 @@ class WebhookAuthority:
             _address(self._member(answer, "appImplementation", str)),
             NO_BLOCK,
             time.monotonic(),
+            _rpc_url(answer.get("ethRpcUrl")),
         )
 
     def _ask(self, method: str, url: str, body: bytes | None) -> dict[str, Any]:
@@ -139,6 +136,14 @@ def _object(reply: Reply) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise EndpointError("malformed", f"want a JSON object, got {type(answer).__name__}")
     return answer
+
+
+def _rpc_url(told: object) -> str:
+    """As it is published: scheme, host and port. Some servers name none, which is not wrong."""
+    try:
+        return printable(shown_url(told)) if isinstance(told, str) else ""
+    except ValueError:
+        return ""
 
 
 def _address(text: str) -> str:

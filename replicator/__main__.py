@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dstack.errors import ConfigError, DstackError
+from dstack.errors import ConfigError, DstackError, HandoverRefusedError
 from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
@@ -62,10 +62,29 @@ def bootstrap(settings: Settings, *, adopt: bool) -> None:
     if not settings.chain.rpc_urls:
         raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
     with contextlib.ExitStack() as stack:
-        node = make_node(settings, stack)
-        genesis = make_genesis(node.parts, node.law, adopt=adopt)
+        _make_genesis(make_node(settings, stack), adopt=adopt)
+
+
+def _make_genesis(node: Replicator, *, adopt: bool = False) -> None:
+    genesis = make_genesis(node.parts, node.law, adopt=adopt)
     _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
     _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
+
+
+def _bootstrap_as_requested(node: Replicator, request: Path | None) -> None:
+    """Make the first secure file where the host asks for it: that changes nothing that is measured.
+
+    Whoever can ask decides no more than that this node makes one: where the chain records a genesis, none is made.
+
+    Raises:
+        DstackError: As `make_genesis`, but for a genesis that is recorded.
+    """
+    if request is None or not request.exists() or node.parts.secure_file.exists():
+        return
+    try:
+        _make_genesis(node)
+    except HandoverRefusedError as exc:
+        _log.warning("%s; %s asks in vain", exc, request)
 
 
 def genesis_words(genesis: Genesis) -> str:
@@ -116,6 +135,7 @@ def serve(settings: Settings) -> None:
     """
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
+        _bootstrap_as_requested(node, settings.bootstrap_request)
         listener = Listener(
             replicator_app(node),
             host=settings.host,
@@ -134,8 +154,14 @@ def serve(settings: Settings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="replicator", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve")
-    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve", help="default: serve")
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        help=f"settings (docs/settings-replicator.md); default: {DEFAULT_CONFIG}",
+    )
     parser.add_argument("--adopt", action="store_true", help="bootstrap: take the secure file that lies there")
     return parser
 

@@ -6,18 +6,19 @@ forms of the original around these (`old_forms`). Errors are `{"error", "kind"}`
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from dstack.chain.client import printable
 from dstack.errors import (
@@ -30,13 +31,14 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.keys.sealing import TAG_SIZE
-from dstack.keys.sealing_stream import CHUNK
-from dstack.transport.listener import BODY_FILLER
+from dstack.keys.sealing_stream import CHUNK, StreamShape
+from dstack.transport.bodies import BODY_LEASE
+from dstack.transport.direct_body import Fill, Parts
+from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER
 from dstack.transport.server import read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
 from replicator.containers import Container, container_of_bearer, parse_tag
-from replicator.custody import Receipt
 from replicator.documents import compact, document, serialise_request
 from replicator.node import Replicator
 from replicator.page import render_page
@@ -58,9 +60,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 _MAX_NUMBER = 10**9
-_AT_ONCE = 4
-"""Chunks that are opened together, in one turn of another thread."""
-
+_PIECE = 64 << 10
 _log = logging.getLogger(__name__)
 
 Answer = Callable[[Request, bytes], Response]
@@ -85,7 +85,7 @@ def replicator_app(node: Replicator) -> FastAPI:
         _Route("POST", "/configure", lambda _, raw: _configure(node, raw)),
         _Route("POST", "/requestKey", lambda _, raw: _request_key(node, raw)),
         _Route("POST", "/onboard", lambda request, raw: _onboard(node, request, raw)),
-        _Route("POST", "/receipts", lambda _, raw: _receipts(node, raw)),
+        _Route("POST", "/receipts", lambda request, raw: _receipts(node, request, raw)),
         _Route("POST", "/getkey", lambda request, raw: _get_key(node, request, raw)),
     ):
         app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
@@ -115,7 +115,7 @@ def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[
 def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            return _json(200, compact((await _receive(node, request)).members()))
+            return await _receive(node, request)
         except DstackError as exc:
             return _refused(node, "/receiveKey", exc)
         except ClientDisconnect:
@@ -125,23 +125,29 @@ def _receive_endpoint(node: Replicator) -> Callable[[Request], Awaitable[Respons
     return endpoint
 
 
-async def _receive(node: Replicator, request: Request) -> Receipt:
+async def _receive(node: Replicator, request: Request) -> Response:
     """Round 3: the answer's line, then chunks from number `from` on, each opened and written as it comes."""
     first = _number(request, "from")
-    filler = request.scope.get("state", {}).get(BODY_FILLER)
-    upload = Upload(request.stream(), old_forms=node.old_forms, filler=filler)
+    state = request.scope["state"]
+    upload = Upload(
+        request.stream(), old_forms=node.old_forms, receiver=state.get(BODY_RECEIVER), hold=state[BODY_LEASE].hold
+    )
     line = await upload.line()
     delivery = await run_in_threadpool(node.receive, line)
     try:
         if first > delivery.next_chunk:
             raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
+        upload.hold(len(line) + _in_memory(delivery.shape, delivery.next_chunk))
         await _pass_over(upload, delivery, first)
         await _feed(upload, delivery)
         if delivery.is_complete:
             await upload.require_end()
-        return await run_in_threadpool(node.finish, delivery)
+        receipt = await run_in_threadpool(node.finish, delivery)
     finally:
         delivery.close()
+    if upload.is_old_form:
+        return Response(old_forms.LOADED, media_type="text/plain")
+    return _json(200, compact(receipt.members()))
 
 
 async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
@@ -152,49 +158,64 @@ async def _pass_over(upload: Upload, delivery: Delivery, first: int) -> None:
 
 
 async def _feed(upload: Upload, delivery: Delivery) -> None:
-    """Have some chunks opened and written while the next ones come into another buffer; what came whole is kept."""
-    shape, number = delivery.shape, delivery.next_chunk
-    banks = [memoryview(bytearray(_AT_ONCE * (CHUNK + TAG_SIZE))) for _ in range(2)]
-    working: asyncio.Future[None] | None = None
-    while number < shape.chunks:
-        after = min(number + _AT_ONCE, shape.chunks)
-        bank = banks[0][: shape.sealed_size(number) - shape.sealed_size(after)]
-        is_full = False
-        try:
-            is_full = await upload.fill(bank)
-        finally:
-            if working:
-                await working
-            working = asyncio.ensure_future(run_in_threadpool(_add, delivery, bank[: upload.filled]))
+    """Have chunks opened and written as they come; what came whole is kept."""
+    if await upload.aside(partial(_add_all, delivery)):
+        if not delivery.is_complete:
+            # Where the connection broke, rather than the body ended, this says so.
+            await upload.require_end()
+        return
+    buffer = memoryview(bytearray(CHUNK + TAG_SIZE))
+    while not delivery.is_complete and await upload.fill(sealed := buffer[: _next_length(delivery)]):
+        await run_in_threadpool(delivery.add, sealed)
+
+
+def _add_all(delivery: Delivery, fill: Fill) -> None:
+    """Open and write each chunk while the next one comes into another buffer."""
+    buffers = [memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(2)]
+    with ThreadPoolExecutor(1, thread_name_prefix="chunk") as other:
+        adding: Future[None] | None = None
+        for number in range(delivery.next_chunk, delivery.shape.chunks):
+            sealed = buffers[number % 2][: delivery.shape.sealed_length(number)]
+            is_full = fill(sealed)
+            if adding is not None:
+                adding.result()
             if not is_full:
-                # Whoever called this gives the transfer free: nothing of it may still be worked at then.
-                await working
-        if not is_full:
-            return
-        banks.reverse()
-        number = after
-    if working:
-        await working
+                return
+            adding = other.submit(delivery.add, sealed)
+        if adding is not None:
+            adding.result()
 
 
-def _add(delivery: Delivery, sealed: memoryview) -> None:
-    """The whole chunks of what came."""
-    while sealed and len(sealed) >= (length := delivery.shape.sealed_length(delivery.next_chunk)):
-        delivery.add(sealed[:length])
-        sealed = sealed[length:]
+def _next_length(delivery: Delivery) -> int:
+    return delivery.shape.sealed_length(delivery.next_chunk)
 
 
-async def _ahead(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """*parts*, some made while those before are sent. When nobody takes them any more, some more are made."""
-    making = asyncio.ensure_future(run_in_threadpool(_some, parts))
-    while group := await making:
-        making = asyncio.ensure_future(run_in_threadpool(_some, parts))
-        for part in group:
-            yield part
+def _in_memory(shape: StreamShape, first: int) -> int:
+    """How many bytes of a stream are there at once, on either side: a chunk that is worked at, and its neighbours."""
+    return min(shape.sealed_size(first), 3 * (CHUNK + TAG_SIZE))
 
 
-def _some(parts: Iterator[bytes]) -> list[bytes]:
-    return list(itertools.islice(parts, _AT_ONCE))
+class _Parts(StreamingResponse):
+    """An answer whose parts, *size* bytes together, are made while they are sent."""
+
+    def __init__(self, parts: Parts, size: int) -> None:
+        super().__init__(parts, media_type="application/octet-stream", headers={"Content-Length": str(size)})
+        self._parts = parts
+        self._size = size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Past the event loop where that is to be had; a part that cannot be made ends the connection."""
+        sender = scope.get("state", {}).get(BODY_SENDER)
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        try:
+            if sender is None or not await sender(self._size, self._parts, begin=partial(send, start)):
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except DstackError:
+            return  # Whoever makes the parts has noted it.
+        finally:
+            self._parts.close()
 
 
 def _page(node: Replicator) -> Response:
@@ -245,26 +266,35 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
             f"got {sending.shape.size}"
         )
 
-    def parts() -> Iterator[bytes]:
-        yield sending.line.encode() + b"\n"
-        yield from sending.chunks(first)
+    request.scope["state"][BODY_LEASE].hold(len(raw) + _in_memory(sending.shape, first))
+
+    def parts() -> Parts:
+        try:
+            yield sending.line.encode() + b"\n"
+            yield from sending.chunks(first)
+        except DstackError as exc:
+            # The answer has begun: its end shows that something is wrong, and /status what.
+            _note(node, "/onboard", exc)
+            raise
 
     if is_old:
         return Response(b"".join(old_forms.sealed_text(parts())), media_type="text/plain")
     size = len(sending.line.encode()) + 1 + sending.shape.sealed_size(first)
-    return StreamingResponse(
-        _ahead(parts()), media_type="application/octet-stream", headers={"Content-Length": str(size)}
-    )
+    return _Parts(parts(), size)
 
 
-def _receipts(node: Replicator, raw: bytes) -> Response:
+def _receipts(node: Replicator, request: Request, raw: bytes) -> Response:
     since, with_evidence = 0, False
     if raw.strip():
         members = document(raw, what="receipts", limit=4096)
         members.refuse_others(frozenset({"since", "evidence"}))
         since = members.integer("since", 0, maximum=_MAX_NUMBER)
         with_evidence = members.flag("evidence", False)
-    return _json(200, json.dumps(node.around.receipts.page(since, with_evidence=with_evidence)))
+    text = json.dumps(node.around.receipts.page(since, with_evidence=with_evidence)).encode()
+    request.scope["state"][BODY_LEASE].hold(len(raw) + len(text))
+    # In pieces: what is given away whole is no longer counted while its reader takes its time.
+    pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return StreamingResponse(pieces, media_type="application/json", headers={"Content-Length": str(len(text))})
 
 
 def _get_key(node: Replicator, request: Request, raw: bytes) -> Response:
@@ -292,9 +322,13 @@ def _number(request: Request, name: str) -> int:
     return int(text)
 
 
-def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+def _note(node: Replicator, path: str, error: DstackError) -> None:
     _log.info("%s: %s", path, printable(str(error), LONGEST_REASON))
     node.refusals.note(path, error, node.moments.now())
+
+
+def _refused(node: Replicator, path: str, error: DstackError) -> Response:
+    _note(node, path, error)
     code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     body: dict[str, str | int | None] = {"error": str(error), "kind": type(error).__name__}
     if isinstance(error, KeyReleaseDeniedError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
 from dstack.attestation.appraise import Appraisal
 from dstack.attestation.quote import TdReport
@@ -25,7 +23,7 @@ _log = logging.getLogger(__name__)
 class ChainLaw:
     """Implements `LawReader`."""
 
-    def __init__(self, settings: ChainSettings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: ChainSettings) -> None:
         """Connect, so that a wrong setting shows at once.
 
         Raises:
@@ -43,7 +41,6 @@ class ChainLaw:
             agreement=settings.agreement,
             chain_id=settings.law.chain_id,
             max_age=settings.max_age,
-            clock=clock,
         )
         self._reader = WorkloadReader(
             self._endpoints, operator=f"0x{self.law.operator.hex()}", kms_auth=f"0x{self.law.contract.hex()}"

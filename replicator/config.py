@@ -31,7 +31,7 @@ _BLOCK_TAGS = ("finalized", "safe", "latest")
 
 _KNOWN = {
     "http": frozenset({"host", "port", "connections_of_peer"}),
-    "files": frozenset({"secure_file", "receipts_dir"}),
+    "files": frozenset({"secure_file", "receipts_dir", "bootstrap_request"}),
     "agent": frozenset({"socket"}),
     "chain": frozenset(
         {"rpc_urls", "operator", "kms_auth", "chain_id", "block_tag", "agreement", "max_age_seconds"}
@@ -79,6 +79,7 @@ class Settings:
     """All settings.
 
     Attributes:
+        bootstrap_request: Where the host asks a node without a secure file to make the first one; None for nowhere.
         acpi_tables: As `acpi_tables.tables_from` takes it; empty only where `chain.require_listed_registers` is set.
     """
 
@@ -87,6 +88,7 @@ class Settings:
     connections_of_peer: int
     secure_file: Path
     receipts_dir: Path
+    bootstrap_request: Path | None
     agent_socket: Path | None
     chain: ChainSettings
     collateral_dir: Path
@@ -123,6 +125,7 @@ def parse_settings(raw: bytes) -> Settings:
         connections_of_peer=_positive(http, "connections_of_peer", CONNECTIONS_OF_PEER, maximum=MAX_CONNECTIONS),
         secure_file=Path(files.text("secure_file")),
         receipts_dir=Path(files.text("receipts_dir")),
+        bootstrap_request=_bootstrap_request(files, tables["chain"]),
         agent_socket=Path(agent.text("socket")) if agent.has("socket") else None,
         chain=_chain(tables["chain"], attestation),
         collateral_dir=Path(attestation.text("collateral_dir")),
@@ -197,6 +200,16 @@ def _chain(members: Members, attestation: Members) -> ChainSettings:
         require_listed_registers=attestation.flag("require_listed_registers", False),
         requires_genesis=members.flag("require_genesis", True),
     )
+
+
+def _bootstrap_request(files: Members, chain: Members) -> Path | None:
+    if not files.has("bootstrap_request"):
+        return None
+    if not chain.texts("rpc_urls"):
+        raise ConfigError(
+            "bootstrap_request: want chain.rpc_urls beside it: the chain says whether there is a first one"
+        )
+    return Path(files.text("bootstrap_request"))
 
 
 def _acpi_tables(members: Members) -> str:

@@ -77,7 +77,7 @@ def derive_key(secure_file: SecureFile, container: Container, tag: str) -> bytes
     """
     name = container.name.encode()
     # The KDF joins its context without separators: with its length before it, a name cannot run into a tag.
-    return kdf(secure_file.held().sha256, [_LABEL, len(name).to_bytes(2, "big"), name, tag.encode()])
+    return kdf(secure_file.digest(), [_LABEL, len(name).to_bytes(2, "big"), name, tag.encode()])
 
 
 def parse_tag(raw: bytes) -> str:

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from blake3 import blake3
+
 from dstack.attestation.report_data import report_data
 from dstack.errors import HandoverRefusedError, MessageMalformedError
 from dstack.keys.sealing_stream import StreamShape
@@ -40,9 +42,14 @@ _HEAD_LABEL = b"dstack-handover-custody-v2:"
 _FINGERPRINT_LABEL = b"dstack-handover-fingerprint-v2:"
 
 
-def fingerprint_of(content_sha256: bytes) -> Digest32:
-    """The public name of content whose SHA-256 is known; says nothing of that digest, from which keys are derived."""
-    return Digest32(hashlib.sha256(_FINGERPRINT_LABEL + content_sha256).digest())
+def content_digest(content: bytes) -> bytes:
+    """BLAKE3 of content, 32 bytes: of all digests the one that keeps up with the cipher and the disk."""
+    return blake3(content).digest()
+
+
+def fingerprint_of(digest: bytes) -> Digest32:
+    """The public name of content whose `content_digest` is known; says nothing of that, from which keys are derived."""
+    return Digest32(hashlib.sha256(_FINGERPRINT_LABEL + digest).digest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,11 @@ def read_law(members: Members) -> Law:
 
 
 def read_party(members: Members) -> Party:
-    """Read one side."""
+    """Read one side.
+
+    Raises:
+        MessageMalformedError: A member is missing, unknown or of another form.
+    """
     party = Party(
         compose_hash=members.sized("compose_hash", ComposeHash),
         instance_id=members.sized("instance_id", InstanceId) if members.text("instance_id") else None,
@@ -187,19 +191,31 @@ def read_party(members: Members) -> Party:
 
 
 def document(raw: bytes, *, what: str, limit: int) -> Members:
-    """The JSON object that *raw* is."""
+    """The JSON object that *raw* is.
+
+    Raises:
+        MessageMalformedError: It is none, or has more than *limit* bytes.
+    """
     value = parse_json(raw, what=what, limit=limit, error=MessageMalformedError)
     return Members.of(value, what=what, error=MessageMalformedError)
 
 
 def inner(members: Members, name: str) -> Members:
-    """The JSON object in a member."""
+    """The JSON object in a member.
+
+    Raises:
+        MessageMalformedError: There is none.
+    """
     what = f"{members.what}: {name}"
     return Members.of(members.values.get(name), what=what, error=MessageMalformedError)
 
 
 def require_version(members: Members, *, role: str) -> None:
-    """Refuse another version, and a document that belongs to another side."""
+    """Refuse another version, and a document that belongs to another side.
+
+    Raises:
+        MessageMalformedError: It is one of those.
+    """
     version = members.integer("version", maximum=MAX_INTEGER)
     if version != VERSION:
         raise MessageMalformedError(f"{members.what}: version: want {VERSION}, got {version}")
@@ -208,7 +224,11 @@ def require_version(members: Members, *, role: str) -> None:
 
 
 def bounded(members: Members, name: str, limit: int) -> bytes:
-    """Bytes in hexadecimal, 1 to *limit* of them."""
+    """Bytes in hexadecimal, 1 to *limit* of them.
+
+    Raises:
+        MessageMalformedError: There are more or none, or it is not hexadecimal.
+    """
     raw = members.hexadecimal(name)
     if not 0 < len(raw) <= limit:
         raise MessageMalformedError(f"{members.what}: {name}: want 1 to {limit} bytes, got {len(raw)}")

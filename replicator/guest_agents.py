@@ -15,6 +15,7 @@ from dstack.wire.guest import InfoResponse, TdxQuoteRequest, TdxQuoteResponse
 from replicator.peers import QuoteProvider
 
 _FOLDERS = ("/var/run", "/run", "/var/run/dstack", "/run/dstack")
+_SECONDS = 10.0
 SOCKETS = tuple(Path(folder, name) for name in ("dstack.sock", "tappd.sock") for folder in _FOLDERS)
 
 
@@ -23,12 +24,10 @@ class TappdClient:
 
     Args:
         socket_path: Where it listens.
-        timeout: Seconds that a call may take.
     """
 
-    def __init__(self, socket_path: Path, timeout: float = 10.0) -> None:
+    def __init__(self, socket_path: Path) -> None:
         self._socket = socket_path
-        self._timeout = timeout
 
     def evidence(self, report_data: ReportData) -> Evidence:
         """Evidence about this CVM that carries *report_data*.
@@ -38,7 +37,7 @@ class TappdClient:
         """
         request = TdxQuoteRequest(report_data=report_data, hash_algorithm="raw")
         try:
-            with PrpcClient("http://tappd/prpc", unix_socket=self._socket, timeout=self._timeout) as client:
+            with PrpcClient("http://tappd/prpc", unix_socket=self._socket, timeout=_SECONDS) as client:
                 answer = client.call("Tappd.TdxQuote", request, TdxQuoteResponse)
                 config = client.call("Tappd.Info", None, InfoResponse).vm_config
             raw = bytes_from_hex(answer.quote, what="quote")

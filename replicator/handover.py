@@ -170,7 +170,7 @@ class Answered:
 
     @property
     def ends_at(self) -> float:
-        """When it is forgotten; the request has expired long before."""
+        """When it is forgotten, in Unix seconds; the request has expired long before."""
         return self.receipt.terms.request.expires_at + TRANSFER_LIFETIME.total_seconds()
 
 
@@ -211,7 +211,8 @@ class OldNode:
         latest = (at + REQUEST_LIFETIME + CLOCK_TOLERANCE).timestamp()
         if request.expires_at > latest:
             raise HandoverRefusedError(f"request: want it to expire by {int(latest)}, got {request.expires_at}")
-        if any(each.receipt.terms.request == request for each in self.at(at).answered):
+        name = quoted.transcript()
+        if any(each.receipt.terms.request == request and each.quoted_hash != name for each in self.at(at).answered):
             raise HandoverRefusedError(f"request: {request.hash().hex()} was answered before, with other evidence")
         if len(self._unexpired(at)) >= MAX_ANSWERED:
             raise HandoverRefusedError(f"request: want at most {MAX_ANSWERED} answered, got as many; they expire")

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from dstack.attestation.appraise import Appraisal
 from dstack.attestation.evidence import serialise_evidence
 from dstack.attestation.report_data import report_data
+from dstack.errors import AppraisalError, InputError
 from dstack.policy import BootInfo, boot_info
 from dstack.values import AppId, ReportData
 from replicator.peers import EvidenceVerifier, QuoteProvider
@@ -45,9 +46,16 @@ class Identity:
         with self._lock:
             now = self._now()
             if self._known is None or now >= self._known[0] + _KEPT:
-                expected = report_data(_SELF_TAG, self._random(32))
-                self._known = now, self._verifier.appraise(self._quotes.evidence(expected), expected=expected, at=now)
+                self._known = now, self._examined(now)
             return self._known[1]
+
+    def _examined(self, now: datetime) -> Appraisal:
+        expected = report_data(_SELF_TAG, self._random(32))
+        try:
+            return self._verifier.appraise(self._quotes.evidence(expected), expected=expected, at=now)
+        except InputError as exc:
+            # Whoever asks is not to blame.
+            raise AppraisalError(f"this node's own evidence: {exc}") from exc
 
     def boot(self) -> BootInfo:
         """The same as the contracts judge it."""

@@ -21,6 +21,9 @@ MAX_CONTENT = 1 << 20
 """Bytes of a secure file that travels in the old form: it is one text in the hands of a shell."""
 
 MAX_SEALED_TEXT = 2 * (MAX_ANSWER + 2 * MAX_CONTENT)
+LOADED = "Loaded encrypted state"
+"""What `/receiveKey` answers to that text."""
+
 MARK = b"\0dstack-handover-request-v2\0"
 
 

@@ -40,11 +40,14 @@ class _Transfer:
 class Delivery:
     """One connection that brings chunks of a transfer; the next one goes on where this one ended."""
 
-    def __init__(self, receiver: Receiver, receipt: Receipt, shape: StreamShape, next_chunk: int) -> None:
+    def __init__(
+        self, receiver: Receiver, receipt: Receipt, shape: StreamShape, next_chunk: int, transfer: _Transfer | None
+    ) -> None:
         self.receipt = receipt
         self.shape = shape
         self.next_chunk = next_chunk
         self._receiver = receiver
+        self._transfer = transfer
 
     @property
     def is_complete(self) -> bool:
@@ -76,7 +79,8 @@ class Delivery:
 
     def close(self) -> None:
         """The connection has ended, in whichever way."""
-        self._receiver.release(self.receipt)
+        if self._transfer is not None:
+            self._receiver.release(self._transfer)
 
 
 class Receiver:
@@ -166,11 +170,10 @@ class Receiver:
             self._drop(receipt.terms.request)
         return receipt
 
-    def release(self, receipt: Receipt) -> None:
-        """Let the next delivery have the transfer."""
+    def release(self, transfer: _Transfer) -> None:
+        """Let the next delivery have the transfer; not one that took its place meanwhile."""
         with self._lock:
-            if transfer := self._transfers.get(receipt.terms.request):
-                transfer.busy = False
+            transfer.busy = False
 
     def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Appraisal:
         """Verify, appraise and authorize who answered, and see that the receipt says what is so."""
@@ -211,9 +214,17 @@ class Receiver:
             if before is not None and self._new.of(answer.receipt).next_chunk == 0:
                 self._drop(asked.request)
                 before = None
-            incoming = before.incoming if before else self._parts.secure_file.incoming(asked.request.hash().hex())
+            incoming = before.incoming if before else self._place_for(answer.receipt)
             simulated = sender.verified.root.simulated
             self._transfers[asked.request] = _Transfer(answer, simulated, cipher, shape, incoming)
+
+    def _place_for(self, receipt: Receipt) -> Incoming:
+        try:
+            return self._parts.secure_file.incoming(receipt.terms.request.hash().hex())
+        except KeystoreError:
+            # An answer without a place is not accepted: the same one may come again.
+            self._new = self._new.failing(receipt)
+            raise
 
     def _deliver(self, receipt: Receipt, shape: StreamShape) -> Delivery:
         with self._lock:
@@ -221,7 +232,7 @@ class Receiver:
             if transfer.busy:
                 raise HandoverRefusedError("answer: it is being received on another connection")
             transfer.busy = True
-            return Delivery(self, receipt, shape, self._new.of(receipt).next_chunk)
+            return Delivery(self, receipt, shape, self._new.of(receipt).next_chunk, transfer)
 
     def _transfer(self, receipt: Receipt) -> _Transfer:
         """What has come of an accepted answer; a request that was made meanwhile may have ended it."""
@@ -233,7 +244,7 @@ class Receiver:
     def _stored(self, asked: Asked, answer: Answer, shape: StreamShape) -> Delivery:
         if asked.receipt != answer.receipt:
             raise HandoverRefusedError("answer: another answer to this request was stored already")
-        return Delivery(self, answer.receipt, shape, shape.chunks)
+        return Delivery(self, answer.receipt, shape, shape.chunks, None)
 
     def _store(self, transfer: _Transfer, quoted: QuotedRequest) -> None:
         answer = transfer.answer

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from dstack.errors import HandoverRefusedError, KeystoreError
+from dstack.errors import HandoverRefusedError, KeystoreError, ServiceBusyError
 from dstack.keys.sealing import KEY_SIZE, seal
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
 from dstack.policy import BlockRef, BootInfo
@@ -25,6 +25,9 @@ from replicator.receipts import KeptReceipt
 from replicator.storage import Held, SecureFile
 
 MAX_AT_ONCE = 4
+MAX_WAITING = 8
+"""Callers that wait to be judged: each holds a thread, and the other paths need some, too."""
+
 _WAIT_SECONDS = 10.0
 
 
@@ -70,6 +73,7 @@ class Sender:
         self._old = OldNode()
         self._keys: dict[Digest32, bytes] = {}
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE + MAX_WAITING)
         self._slots = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def answered(self, at: datetime) -> int:
@@ -84,8 +88,11 @@ class Sender:
         """
         quoted = parse_request(raw)
         with self._slot():
-            judged, _ = self._judged(quoted, law, known=None)
-            self._held(judged.genesis, law)
+            known = self._old.answer_to(quoted, self._parts.moments.now())
+            judged, _ = self._judged(quoted, law, known=known)
+            held = self._held(judged.genesis, law)
+            if known is not None:
+                _require_unchanged(known, held)
             return judged
 
     def onboard(self, raw: bytes, law: LawReader) -> Sending:
@@ -100,7 +107,7 @@ class Sender:
         Raises:
             InputError: The request or its evidence is malformed.
             RefusedError: It may not be answered; the error says why, for the chain's refusal also the rule.
-            UnavailableError: The guest agent, the chain or the collateral could not be reached.
+            UnavailableError: The guest agent, the chain or the collateral could not be reached, or too many ask.
         """
         quoted = parse_request(raw)
         with self._slot():
@@ -150,13 +157,18 @@ class Sender:
         sealed_key = seal(quoted.request.public_key, key, terms.seal_info())
         receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
         answer = Answer(sealed_key, receipt, held.custody, self._parts.identity.quoted(receipt.report_data()))
-        self._remember(quoted, answer, key, at)
-        return Sending(answer, key, self._parts.secure_file)
+        known = self._remember(quoted, answer, key, at)
+        return Sending(answer, key, self._parts.secure_file) if known is None else self._again(known, held)
 
-    def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> None:
-        """Keep the receipt, then the state: nothing is handed over without one."""
+    def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> Receipt | None:
+        """Keep the receipt, then the state: nothing is handed over without one.
+
+        Gives the receipt of another answer, where the same request came on two connections and got that one first.
+        """
         request, receipt = quoted.request, answer.receipt
         with self._lock:
+            if known := self._old.answer_to(quoted, at):
+                return known
             later = self._old.answering(quoted, receipt, law=request.law, app_id=request.app_id, at=at)
             self._parts.receipts.keep(
                 KeptReceipt("sent", receipt, answer.evidence, self._parts.identity.simulated, quoted, answer.sealed_key)
@@ -164,10 +176,11 @@ class Sender:
             self._old = later
             remembered = {each.receipt.hash() for each in later.answered}
             self._keys = {name: kept for name, kept in self._keys.items() if name in remembered} | {receipt.hash(): key}
+        return None
 
     def _again(self, known: Receipt, held: Held) -> Sending:
-        if held.fingerprint != known.terms.fingerprint or held.custody is None:
-            raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")
+        _require_unchanged(known, held)
+        assert held.custody is not None
         with self._lock:
             key = self._keys[known.hash()]
         kept = self._parts.receipts.read(known.hash(), "sent")
@@ -176,9 +189,20 @@ class Sender:
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
-        if not self._slots.acquire(timeout=_WAIT_SECONDS):
-            raise HandoverRefusedError(f"request: want at most {MAX_AT_ONCE} judged at once, got more; try again")
-        try:
+        with _taken(self._places, 0.0), _taken(self._slots, _WAIT_SECONDS):
             yield
-        finally:
-            self._slots.release()
+
+
+@contextmanager
+def _taken(places: threading.Semaphore, seconds: float) -> Iterator[None]:
+    if not places.acquire(timeout=seconds):
+        raise ServiceBusyError(f"request: want at most {MAX_AT_ONCE} judged at once, got more; try again")
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def _require_unchanged(known: Receipt, held: Held) -> None:
+    if held.fingerprint != known.terms.fingerprint:
+        raise HandoverRefusedError("request: the secure file has changed since it was answered; want a new request")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import stat
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from dstack.errors import InputError, KeystoreError
 from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
@@ -35,6 +36,9 @@ _WINDOW = 8 << 20
 """Bytes of incoming content after which writing to the disk begins."""
 
 _WINDOWS_BEHIND = 3
+_TEMPORARY = "[0-9a-f]" * 16
+"""How `replace_private` ends the name of what it has not renamed yet."""
+
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -44,12 +48,12 @@ class Held:
     """What a node holds.
 
     Attributes:
-        sha256: Of the content. As secret as the content: keys are derived from it.
+        digest: BLAKE3 of the content. As secret as the content: keys are derived from it.
         custody: Where it comes from; None where somebody put it there by hand.
         since: When it came, in Unix seconds.
     """
 
-    sha256: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
     size: int
     custody: Custody | None
     since: int
@@ -57,7 +61,7 @@ class Held:
     @property
     def fingerprint(self) -> Digest32:
         """The public name of the content."""
-        return fingerprint_of(self.sha256)
+        return fingerprint_of(self.digest)
 
 
 class Incoming:
@@ -70,7 +74,7 @@ class Incoming:
             raise KeystoreError(f"secure file: {path.name} cannot be written: {exc.strerror}") from exc
         self.path = path
         self.size = 0
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
 
     def add(self, content: bytes | memoryview) -> None:
         """Write more.
@@ -103,7 +107,11 @@ class Incoming:
                     os.posix_fadvise(self._descriptor, number * _WINDOW, _WINDOW, os.POSIX_FADV_DONTNEED)
 
     def seal_off(self) -> bytes:
-        """Put all of it on the disk; SHA-256 of it."""
+        """Put all of it on the disk; its digest.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
         try:
             os.fsync(self._descriptor)
         except OSError as exc:
@@ -131,6 +139,7 @@ class SecureFile:
         self._next = path.with_name(f"{path.name}.custody.next")
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, ...], bytes] | None = None
+        self._unfinished: tuple[dict[str, Any], ReceiptFolder] | None = None
 
     def hold(self) -> None:
         """Keep every other process away from it, as long as this one lives.
@@ -157,10 +166,21 @@ class SecureFile:
         Raises:
             KeystoreError: It is not there, cannot be read, is empty or too large, or the record is damaged.
         """
-        with self._lock, self.reading() as (descriptor, size):
-            sha256 = self._sha256(descriptor)
-        custody, since = self._read_record()
-        return Held(sha256, size, custody, since)
+        with self._lock:
+            self._finish_late()
+            with self.reading() as (descriptor, size):
+                digest = self._digest(descriptor)
+            custody, since = self._read_record()
+        return Held(digest, size, custody, since)
+
+    def digest(self) -> bytes:
+        """`content_digest` of what is there now; as secret as that.
+
+        Raises:
+            KeystoreError: As `held`, but for the record, which is not asked for.
+        """
+        with self._lock, self.reading() as (descriptor, _):
+            return self._digest(descriptor)
 
     @contextlib.contextmanager
     def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
@@ -171,7 +191,7 @@ class SecureFile:
         """
         with self.reading() as (descriptor, _):
             with self._lock:
-                found, signature = fingerprint_of(self._sha256(descriptor)), _signature(descriptor)
+                found, signature = fingerprint_of(self._digest(descriptor)), _signature(descriptor)
 
             def read(length: int, offset: int) -> bytes:
                 content = os.pread(descriptor, length, offset)
@@ -210,6 +230,7 @@ class SecureFile:
         """Have *incoming*, which was sealed off and verified, take the place of the secure file.
 
         A crash at any moment leaves the old content with the old record or, after `recover`, the new with the new.
+        Nobody is told of the new content with the old record: where the disk refuses the new one, `held` tries again.
 
         Raises:
             KeystoreError: The disk refuses, or a link is in the way.
@@ -217,12 +238,12 @@ class SecureFile:
         record = {"custody": custody.members(), "since": at}
         plan = {"incoming": incoming.path.name, "record": record, "receipt": receipt.members(), "name": receipt.name}
         try:
-            if self.path.is_symlink():
-                raise KeystoreError("secure file: want a file or nothing, got a link")
-            replace_private(self._next, json.dumps(plan).encode())
-            incoming.path.replace(self.path)
-            sync_folder(self.path.parent)
-            self._finish(plan, to)
+            with self._lock:
+                self._finish_late()
+                self._take_place(incoming, plan)
+                self._unfinished = plan, to
+                sync_folder(self.path.parent)
+                self._finish_late()
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be replaced: {exc.strerror}") from exc
         finally:
@@ -241,15 +262,42 @@ class SecureFile:
                     self._next.unlink()
                 else:
                     self._finish(plan, receipts)
-            for stray in self.path.parent.glob(f"{_escaped(self.path.name)}{_INCOMING}*"):
+            name = _escaped(self.path.name)
+            for stray in (
+                *self.path.parent.glob(f"{name}{_INCOMING}*"),
+                # What was about to be renamed to the record, the plan or a receipt.
+                *self.path.parent.glob(f".{name}.custody.*.{_TEMPORARY}"),
+                *receipts.path.glob(f".*.json.{_TEMPORARY}"),
+            ):
                 stray.unlink()
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot recover: {exc.strerror}") from exc
 
+    def _take_place(self, incoming: Incoming, plan: dict[str, Any]) -> None:
+        """Rename, with the plan beside it; where that fails there is no plan, which would be taken for done later."""
+        if self.path.is_symlink():
+            raise KeystoreError("secure file: want a file or nothing, got a link")
+        try:
+            replace_private(self._next, json.dumps(plan).encode())
+            incoming.path.replace(self.path)
+        except OSError:
+            self._next.unlink(missing_ok=True)
+            raise
+
+    def _finish_late(self) -> None:
+        """Record what took the secure file's place, where that was not done yet; for whoever has the lock."""
+        if self._unfinished is None:
+            return
+        try:
+            self._finish(*self._unfinished)
+        except OSError as exc:
+            raise KeystoreError(f"secure file: its custody cannot be recorded: {exc.strerror}") from exc
+        self._unfinished = None
+
     def _finish(self, plan: dict[str, Any], receipts: ReceiptFolder) -> None:
         receipts.write(plan["name"], plan["receipt"])
         replace_private(self._record, json.dumps(plan["record"]).encode())
-        self._next.unlink()
+        self._next.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
     def _read_plan(self) -> dict[str, Any] | None:
@@ -276,10 +324,10 @@ class SecureFile:
         except InputError as exc:
             raise KeystoreError(f"custody: {exc}") from exc
 
-    def _sha256(self, descriptor: int) -> bytes:
+    def _digest(self, descriptor: int) -> bytes:
         signature = _signature(descriptor)
         if self._known is None or self._known[0] != signature:
-            digest = hashlib.sha256()
+            digest = blake3()
             for offset in range(0, signature[0], CHUNK):
                 digest.update(os.pread(descriptor, CHUNK, offset))
             if _signature(descriptor) != signature:

@@ -1,7 +1,7 @@
 """The body of `/receiveKey` as it comes: a line, then bytes into buffers. Bounded in size and time.
 
 Whoever sends a little now and then holds a connection no longer than whoever sends nothing: the line and each buffer
-have a time of their own to be whole, by their size.
+have a time of their own to be whole.
 """
 
 from __future__ import annotations
@@ -9,18 +9,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from dstack.errors import HandoverRefusedError, MessageMalformedError
+from dstack.transport.direct_body import Fill
 from replicator.answers import MAX_ANSWER
 from replicator.old_forms import MAX_SEALED_TEXT, answer_in_text
 
 IDLE_SECONDS = 30.0
 LINE_SECONDS = 60.0
-_MIB = 1 << 20
 BUFFER_SECONDS = 120.0
-"""For each begun MiB of a buffer."""
+"""For a buffer, which holds one chunk at most."""
 
-Filler = Callable[[memoryview, float, Callable[[int], None]], Awaitable[None]]
+
+Hold = Callable[[int], None]
+
+
+class Receiver(Protocol):
+    """As `direct_body.receive_body`, of one connection."""
+
+    def __call__(
+        self, ahead: bytearray, work: Callable[[Fill], None], *, idle_seconds: float, buffer_seconds: float
+    ) -> Awaitable[bool]:
+        """Do *work* on the rest of the body."""
+        ...
 
 
 class Upload:
@@ -29,18 +41,26 @@ class Upload:
     Args:
         stream: The pieces as they come from the network.
         old_forms: Take the text of the original service.
-        filler: Fills a buffer past *stream*, where the server has such a way, and says how much comes. What it leaves
-            comes from *stream*.
+        receiver: Receives past *stream*, where the server has such a way. What it leaves comes from *stream*.
+        hold: Told how many bytes are kept in memory; raises where there is no room for them.
     """
 
-    def __init__(self, stream: AsyncIterator[bytes], *, old_forms: bool, filler: Filler | None = None) -> None:
+    def __init__(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        old_forms: bool,
+        receiver: Receiver | None = None,
+        hold: Hold = lambda _size: None,
+    ) -> None:
+        self.hold = hold
         self._stream = stream
         self._old_forms = old_forms
-        self._filler = filler
+        self._receiver = receiver
         self._buffer = bytearray()
         self._ended = False
-        self.filled = 0
-        """How much of the last buffer has come, whether or not it became full."""
+        self.is_old_form = False
+        """Whether the line came as the text of the original service."""
 
     async def line(self) -> bytes:
         """Everything before the first line feed, or the whole body where there is none.
@@ -48,6 +68,7 @@ class Upload:
         Raises:
             MessageMalformedError: It is longer than an answer can be, or does not come.
             HandoverRefusedError: It is of the old form, which is not taken here.
+            ServiceBusyError: Lines take too much memory just now.
         """
         async with _within(LINE_SECONDS):
             return await self._line()
@@ -65,41 +86,35 @@ class Upload:
         del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
         return line
 
+    async def aside(self, work: Callable[[Fill], None]) -> bool:
+        """Do *work* on the rest of the body past the stream, where that is to be had; whether it was done.
+
+        Raises:
+            MessageMalformedError: What *work* wanted did not come.
+        """
+        if self._receiver is None:
+            return False
+        try:
+            return await self._receiver(self._buffer, work, idle_seconds=IDLE_SECONDS, buffer_seconds=BUFFER_SECONDS)
+        except TimeoutError as exc:
+            raise _late(exc.args[0]) from exc
+
     async def fill(self, buffer: memoryview) -> bool:
         """Fill *buffer* with the next bytes; says whether there were enough before the end of the body.
 
         Raises:
             MessageMalformedError: They do not come.
         """
-        self.filled = 0
-        async with _within(BUFFER_SECONDS * -(-len(buffer) // _MIB)):
-            return await self._fill(buffer)
-
-    async def _fill(self, buffer: memoryview) -> bool:
-        ahead = min(len(self._buffer), len(buffer))
-        buffer[:ahead] = memoryview(self._buffer)[:ahead]
-        del self._buffer[:ahead]
-        self.filled = ahead
-        if self._filler is not None and ahead < len(buffer):
-            await self._fill_directly(self._filler, buffer[ahead:])
-        while self.filled < len(buffer):
-            piece = await self._piece()
-            if piece is None:
-                return False
-            used = min(len(piece), len(buffer) - self.filled)
-            buffer[self.filled : self.filled + used] = memoryview(piece)[:used]
-            self._buffer += memoryview(piece)[used:]
-            self.filled += used
-        return True
-
-    async def _fill_directly(self, filler: Filler, buffer: memoryview) -> None:
-        try:
-            await filler(buffer, IDLE_SECONDS, self._came)
-        except TimeoutError as exc:
-            raise _late(IDLE_SECONDS) from exc
-
-    def _came(self, count: int) -> None:
-        self.filled += count
+        async with _within(BUFFER_SECONDS):
+            filled = 0
+            while filled < len(buffer):
+                if not self._buffer and not await self._more():
+                    return False
+                used = min(len(self._buffer), len(buffer) - filled)
+                buffer[filled : filled + used] = self._buffer[:used]
+                del self._buffer[:used]
+                filled += used
+            return True
 
     async def require_end(self) -> None:
         """See that nothing follows.
@@ -120,6 +135,7 @@ class Upload:
         while await self._more():
             if len(self._buffer) > MAX_SEALED_TEXT:
                 raise MessageMalformedError(f"receiveKey: want at most {MAX_SEALED_TEXT} characters, got more")
+        self.is_old_form = True
         line, chunks = answer_in_text(bytes(self._buffer))
         self._buffer = bytearray(chunks)
         return line
@@ -128,6 +144,7 @@ class Upload:
         """Read a piece into the buffer; says whether there was one."""
         piece = await self._piece()
         self._buffer += piece or b""
+        self.hold(len(self._buffer))
         return piece is not None
 
     async def _piece(self) -> bytes | None:

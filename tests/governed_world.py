@@ -298,9 +298,9 @@ class GovernedWorld:
         """Have a version end later or, denied, earlier."""
         return self.on_app(Kind.SUNSET, words(number, time))
 
-    def kms_info(self, info: tuple[bytes, ...] = KMS_INFO) -> Action:
+    def kms_info(self) -> Action:
         """Publish facts about the running KMS."""
-        return self.on_kms(Kind.KMS_INFO, encode([KMS_INFO_TYPE], [info]))
+        return self.on_kms(Kind.KMS_INFO, encode([KMS_INFO_TYPE], [KMS_INFO]))
 
     def key_epoch(self, number: int, window: int = DAY) -> Action:
         """Begin an epoch of keys; the one before is served on for *window* seconds."""
@@ -484,7 +484,7 @@ def governed_chain() -> Iterator[GovernedWorld]:
         yield governed_world(chain)
 
 
-def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) * 3) -> GovernedWorld:
+def governed_world(chain: Anvil) -> GovernedWorld:
     """Deploy everything; accounts are addresses that anvil lets anybody send from."""
     w3 = chain.web3
     w3.provider.make_request(RPCEndpoint("anvil_autoImpersonateAccount"), [True])
@@ -496,7 +496,7 @@ def governed_world(chain: Anvil, *, delays: tuple[int, int, int] = (MIN_DELAY,) 
         assert address is not None
         return address
 
-    operator = deploy("UpgradeOperator", owner, guardian, delays)
+    operator = deploy("UpgradeOperator", owner, guardian, (MIN_DELAY,) * 3)
     app_implementation, kms_implementation = deploy("AppAuth"), deploy("KmsAuth")
     kms_set_up = encode_call("KmsAuth", "initialize", operator, app_implementation)
     kms = contract_at(w3, "KmsAuth", deploy("ERC1967Proxy", kms_implementation, kms_set_up))

@@ -14,7 +14,7 @@ from dstack.policy import boot_info
 from dstack.simulator.platform import Defects
 from dstack.values import AppId, Digest32
 from replicator.answers import Answer, serialise_answer
-from replicator.custody import Receipt, Terms, fingerprint_of
+from replicator.custody import Receipt, Terms, content_digest, fingerprint_of
 from replicator.documents import Party, QuotedRequest, Request, parse_request, serialise_request
 from tests.worlds import APP_ID, NOW, Handover, Machine, Site
 
@@ -52,17 +52,16 @@ def forged(
     request: bytes,
     genuine: Answer,
     *,
-    secret: bytes = STRANGERS_SECRET,
     change: Callable[[Terms], Terms] = lambda same: same,
 ) -> tuple[bytes, bytes]:
     """A well-formed answer by *stranger* with a secret of its own: the line and the only chunk."""
-    fingerprint = fingerprint_of(hashlib.sha256(secret).digest())
-    terms = change(replace(genuine.receipt.terms, fingerprint=fingerprint, size=len(secret)))
+    fingerprint = fingerprint_of(content_digest(STRANGERS_SECRET))
+    terms = change(replace(genuine.receipt.terms, fingerprint=fingerprint, size=len(STRANGERS_SECRET)))
     key = b"\x01" * 32
     sealed_key = seal(parse_request(request).request.public_key, key, terms.seal_info())
     receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
     evidence = serialise_evidence(stranger.evidence(receipt.report_data()))
-    chunk = StreamCipher(key, StreamShape(len(secret)), terms.seal_info()).seal(0, secret)
+    chunk = StreamCipher(key, StreamShape(len(STRANGERS_SECRET)), terms.seal_info()).seal(0, STRANGERS_SECRET)
     return serialise_answer(Answer(sealed_key, receipt, genuine.custody, evidence)).encode(), chunk
 
 

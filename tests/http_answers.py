@@ -10,6 +10,37 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers GET and POST alike, keeps its connections, and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def serve(self) -> None:
+        """Answer one request."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        """Answer it."""
+        self.serve()
+
+    def do_POST(self) -> None:
+        """Answer it."""
+        self.serve()
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing to say."""
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Does not wait for its connections when it ends, and does not mind those that are cut."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *arguments: object) -> None:
+        """Nothing to say."""
+
+
 @dataclass
 class Answering:
     """The server: `answer` gets method, path and body, and gives status and body; None says nothing for 3 s."""
@@ -25,10 +56,8 @@ def answering(answer: Callable[[str, str, bytes], tuple[int, bytes] | None]) -> 
     """Run one for the length of a `with` block."""
     state = Answering(answer)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _serve(self) -> None:
+    class Handler(QuietHandler):
+        def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             state.asked.append((self.command, self.path, body))
             state.agents.append(self.headers.get("User-Agent", ""))
@@ -43,23 +72,7 @@ def answering(answer: Callable[[str, str, bytes], tuple[int, bytes] | None]) -> 
             self.end_headers()
             self.wfile.write(said[1])
 
-        def do_GET(self) -> None:
-            self._serve()
-
-        def do_POST(self) -> None:
-            self._serve()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *arguments: object) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

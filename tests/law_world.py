@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from replicator.documents import Address, Law
 from replicator.node import Replicator
 from tests.chain_world import ChainWorld, chain_world
 from tests.governed_world import version_data
+from tests.http_answers import answering
 from tests.worlds import Machine, Site, make_node
 
 
@@ -130,29 +129,10 @@ def go_between(
 ) -> Iterator[str]:
     """An endpoint that passes everything on to *url*, and changes questions and answers on the way."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(_method: str, _path: str, body: bytes) -> tuple[int, bytes]:
+        asked = json.loads(body)
+        told = httpx.post(url, json=ask(json.loads(body)), trust_env=False).json()
+        return 200, json.dumps(tell(asked, told)).encode()
 
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told = httpx.post(url, json=ask(json.loads(json.dumps(asked))), trust_env=False).json()
-            answer = json.dumps(tell(asked, told)).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(answer) as endpoint:
+        yield endpoint.url

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from dstack.policy import BlockRef
 from dstack.values import Digest32
+from tests.http_answers import QuietHandler, QuietServer
 
 GENESIS = 1_800_000_000
 TARGET = "0x" + "11" * 20
@@ -53,7 +53,7 @@ class Node:
     status: int = 200
     asked: list[list[str]] = field(default_factory=list)
     port: int = 0
-    _server: ThreadingHTTPServer | None = None
+    _server: QuietServer | None = None
 
     @property
     def url(self) -> str:
@@ -70,10 +70,8 @@ class Node:
         """Listen; at the same port as before, when it was started before."""
         node = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
+        class Handler(QuietHandler):
+            def serve(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if node.hang.is_set():
                     threading.Event().wait(2.5)
@@ -86,17 +84,7 @@ class Node:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, *arguments: object) -> None:
-                pass
-
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = QuietServer(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 

@@ -166,7 +166,7 @@ REGISTER = (
     ),
     Row(
         "#568",
-        "of a URL scheme and host are shown",
+        "of a URL scheme, host and port are shown",
         (
             f"{ABOUT_SERVICE}::test_report_568_no_url_is_told_beyond_its_host",
             "tests/unit/kms/decision_log/test_log.py::test_errors_do_not_show_the_password",

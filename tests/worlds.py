@@ -46,7 +46,7 @@ from replicator.custody import Custody, Genesis, Receipt, fingerprint_of
 from replicator.documents import Address, Law, Party, serialise_request
 from replicator.law import LawReader, Verdict
 from replicator.node import Replicator
-from replicator.peers import EvidenceVerifier
+from replicator.peers import EvidenceVerifier, QuoteProvider
 from replicator.receipts import KeptReceipt, ReceiptFolder
 from replicator.sending import Sending
 from replicator.storage import SecureFile
@@ -198,10 +198,6 @@ class MemoryChain:
         """As `KmsAuth.isKmsAllowed`."""
         return self.authorize_app(boot)
 
-    def gateway_app_id(self) -> str:
-        """No gateway."""
-        return ""
-
     def recent_facts(self) -> Facts | None:
         """What was read a moment ago."""
         return Facts(f"0x{CONTRACT.hex()}", self.chain_id, "", "0x" + "00" * 20, BLOCK, time.monotonic())
@@ -273,7 +269,7 @@ SETTINGS = ChainSettings(LAW, ("http://127.0.0.1:8545",), "latest")
 
 def make_node(
     folder: Path,
-    machine: Machine,
+    machine: QuoteProvider,
     site: Site,
     chain: LawReader,
     clock: Callable[[], datetime],

@@ -137,14 +137,22 @@ def _td_report(evidence: Evidence, verified: VerifiedQuote) -> TdReport:
 
 
 def check_report_data(report: TdReport, evidence: Evidence, expected: ReportData | None) -> None:
-    """Step 17: the quote carries what the evidence says, and what the caller expects."""
+    """Step 17: the quote carries what the evidence says, and what the caller expects.
+
+    Raises:
+        AppraisalError: It carries something else.
+    """
     for wanted, whose in ((evidence.report_data, "the evidence says"), (expected, "is expected")):
         if wanted is not None and not hmac.compare_digest(report.report_data, wanted):
             raise AppraisalError(f"report data: {wanted.hex()} {whose}, the quote has {report.report_data.hex()}")
 
 
 def require_equal(name: str, *, wanted: Register, got: Register) -> None:
-    """Step 18: one register is what it should be."""
+    """Step 18: one register is what it should be.
+
+    Raises:
+        AppraisalError: It is another; the error names the register and both values.
+    """
     if not hmac.compare_digest(wanted, got):
         raise AppraisalError(f"{name}: want {wanted.hex()}, the quote has {got.hex()}")
 
@@ -169,7 +177,11 @@ def system_payloads(events: Iterable[RuntimeEvent]) -> Mapping[str, bytes]:
 
 
 def sized_payload(payloads: Mapping[str, bytes], name: str, kind: type[_T]) -> _T | None:
-    """An identity from its event, of exactly its size; None without the event."""
+    """An identity from its event, of exactly its size; None without the event.
+
+    Raises:
+        AppraisalError: The payload has another size.
+    """
     if name not in payloads:
         return None
     if len(payloads[name]) != kind.SIZE:
@@ -178,7 +190,11 @@ def sized_payload(payloads: Mapping[str, bytes], name: str, kind: type[_T]) -> _
 
 
 def check_host_registers(report: TdReport, compose_hash: ComposeHash | None) -> None:
-    """MRCONFIGID is unused (zero) or pins the compose hash (V1); MROWNER and MROWNERCONFIG are unused."""
+    """MRCONFIGID is unused (zero) or pins the compose hash (V1); MROWNER and MROWNERCONFIG are unused.
+
+    Raises:
+        AppraisalError: One holds something else.
+    """
     if any(report.mr_owner) or any(report.mr_owner_config):
         raise AppraisalError("MROWNER, MROWNERCONFIG: want zero")
     if not any(report.mr_config_id):

@@ -99,7 +99,11 @@ def common_name(name: x509.Name) -> str:
 
 
 def require_authority(certificate: x509.Certificate, *, path_length: int, at: datetime, step: int) -> None:
-    """Require a P-256 CA with exactly this path length that may sign certificates and CRLs, valid at *at*."""
+    """Require a P-256 CA with exactly this path length that may sign certificates and CRLs, valid at *at*.
+
+    Raises:
+        QuoteUntrustedError: It is none; *step* is the number in the error.
+    """
     basic, usage = _profile(certificate, at, step)
     if not basic.ca or basic.path_length != path_length:
         raise QuoteUntrustedError(step, f"{_named(certificate)}: want a CA of path length {path_length}")
@@ -108,7 +112,11 @@ def require_authority(certificate: x509.Certificate, *, path_length: int, at: da
 
 
 def require_end_entity(certificate: x509.Certificate, *, at: datetime, step: int) -> None:
-    """Require a P-256 certificate that signs data and no certificates, valid at *at*."""
+    """Require a P-256 certificate that signs data and no certificates, valid at *at*.
+
+    Raises:
+        QuoteUntrustedError: It is none; *step* is the number in the error.
+    """
     basic, usage = _profile(certificate, at, step)
     if basic.ca:
         raise QuoteUntrustedError(step, f"{_named(certificate)}: want an end entity, got a CA")
@@ -117,7 +125,11 @@ def require_end_entity(certificate: x509.Certificate, *, at: datetime, step: int
 
 
 def require_issued(certificate: x509.Certificate, issuer: x509.Certificate, *, step: int) -> None:
-    """Require that *issuer*, by name and by key, signed *certificate*."""
+    """Require that *issuer*, by name and by key, signed *certificate*.
+
+    Raises:
+        QuoteUntrustedError: It did not.
+    """
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as exc:
@@ -127,7 +139,11 @@ def require_issued(certificate: x509.Certificate, issuer: x509.Certificate, *, s
 def require_current_crl(
     crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, minimum: int, at: datetime, step: int
 ) -> int:
-    """Require a full CRL signed by *issuer*, in force at *at*, numbered *minimum* or more; returns its number."""
+    """Require a full CRL signed by *issuer*, in force at *at*, numbered *minimum* or more; returns its number.
+
+    Raises:
+        QuoteUntrustedError: The CRL is another's, not in force, no full one, or older than *minimum*.
+    """
     name = f"CRL of {_named(issuer)}"
     if crl.issuer != issuer.subject or not _is_signed_with(crl, p256_key(issuer, step=step)):
         raise QuoteUntrustedError(step, f"{name}: not signed by it")
@@ -142,7 +158,11 @@ def require_current_crl(
 
 
 def require_crl_number(number: int | None, minimum: int, issuer: x509.Certificate, *, step: int) -> None:
-    """Require that the CRL of *issuer* is not older than another that was seen."""
+    """Require that the CRL of *issuer* is not older than another that was seen.
+
+    Raises:
+        QuoteUntrustedError: It is below *minimum*, or has no number.
+    """
     if number is None or number < minimum:
         raise QuoteUntrustedError(step, f"CRL of {_named(issuer)}: want number {minimum} or more, got {number}")
 
@@ -155,7 +175,11 @@ def validity(certificate: x509.Certificate, name: str) -> Period:
 def require_signature(
     key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, *, step: int, what: str
 ) -> None:
-    """Require an ECDSA P-256 SHA-256 signature of 64 bytes, r||s."""
+    """Require an ECDSA P-256 SHA-256 signature of 64 bytes, r||s.
+
+    Raises:
+        QuoteUntrustedError: It does not verify.
+    """
     r, s = int.from_bytes(signature[:_COORDINATE], "big"), int.from_bytes(signature[_COORDINATE:], "big")
     try:
         key.verify(encode_dss_signature(r, s), message, _ECDSA)
@@ -164,13 +188,21 @@ def require_signature(
 
 
 def require_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList, *, step: int) -> None:
-    """Require that *crl* does not list *certificate*."""
+    """Require that *crl* does not list *certificate*.
+
+    Raises:
+        QuoteUntrustedError: It does.
+    """
     if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
         raise QuoteUntrustedError(step, f"{_named(certificate)}: revoked, serial {certificate.serial_number:x}")
 
 
 def p256_key(certificate: x509.Certificate, *, step: int) -> ec.EllipticCurvePublicKey:
-    """The certificate's key, which must be on P-256."""
+    """The certificate's key, which must be on P-256.
+
+    Raises:
+        QuoteUntrustedError: It is on another curve, or of another kind.
+    """
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise QuoteUntrustedError(step, f"{_named(certificate)}: want a P-256 key")

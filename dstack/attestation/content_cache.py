@@ -43,6 +43,9 @@ class ContentCache:
 
     Args:
         capacity: Most entries that are kept.
+
+    Raises:
+        ConfigError: Room for none.
     """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:

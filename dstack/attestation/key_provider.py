@@ -12,7 +12,6 @@ from datetime import datetime
 from hashlib import sha256
 
 from dstack.attestation.collateral import Collateral
-from dstack.attestation.content_cache import ContentCache
 from dstack.attestation.quote import EnclaveReport
 from dstack.attestation.roots import TrustedRoots
 from dstack.attestation.verification_policy import VerificationPolicy
@@ -44,7 +43,6 @@ def verify_provided_key(
     roots: TrustedRoots,
     at: datetime,
     policy: VerificationPolicy,
-    cache: ContentCache | None = None,
 ) -> ProvidedKey:
     """Establish that a listed enclave, not in debug mode, gave this key.
 
@@ -55,14 +53,13 @@ def verify_provided_key(
         roots: The only certificates allowed to end a chain.
         at: When everything must be valid.
         policy: Lists the enclaves that may provide keys.
-        cache: See `verify_quote`.
 
     Raises:
         QuoteMalformedError: *quote* is none.
         QuoteUntrustedError: A step failed; 16 if the enclave is not listed or can be debugged.
         AppraisalError: It is a TD's quote, or is bound to another key.
     """
-    verified = verify_quote(quote, collateral, roots=roots, at=at, policy=policy, cache=cache)
+    verified = verify_quote(quote, collateral, roots=roots, at=at, policy=policy)
     body = verified.quote.body
     if not isinstance(body, EnclaveReport):
         raise AppraisalError("key provider: want the quote of an SGX enclave, got that of a TD")

@@ -21,14 +21,22 @@ def is_debug_enclave(report: EnclaveReport) -> bool:
 
 
 def check_key_binding(signature: QuoteSignature) -> None:
-    """Step 10: the QE report binds the attestation key, and nothing else."""
+    """Step 10: the QE report binds the attestation key, and nothing else.
+
+    Raises:
+        QuoteUntrustedError: It does not.
+    """
     digest = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
     if not hmac.compare_digest(signature.qe_report.report_data, digest + bytes(32)):
         raise QuoteUntrustedError(10, "QE report: does not bind the attestation key")
 
 
 def check_identity(report: EnclaveReport, identity: QeIdentity) -> None:
-    """Step 11: the enclave is the one that Intel vouches for, and cannot be looked into."""
+    """Step 11: the enclave is the one that Intel vouches for, and cannot be looked into.
+
+    Raises:
+        QuoteUntrustedError: It is another enclave, or runs in debug mode.
+    """
     if is_debug_enclave(report):
         raise QuoteUntrustedError(11, "quoting enclave: runs in debug mode")
     if report.mr_signer != identity.mr_signer:
@@ -46,7 +54,11 @@ def check_identity(report: EnclaveReport, identity: QeIdentity) -> None:
 
 
 def attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey:
-    """Step 12: the attestation key, 64 bytes x||y, as a point of P-256."""
+    """Step 12: the attestation key, 64 bytes x||y, as a point of P-256.
+
+    Raises:
+        QuoteUntrustedError: It is no point of the curve.
+    """
     x, y = (int.from_bytes(half, "big") for half in (raw[:_COORDINATE], raw[_COORDINATE:]))
     try:
         return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()

@@ -9,7 +9,11 @@ _TWO_BYTES, _FOUR_BYTES, _TOO_LONG = 1 << 6, 1 << 14, 1 << 30
 
 
 def read_length(cursor: Cursor, what: str) -> int:
-    """A compact length, in its shortest form, not beyond what is left."""
+    """A compact length, in its shortest form, not beyond what is left.
+
+    Raises:
+        EvidenceMalformedError: It is not in its shortest form, 2^30 or more, or more than is left.
+    """
     first = cursor.uint(1, what)
     mode = first & 0b11
     if mode == 0b11:
@@ -29,7 +33,11 @@ def read_bytes(cursor: Cursor, what: str) -> bytes:
 
 
 def read_text(cursor: Cursor, what: str) -> str:
-    """UTF-8 after its length in bytes."""
+    """UTF-8 after its length in bytes.
+
+    Raises:
+        EvidenceMalformedError: The length is wrong, or the bytes are not UTF-8.
+    """
     try:
         return read_bytes(cursor, what).decode()
     except UnicodeDecodeError as exc:
@@ -37,7 +45,11 @@ def read_text(cursor: Cursor, what: str) -> str:
 
 
 def write_length(length: int) -> bytes:
-    """A compact length, in its shortest form."""
+    """A compact length, in its shortest form.
+
+    Raises:
+        EvidenceMalformedError: It is 2^30 or more.
+    """
     if length < _TWO_BYTES:
         return (length << 2).to_bytes(1, "little")
     if length < _FOUR_BYTES:

@@ -97,7 +97,11 @@ def match_tcb(
 
 
 def platform_level(info: TcbInfo, platform: PckExtension, tee_tcb_svn: bytes | None) -> PlatformLevel:
-    """The first level that the platform reaches; *tee_tcb_svn* is None for SGX."""
+    """The first level that the platform reaches; *tee_tcb_svn* is None for SGX.
+
+    Raises:
+        QuoteUntrustedError: It reaches none.
+    """
     for level in info.levels:
         if reaches(level, platform, tee_tcb_svn):
             return level
@@ -127,7 +131,11 @@ def first_tdx_component(tee_tcb_svn: bytes) -> int:
 
 
 def module_identity(info: TcbInfo, version: int) -> ModuleIdentity:
-    """The identity of one major version of the TDX module."""
+    """The identity of one major version of the TDX module.
+
+    Raises:
+        QuoteUntrustedError: The TCB info has none for that version.
+    """
     wanted = f"TDX_{version:02X}"
     for identity in info.module_identities:
         if identity.id.upper() == wanted:
@@ -136,7 +144,11 @@ def module_identity(info: TcbInfo, version: int) -> ModuleIdentity:
 
 
 def svn_level(levels: tuple[SvnLevel, ...], isv_svn: int, what: str) -> SvnLevel:
-    """The first level that *isv_svn* reaches."""
+    """The first level that *isv_svn* reaches.
+
+    Raises:
+        QuoteUntrustedError: It reaches none; *what* is named in the error.
+    """
     for level in levels:
         if isv_svn >= level.isv_svn:
             return level

@@ -23,10 +23,15 @@ _MIGRATABLE = 29
 _X87_SSE = 0b11
 
 _Needed = tuple[Relaxation, ...]
+"""The relaxations of the policy without which the check would have failed."""
 
 
 def check_attributes(report: TdReport, policy: VerificationPolicy, at: datetime) -> _Needed:
-    """Step 14: the TD cannot be debugged or migrated, and has no attribute that the policy does not know."""
+    """Step 14: the TD cannot be debugged or migrated, and has no attribute that the policy does not know.
+
+    Raises:
+        QuoteUntrustedError: A bit that must be set is clear, or one that must be clear is set.
+    """
     attributes = int.from_bytes(report.td_attributes, "little")
     if attributes & _DEBUG_BITS:
         raise QuoteUntrustedError(14, f"TD attributes {attributes:#018x}: the TD can be debugged (bits 0-7)")
@@ -44,7 +49,11 @@ def check_attributes(report: TdReport, policy: VerificationPolicy, at: datetime)
 
 
 def check_module(report: TdReport, policy: VerificationPolicy, at: datetime) -> _Needed:
-    """Step 15: Intel's TDX module, no service TD, and a sane set of CPU features."""
+    """Step 15: Intel's TDX module, no service TD, and a sane set of CPU features.
+
+    Raises:
+        QuoteUntrustedError: It is another module, has a service TD, or other features.
+    """
     if any(report.mr_signer_seam) or any(report.seam_attributes):
         raise QuoteUntrustedError(15, "TDX module: want zero MRSIGNERSEAM and SEAMATTRIBUTES")
     if policy.mr_seams is not None and report.mr_seam not in policy.mr_seams:
@@ -58,7 +67,11 @@ def check_module(report: TdReport, policy: VerificationPolicy, at: datetime) -> 
 
 
 def check_enclave(report: EnclaveReport, policy: VerificationPolicy) -> _Needed:
-    """Step 16: an SGX enclave that cannot be debugged and that the policy lists."""
+    """Step 16: an SGX enclave that cannot be debugged and that the policy lists.
+
+    Raises:
+        QuoteUntrustedError: It can be debugged, or is not listed.
+    """
     if is_debug_enclave(report):
         raise QuoteUntrustedError(16, "enclave: runs in debug mode")
     if report.mr_enclave not in policy.mr_enclaves:

@@ -205,7 +205,11 @@ def require_pck_authority(authority: x509.Certificate, parts: CollateralParts, *
 
 
 def require_role(certificate: x509.Certificate, names: tuple[str, ...], *, step: int) -> None:
-    """Require a certificate whose subject is one of *names*."""
+    """Require a certificate whose subject is one of *names*.
+
+    Raises:
+        QuoteUntrustedError: It is another.
+    """
     name = common_name(certificate.subject)
     if name not in names:
         raise QuoteUntrustedError(step, f"certificate: want the role {' or '.join(names)}, got {name[:80]!r}")

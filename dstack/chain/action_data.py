@@ -130,7 +130,7 @@ class Genesis:
     """Where the custody of an app's secure file begins.
 
     Attributes:
-        fingerprint: Of the public part of the secret.
+        fingerprint: Of the secure file.
         evidence: Digest of what the first node said about itself and the secret.
     """
 

@@ -62,7 +62,17 @@ class BlockAgreement:
         seconds: float,
         ahead_limit: timedelta,
     ) -> None:
-        """Take the settings; `ahead_limit` is how much later a single endpoint's block may be than the agreed one."""
+        """Take the settings.
+
+        Args:
+            pool: Asks the endpoints.
+            endpoints: All of them.
+            needed: How many must agree.
+            block_tag: Which block, such as `finalized`.
+            chain_id: The chain it must be; None for any.
+            seconds: How long one endpoint may take.
+            ahead_limit: How much later a single endpoint's block may be than the agreed one.
+        """
         self.endpoints = endpoints
         self.needed = needed
         self._pool = pool

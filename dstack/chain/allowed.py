@@ -21,7 +21,6 @@ class KnownVersion:
     """A version that was added, and what became of it."""
 
     version: AppVersion
-    added_at: datetime
     ends_at: datetime | None = None
     removed: bool = False
 
@@ -147,7 +146,7 @@ def _on_app(app: AllowedApp, event: PastEvent) -> None:
         lists[event.name]()
     elif event.name == "VersionAdded":
         version = _version(arguments["version"])
-        app.versions[version.number] = KnownVersion(version, event.at)
+        app.versions[version.number] = KnownVersion(version)
         app.holders |= {(version.compose_hash, image): version.number for image in version.os_image_hashes}
     elif event.name == "VersionEndSet":
         app.versions[arguments["number"]].ends_at = _time(arguments["endsAt"])

@@ -20,7 +20,7 @@ from dstack.chain.reading import Answer, Call, Question, Reading, Returned, Reve
 from dstack.errors import ChainUnavailableError, ConfigError, InputError
 from dstack.policy.decision import BlockRef
 from dstack.values import Digest32, bytes_from_hex
-from dstack.web.urls import split_url
+from dstack.web.urls import shown_url
 
 BLOCK_TAGS = ("finalized", "safe", "latest")
 DEFAULT_TIMEOUT = 3.0
@@ -67,7 +67,7 @@ class ChainClient:
         if block_tag not in BLOCK_TAGS:
             raise ConfigError(f"block tag: want one of {', '.join(BLOCK_TAGS)}, got {block_tag!r}")
         self.block_tag = block_tag
-        self._endpoint = shown_url(rpc_url)
+        self._endpoint = shown_endpoint(rpc_url)
         # No retries: how long an answer may take is the caller's decision, and the timeout states it.
         self._provider = HTTPProvider(rpc_url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
 
@@ -221,7 +221,7 @@ def checked_address(text: str, *, what: str) -> ChecksumAddress:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Foreign text in a form that is safe to log: bounded, on one line, without control characters."""
+    """Foreign text in a form that is safe to log: at most *limit* characters, on one line, no control characters."""
     return "".join(char if char.isprintable() else "?" for char in text[:limit])
 
 
@@ -229,16 +229,13 @@ def _in(block: BlockRef) -> dict[str, object]:
     return {"blockHash": "0x" + block.hash.hex(), "requireCanonical": True}
 
 
-def shown_url(rpc_url: str) -> str:
-    """Scheme, host and port of an endpoint: what may be shown of it.
+def shown_endpoint(rpc_url: str) -> str:
+    """What may be shown of an endpoint: see `shown_url`.
 
     Raises:
         ConfigError: The URL is not of its form.
     """
     try:
-        parts = split_url(rpc_url)
+        return shown_url(rpc_url)
     except ValueError as exc:
         raise ConfigError(f"RPC URL: {exc}") from exc
-    host, port = parts.hostname or "", parts.port
-    shown = f"{parts.scheme}://[{host}]" if ":" in host else f"{parts.scheme}://{host}"
-    return shown if port is None else f"{shown}:{port}"

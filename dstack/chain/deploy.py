@@ -17,9 +17,9 @@ from dstack.chain.client import parse_address
 from dstack.chain.operator import Delays
 from dstack.chain.tx import Call, send, translated
 from dstack.errors import ChainUnavailableError
+from dstack.policy.timelock import MIN_DELAY
 from dstack.values import AppId, ComposeHash, DeviceId
 
-MIN_DELAY = timedelta(hours=48)
 DEFAULT_DELAYS = Delays(policy=MIN_DELAY, roles=MIN_DELAY, upgrades=timedelta(days=7))
 _NOTHING = bytes(32)
 _DEPLOY_APP = "deployAndRegisterApp(address,bool,bool,bool,bytes32,bytes32)"

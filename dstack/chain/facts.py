@@ -25,6 +25,7 @@ class Facts:
         app_implementation: What the factory makes apps of; the zero address when there is none.
         block: The state it was read in.
         read_at: `time.monotonic` of the reading.
+        rpc_url: Scheme, host and port of the endpoint that an auth server asks; empty where none is named.
     """
 
     kms_contract: str
@@ -33,6 +34,7 @@ class Facts:
     app_implementation: str
     block: BlockRef
     read_at: float
+    rpc_url: str = ""
 
     @property
     def age_seconds(self) -> float:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from dstack.chain.bounded_http import EndpointError
-from dstack.chain.client import shown_url
+from dstack.chain.client import shown_endpoint
 from dstack.chain.rpc import Request, RpcEndpoint
 from dstack.chain.standing import Standing
 from dstack.errors import ConfigError
@@ -24,6 +24,11 @@ _PORTS = {"http": 80, "https": 443}
 
 class Endpoint:
     """One of several endpoints, and how it stands.
+
+    Args:
+        url: Where it is asked.
+        name: What may be shown of that.
+        seconds: How long one request may take.
 
     Attributes:
         standing: What is wrong with it.
@@ -80,7 +85,7 @@ def named_endpoints(urls: Sequence[str], *, seconds: float) -> list[Endpoint]:
         ConfigError: A URL is not of its form, or two lead to one host.
     """
     require_different_hosts(urls)
-    return [Endpoint(url, shown_url(url), seconds) for url in urls]
+    return [Endpoint(url, shown_endpoint(url), seconds) for url in urls]
 
 
 def require_different_hosts(urls: Sequence[str]) -> None:
@@ -93,7 +98,7 @@ def require_different_hosts(urls: Sequence[str]) -> None:
     """
     seen: set[tuple[str, int | None]] = set()
     for url in urls:
-        shown, voice = shown_url(url), _voice(url)
+        shown, voice = shown_endpoint(url), _voice(url)
         if voice in seen:
             raise ConfigError(f"chain endpoints: want each at a host of its own, got {shown} beside another there")
         seen.add(voice)
@@ -101,7 +106,7 @@ def require_different_hosts(urls: Sequence[str]) -> None:
 
 def unprotected(urls: Sequence[str]) -> tuple[str, ...]:
     """Endpoints elsewhere whose answers anybody in between can change, as they may be shown."""
-    return tuple(shown_url(url) for url in urls if urlsplit(url).scheme == "http" and _voice(url)[0])
+    return tuple(shown_endpoint(url) for url in urls if urlsplit(url).scheme == "http" and _voice(url)[0])
 
 
 def _voice(url: str) -> tuple[str, int | None]:

@@ -41,10 +41,8 @@ class KmsAuthReader:
         """
         self._reader = reader
         self.address = parse_address(address, what="KmsAuth")
-        self._about = (
-            Call(self.address, _call("gatewayAppId()", [], [])),
-            Call(self.address, _call("appImplementation()", [], [])),
-        )
+        self._gateway = Call(self.address, _call("gatewayAppId()", [], []))
+        self._about = (self._gateway, Call(self.address, _call("appImplementation()", [], [])))
         self._epochs = Call(self.address, _call("keyEpoch()", [], []))
         self._facts = KeptFacts(self._read_facts)
 
@@ -92,7 +90,7 @@ class KmsAuthReader:
         Raises:
             ChainUnavailableError: It could not be asked; neither yes nor no.
         """
-        return self._authorize("isAppAllowed", boot)
+        return self._authorize("isAppAllowed", boot, self._gateway)
 
     def authorize_kms(self, boot: BootInfo) -> Decision:
         """Ask whether the machine *boot* may have the root keys.
@@ -116,22 +114,21 @@ class KmsAuthReader:
 
     def _read_facts(self) -> Facts:
         reading = self._reader.read(self._about)
-        gateway, implementation = (
-            _decoded([kind], answer) for kind, answer in zip(["bytes", "address"], reading.answers, strict=True)
-        )
+        gateway, implementation = _text(reading.answers[0]), _decoded(["address"], reading.answers[1])
         if gateway is None:
             raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
         return Facts(
             self.address,
             reading.chain_id,
-            printable(gateway[0].decode("utf-8", "replace")),
+            gateway,
             implementation[0] if implementation else "0x" + "00" * 20,
             reading.block,
             time.monotonic(),
         )
 
-    def _authorize(self, function: str, boot: BootInfo) -> Decision:
-        reading = self._reader.read((Call(self.address, _boot_question(function, boot)), self._epochs))
+    def _authorize(self, function: str, boot: BootInfo, *more: Call) -> Decision:
+        """What the contract decides; if *more* asks for the gateway, then together with that."""
+        reading = self._reader.read((Call(self.address, _boot_question(function, boot)), self._epochs, *more))
         decision = _decision(function, reading.answers[0], reading.block, boot)
         if decision is None:
             raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
@@ -140,10 +137,10 @@ class KmsAuthReader:
         denied = next((later for later in newer if isinstance(later, Denied)), None)
         if denied is not None or isinstance(decision, Denied):
             return denied or decision
-        epochs = _key_epochs(reading.answers[1])
-        if epochs is None:
+        epochs, gateway = _key_epochs(reading.answers[1]), _text(reading.answers[2]) if more else ""
+        if epochs is None or gateway is None:
             raise ChainUnavailableError(f"KmsAuth: {self._no_answer(reading)}")
-        return replace(decision, epochs=epochs)
+        return replace(decision, epochs=epochs, gateway_app_id=gateway)
 
     def _no_answer(self, reading: Reading) -> str:
         (code,) = self._reader.read((CodeAt(self.address),)).answers
@@ -186,6 +183,12 @@ def _key_epochs(answer: Answer) -> KeyEpochs | None:
         return None
     current, _, until = decoded
     return KeyEpochs(current, datetime.fromtimestamp(min(until, _LAST_SECOND), UTC)) if current else FIRST_EPOCH
+
+
+def _text(answer: Answer) -> str | None:
+    """One text, as it may be shown; None where it is not of that form."""
+    decoded = _decoded(["bytes"], answer)
+    return None if decoded is None else printable(decoded[0].decode("utf-8", "replace"))
 
 
 def _decoded(types: list[str], answer: Answer) -> tuple[Any, ...] | None:

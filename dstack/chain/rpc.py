@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from dstack.chain.bounded_http import BoundedClient, EndpointError
-from dstack.chain.client import printable, shown_url
+from dstack.chain.client import printable, shown_endpoint
 
 ANSWER_LIMIT = 1 << 20
 CONNECTIONS = 8
@@ -49,7 +49,7 @@ class RpcEndpoint:
         Raises:
             ConfigError: The URL is not of its form.
         """
-        self.name = shown_url(url)
+        self.name = shown_endpoint(url)
         self._url = url
         self._client = BoundedClient(seconds=seconds, limit=ANSWER_LIMIT, connections=CONNECTIONS)
 

@@ -156,7 +156,6 @@ def deploy_safe(
     owners: Sequence[ChecksumAddress],
     *,
     threshold: int,
-    salt: int = 0,
     artifacts: Path = ARTIFACTS,
 ) -> Safe:
     """Deploy Safe's own contracts and one Safe of *owners*, of whom *threshold* must sign.
@@ -176,7 +175,7 @@ def deploy_safe(
     )
     arguments = [list(owners), threshold, ZERO_ADDRESS, b"", fallback, ZERO_ADDRESS, 0, ZERO_ADDRESS]
     set_up = _contract(w3, artifacts, "Safe.sol/Safe", singleton).encode_abi("setup", args=arguments)
-    data = Web3.to_bytes(hexstr=factory.encode_abi("createProxyWithNonce", args=[singleton, set_up, salt]))
+    data = Web3.to_bytes(hexstr=factory.encode_abi("createProxyWithNonce", args=[singleton, set_up, 0]))
     receipt = send(w3, deployer, Call(factory.address, data))
     (event,) = factory.events.ProxyCreation().process_receipt(receipt, errors=DISCARD)
     return Safe(w3, event["args"]["proxy"], artifacts)

@@ -94,7 +94,11 @@ def boot_inputs(app: AppCompose, facts: AppFacts, *, os_image_hash: OsImageHash 
 
 
 def sized(text: str | None, kind: type[_SizedT], option: str) -> _SizedT | None:
-    """Read hexadecimal of the length of *kind*; the error names the option."""
+    """Read hexadecimal of the length of *kind*; the error names the option.
+
+    Raises:
+        InputError: It is not of that form or length.
+    """
     if text is None:
         return None
     try:

@@ -21,6 +21,7 @@ from dstack.cli.handover_anchor import command as anchor
 from dstack.cli.handover_receipt import command as verify
 from dstack.cli.handover_session import Node, Progress, Session
 from dstack.cli.handover_words import When, explain, measured_compose_hash, when_allowed
+from dstack.cli.printable import printable
 from dstack.errors import DstackError, KeyReleaseDeniedError, PeerRefusedError
 from replicator.custody import Receipt
 
@@ -62,7 +63,7 @@ def command() -> None:
     """
 
 
-@command.command(epilog=_EXAMPLES)
+@command.command(epilog=_EXAMPLES, short_help="carry the three rounds")
 @click.argument("old")
 @click.argument("new")
 @click.option("--dry-run", is_flag=True, help="Only say whether it would be accepted. Uses one of NEW's 8 places.")
@@ -116,9 +117,10 @@ def _refused(
         ]
         click.echo(json.dumps({**facts, "because": reasons, "when": when}))
         return error.exit_code
-    click.echo(f"refused: {error}")
+    # A node's log, and what a node says, may hold anything.
+    click.echo(printable(f"refused: {error}"))
     for reason in (*reasons, *(each.sentence() for each in whens)):
-        click.echo(f"  {reason}")
+        click.echo(f"  {printable(reason)}")
     return error.exit_code
 
 

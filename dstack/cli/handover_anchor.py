@@ -23,7 +23,7 @@ Examples:
   dstack handover anchor receipt.json --deployment deployment.json --key-env PAYER_KEY --json"""
 
 
-@click.command(name="anchor", epilog=_EXAMPLES)
+@click.command(name="anchor", epilog=_EXAMPLES, short_help="put the digest of a receipt on record")
 @click.argument("receipt")
 @connection_options
 @key_options

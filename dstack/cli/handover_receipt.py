@@ -11,11 +11,13 @@ from typing import Any
 import click
 
 from dstack.attestation.appraise import appraise
-from dstack.attestation.collateral import parse_collateral
 from dstack.attestation.evidence import parse_evidence
-from dstack.attestation.roots import INTEL_ROOTS, TrustedRoots, simulated_root
+from dstack.attestation.roots import TrustedRoots
+from dstack.attestation.verification_policy import VerificationPolicy
 from dstack.attestation.verify import verify_quote
 from dstack.cli.files import read_input
+from dstack.cli.trust import trusted_roots
+from dstack.cli.verify_inputs import read_collateral_for, read_policy
 from dstack.errors import HandoverRefusedError, MessageMalformedError
 from dstack.measurement.strict_json import Members
 from dstack.policy.boot_info import boot_info
@@ -24,10 +26,10 @@ from replicator.custody import Genesis, Receipt, read_genesis, read_receipt
 from replicator.documents import MAX_EVIDENCE, Party, QuotedRequest, bounded, document, inner, read_quoted_request
 
 MAX_RECEIPT = 16 << 20
-_MAX_FILE = 4 << 20
 _EXAMPLES = """\b
 Examples:
   dstack handover verify 4f..a0.received.json --collateral collateral.json
+  dstack handover verify 4f..a0.received.json --collateral collateral/ --accept-status OutOfDate@2027-06-30T00:00:00Z
   dstack handover verify receipt.json --collateral collateral.json --root platform/root.der --json"""
 
 
@@ -35,24 +37,47 @@ Examples:
 class _Judge:
     """Verifies evidence as of one time."""
 
-    collateral: bytes
+    collateral: str
     roots: TrustedRoots
     at: datetime
+    policy: VerificationPolicy
 
     def party(self, blob: bytes, expected: ReportData) -> Party:
         """Who made evidence that carries *expected*."""
         evidence = parse_evidence(blob)
-        verified = verify_quote(evidence.quote, parse_collateral(self.collateral), roots=self.roots, at=self.at)
+        collateral = read_collateral_for(self.collateral, evidence.quote, roots=self.roots, at=self.at)
+        verified = verify_quote(evidence.quote, collateral, roots=self.roots, at=self.at, policy=self.policy)
         return Party.of(boot_info(appraise(evidence, verified, expected_report_data=expected)))
 
 
-@click.command(name="verify", epilog=_EXAMPLES)
+@click.command(name="verify", epilog=_EXAMPLES, short_help="who handed what to whom, and do their quotes bind it")
 @click.argument("receipt")
-@click.option("--collateral", required=True, metavar="FILE", help="The maker's statements about the platforms, JSON.")
+@click.option(
+    "--collateral",
+    required=True,
+    metavar="FILE|DIR",
+    help="The maker's statements about the platforms; a folder where the two nodes' machines are of two models.",
+)
 @click.option("--root", metavar="FILE", help="Trust this simulator's root, DER or PEM, and no other. Default: Intel's.")
 @click.option("--at", metavar="TIME", help="When everything must be valid. Default: the time of the receipt.")
+@click.option("--policy", metavar="FILE", help="What is accepted, as JSON. Default: the strict policy.")
+@click.option(
+    "--accept-status",
+    multiple=True,
+    metavar="STATUS@UNTIL",
+    help="Accept this TCB status besides UpToDate, before that time, as the nodes' settings did. Repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-def command(*, receipt: str, collateral: str, root: str | None, at: str | None, as_json: bool) -> None:
+def command(
+    *,
+    receipt: str,
+    collateral: str,
+    root: str | None,
+    at: str | None,
+    policy: str | None,
+    accept_status: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Verify RECEIPT, a file of a replicator's receipts folder, or - for standard input.
 
     Says who handed what to whom, and that both sides' quotes bind it. Asks neither node nor chain: whether the block
@@ -63,10 +88,12 @@ def command(*, receipt: str, collateral: str, root: str | None, at: str | None, 
     subject = inner(members, "receipt")
     is_genesis = members.text("role") == "genesis"
     kept = read_genesis(subject) if is_genesis else read_receipt(subject)
+    made_at = kept.at if isinstance(kept, Genesis) else kept.terms.at
     judge = _Judge(
-        read_input(collateral, limit=_MAX_FILE),
-        INTEL_ROOTS if root is None else TrustedRoots((simulated_root(read_input(root, limit=_MAX_FILE)),)),
-        _moment(at) if at else datetime.fromtimestamp(kept.at if isinstance(kept, Genesis) else kept.terms.at, UTC),
+        collateral,
+        trusted_roots(root),
+        _moment(at) if at else _time_of(made_at),
+        read_policy(policy, accept_status, ()),
     )
     facts = _verified(kept, members, judge)
     if members.sized("hash", Digest32) != kept.hash():
@@ -105,6 +132,13 @@ def _moment(text: str) -> datetime:
     except ValueError as exc:
         raise MessageMalformedError(f"--at: want a time such as 2027-01-15T08:00:00Z, got {text[:40]!r}") from exc
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _time_of(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise MessageMalformedError(f"receipt: at: want a time in Unix seconds, got {seconds}") from exc
 
 
 def _text(facts: dict[str, Any]) -> str:

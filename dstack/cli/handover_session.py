@@ -6,7 +6,6 @@ Whoever carries can delay and drop; every document is judged by the nodes, and w
 from __future__ import annotations
 
 import http.client
-import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +15,19 @@ from typing import Any
 from urllib.parse import SplitResult
 
 from dstack.cli.relay import SourceBrokeError, pass_on
-from dstack.errors import ConfigError, DstackError, KeyReleaseDeniedError, PeerRefusedError, PeerUnavailableError
+from dstack.errors import (
+    ConfigError,
+    DstackError,
+    InputError,
+    KeyReleaseDeniedError,
+    PeerRefusedError,
+    PeerUnavailableError,
+)
 from dstack.keys.sealing_stream import StreamShape
 from dstack.web.urls import split_url
 from replicator.answers import MAX_ANSWER, Answer, parse_answer
 from replicator.custody import Receipt, parse_receipt
-from replicator.documents import QuotedRequest, parse_request
+from replicator.documents import MAX_INTEGER, QuotedRequest, document, parse_request
 
 TIMEOUT = 60.0
 TRIES = 5
@@ -94,10 +100,10 @@ class Node:
     def refusal(self, status: int, content: bytes) -> DstackError:
         """The error that the node answered with."""
         try:
-            members = json.loads(content)
+            members = document(content, what=self.name, limit=_MAX_BODY).values
             text = str(members["error"])[:_QUOTED]
             rule, block = members.get("rule"), members.get("block")
-        except (ValueError, KeyError, TypeError):
+        except (InputError, KeyError):
             return PeerUnavailableError(f"{self.name}: want a replicator, got status {status}")
         text = f"{self.name}: {''.join(char if char.isprintable() else '?' for char in text)}"
         if status == http.client.SERVICE_UNAVAILABLE:
@@ -139,11 +145,20 @@ class Session:
     def dry_run(self) -> dict[str, Any]:
         """Have the old node judge the request, and hand nothing over.
 
+        Returns:
+            Its answer: `block` is the number of the block at which it asked the chain.
+
         Raises:
             DstackError: It would refuse, and why; or it could not find out.
         """
-        answer: dict[str, Any] = json.loads(self.old.call("POST", "/onboard?dry_run=1", self.request))
-        return answer
+        said = self.old.call("POST", "/onboard?dry_run=1", self.request)
+        members = document(said, what="old node: dry run", limit=_MAX_BODY)
+        if not members.flag("accepted"):
+            raise PeerRefusedError("old node: dry run: it would not be accepted, and no reason is given")
+        return {
+            "block": members.integer("block", maximum=MAX_INTEGER),
+            "simulated": members.flag("simulated"),
+        }
 
     def transfer(self, progress: Progress) -> Receipt:
         """Rounds 2 and 3; goes on where a connection broke, up to `TRIES` times without progress.
@@ -166,9 +181,10 @@ class Session:
     def _next_chunk(self, otherwise: int) -> int:
         name = self.quoted.request.hash().hex()
         try:
-            pending = json.loads(self.new.call("GET", "/status"))["pending"]
+            said = document(self.new.call("GET", "/status"), what="new node: status", limit=_MAX_BODY)
+            pending: Any = said.values["pending"]
             return next((int(each["next_chunk"]) for each in pending if each["request"] == name), 0)
-        except (PeerUnavailableError, ValueError, KeyError, TypeError):
+        except (PeerUnavailableError, InputError, ValueError, KeyError, TypeError, OverflowError):
             return otherwise
 
     def _pass_on(self, first: int, progress: Progress) -> Receipt:

@@ -24,6 +24,8 @@ Truth = Callable[[BootInfo, int], bool]
 """Whether a machine is allowed at a block of this number."""
 
 _SHOWN = 5
+_THREADS = 8
+_DENIAL_SECONDS = 10.0
 
 
 @dataclass
@@ -109,7 +111,6 @@ def ask_among_faults(
     truth: Truth,
     *,
     count: int,
-    threads: int = 8,
     change: Callable[[], None] = lambda: None,
     change_seconds: float = 0.2,
 ) -> Tally:
@@ -121,7 +122,6 @@ def ask_among_faults(
         boots: The machines asked about.
         truth: What the chain decided, by block.
         count: How many questions.
-        threads: How many at once.
         change: Changes something on the chain, now and then.
         change_seconds: How often.
     """
@@ -144,25 +144,25 @@ def ask_among_faults(
                 tally.wrong.append(f"{decision} for {boot.compose_hash.hex()}")
 
     faulty = misbehaving(endpoints, change=change, change_seconds=change_seconds)
-    with faulty as faults, ThreadPoolExecutor(threads) as pool:
+    with faulty as faults, ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(ask, range(count)):
             pass
     tally.cut = faults.cut
     return tally
 
 
-def denial_seconds(reader: KmsAuthReader, boot: BootInfo, deny: Callable[[], None], limit: float = 10.0) -> float:
+def denial_seconds(reader: KmsAuthReader, boot: BootInfo, deny: Callable[[], None]) -> float:
     """How long after *deny* returned (its block is there) the reader still grants; asked without a pause.
 
     Raises:
-        ChainUnavailableError: It cannot be asked, or grants for longer than *limit* seconds.
+        ChainUnavailableError: It cannot be asked, or grants for longer than 10 s.
     """
     if not isinstance(reader.authorize_app(boot), Granted):
         raise ChainUnavailableError("denial: want a machine that is allowed, got one that is not")
     deny()
     began = time.monotonic()
-    while time.monotonic() - began < limit:
+    while time.monotonic() - began < _DENIAL_SECONDS:
         if not isinstance(reader.authorize_app(boot), Granted):
             return time.monotonic() - began
         time.sleep(0.005)
-    raise ChainUnavailableError(f"denial: want it within {limit:g} s, got grants")
+    raise ChainUnavailableError(f"denial: want it within {_DENIAL_SECONDS:g} s, got grants")

@@ -14,7 +14,7 @@ from web3 import Web3
 from web3.types import RPCEndpoint, TxReceipt
 
 from dstack.chain.action_data import Genesis
-from dstack.chain.deploy import MIN_DELAY, AppPolicy, Deployment, deploy_app, deploy_system
+from dstack.chain.deploy import AppPolicy, Deployment, deploy_app, deploy_system
 from dstack.chain.operator import Action, Kind, Proposal, deny_call, execute_call, proposal_in, propose_call
 from dstack.chain.proposing import current_content
 from dstack.chain.safe import ARTIFACTS, Safe, deploy_safe, sign_safe_transaction
@@ -25,6 +25,7 @@ from dstack.devnet.transcript import demand
 from dstack.devnet.world import World
 from dstack.errors import RefusedError
 from dstack.measurement.identities import device_id
+from dstack.policy.timelock import MIN_DELAY
 from dstack.values import AppId, ComposeHash, Digest32
 
 # Safe's compiled contracts are fetched into the checkout by `make setup`.

@@ -26,7 +26,7 @@ from dstack.policy import boot_info
 from dstack.transport.agent import AgentClient
 from dstack.values import AppId, ComposeHash, Digest32
 from replicator.answers import Answer, parse_answer, serialise_answer
-from replicator.custody import Receipt, fingerprint_of
+from replicator.custody import Receipt, content_digest, fingerprint_of
 from replicator.documents import Party, parse_request
 
 _TRIES = 5
@@ -128,7 +128,7 @@ def strangers_answer(world: World, plan: HandoverPlan, request: str, genuine: by
         answer.receipt.terms,
         sender=stranger,
         size=len(secret),
-        fingerprint=fingerprint_of(hashlib.sha256(secret).digest()),
+        fingerprint=fingerprint_of(content_digest(secret)),
     )
     sealed_key = seal(public_key, key, terms.seal_info())
     receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))

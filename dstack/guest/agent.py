@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,14 +62,13 @@ class GuestAgent:
         platform: Platform,
         booted: Booted,
         *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         trust: KmsTrust | None = None,
     ) -> None:
         """Take what is up; *trust* is what the KMS's own evidence must pass when it is asked for certificates."""
         self._platform = platform
         self._booted = booted
         self._lock = threading.Lock()
-        self._tls_keys = TlsKeys(booted, self._evidence, clock, trust)
+        self._tls_keys = TlsKeys(booted, self._evidence, lambda: datetime.now(UTC), trust)
 
     def get_tls_key(
         self, request: GetTlsKeyRequest, key: ec.EllipticCurvePrivateKey | None = None

@@ -94,7 +94,7 @@ def build_app_leaf(
         _short(wishes.subject, "subject"), organization=_short(wishes.org_name or "", "org_name")
     )
     builder = start_certificate(public_key, subject, app_ca.subject, not_before=not_before, not_after=not_after)
-    builder = as_end_entity(with_names(builder, map(_alternative_name, wishes.subject_alt_names)))
+    builder = as_end_entity(with_names(builder, map(_alternative_name, wishes.subject_alt_names), subject=subject))
     builder = _with_purposes(builder, wishes)
     payloads = (
         (OID_APP_ID, bytes(app_id)),

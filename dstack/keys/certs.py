@@ -134,8 +134,9 @@ def build_rpc_cert(
         KeyMalformedError: The root's certificate and key do not belong together.
     """
     require_key_of(root_cert, root_key)
-    builder = _start(key, server_subject(require_server_name(domain)), root_cert.subject, at)
-    builder = as_end_entity(with_names(builder, (domain,)))
+    subject = server_subject(require_server_name(domain))
+    builder = _start(key, subject, root_cert.subject, at)
+    builder = as_end_entity(with_names(builder, (domain,), subject=subject))
     payloads = ((OID_CERTIFICATE_USAGE, USAGE_KMS_RPC), *extensions)
     return with_payloads(builder, payloads).sign(root_key, hashes.SHA256())
 

@@ -43,7 +43,11 @@ class StreamShape:
         return -(-self.size // CHUNK)
 
     def length(self, number: int) -> int:
-        """Bytes of content in chunk *number*."""
+        """Bytes of content in chunk *number*.
+
+        Raises:
+            MessageMalformedError: There is no chunk of that number.
+        """
         if not 0 <= number < self.chunks:
             raise MessageMalformedError(f"chunk: want 0 to {self.chunks - 1}, got {number}")
         return CHUNK if number < self.chunks - 1 else self.size - CHUNK * (self.chunks - 1)

@@ -81,10 +81,16 @@ def with_payloads(builder: x509.CertificateBuilder, extensions: Iterable[Extensi
     return builder
 
 
-def with_names(builder: x509.CertificateBuilder, names: Iterable[str]) -> x509.CertificateBuilder:
-    """Add alternative names, if there are any: DNS names, and IP addresses as text."""
+def with_names(
+    builder: x509.CertificateBuilder, names: Iterable[str], *, subject: x509.Name
+) -> x509.CertificateBuilder:
+    """Add alternative names, if there are any: DNS names, and IP addresses as text.
+
+    Where *subject* is empty they alone name the holder, and are critical (RFC 5280, 4.2.1.6): Java reads no other form.
+    """
     general = [_general_name(name) for name in names]
-    return builder.add_extension(x509.SubjectAlternativeName(general), critical=False) if general else builder
+    is_alone = len(subject) == 0
+    return builder.add_extension(x509.SubjectAlternativeName(general), critical=is_alone) if general else builder
 
 
 def distinguished_name(common_name: str, *, organization: str | None = None) -> x509.Name:

@@ -38,7 +38,7 @@ def kernel_digest(kernel: bytes, *, initrd_size: int, memory_size: int) -> Regis
 
 
 def patched_kernel(kernel: bytes, *, initrd_size: int, memory_size: int) -> bytearray:
-    """Write into a kernel's setup header what QEMU writes.
+    """Write into a kernel's setup header what QEMU writes; sizes in bytes, as in `kernel_digest`.
 
     Raises:
         MeasurementMalformedError: See `kernel_digest`.
@@ -66,7 +66,7 @@ def patched_kernel(kernel: bytes, *, initrd_size: int, memory_size: int) -> byte
 
 
 def initrd_address(kernel: bytes, *, initrd_size: int, memory_size: int) -> int:
-    """Say where in guest memory QEMU puts the initrd.
+    """Say where in guest memory QEMU puts the initrd: its physical address. Sizes are in bytes.
 
     Raises:
         MeasurementMalformedError: It does not fit, or the kernel is too old for one.

@@ -9,11 +9,11 @@ import rfc8785
 
 from dstack.errors import MeasurementMalformedError
 from dstack.measurement.identities import KEY_PROVIDER_NAMES
+from dstack.measurement.rtmr3 import MAX_INIT_SCRIPTS
 from dstack.measurement.strict_json import Members, parse_json
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, Register
 
 MAX_DOCUMENT = 32 * 1024
-MAX_INIT_SCRIPTS = 5
 NO_MR_CONFIG_ID = Register(bytes(Register.SIZE))
 
 _V1, _V2, _V3 = b"\x01", b"\x02", b"\x03"

@@ -50,10 +50,17 @@ NO_BLOCK = BlockRef(0, Digest32(bytes(Digest32.SIZE)), 0)
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The chain permits it, in the state of `block`, in which keys were those of `epochs`."""
+    """The chain permits it, in the state of `block`.
+
+    Attributes:
+        block: Where.
+        epochs: Which keys are served in that state.
+        gateway_app_id: Of the gateway that apps are told to trust in that state; empty where none is named.
+    """
 
     block: BlockRef
     epochs: KeyEpochs = FIRST_EPOCH
+    gateway_app_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from enum import Enum
 
 MIN_DELAY = timedelta(hours=48)
 WINDOW = timedelta(days=14)
-FREEZE = timedelta(days=7)
 COOL_DOWN = timedelta(days=7)
 FORCED_DELAY = timedelta(days=7)
 

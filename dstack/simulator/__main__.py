@@ -50,6 +50,14 @@ from dstack.transport.private_file import replace_private
 from dstack.values import Digest32
 
 _NOTICE = "NOT PRODUCTION: this is a simulator; its quotes come from software, under a root of its own"
+_PKI = "the platform: a folder that `pki` made"
+_CVM_FILES = {
+    "--pki": _PKI,
+    "--image": "the OS image: a folder that `image` made",
+    "--host-shared": "what its host gives it: .sys-config.json, app-compose.json and the like",
+    "--state": "folder of what it writes itself: its keys, and its instance id for the next boot",
+    "--socket": "where its guest agent listens",
+}
 
 _log = logging.getLogger("simulator")
 
@@ -240,42 +248,49 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     pki = commands.add_parser("pki", help="generate a platform: keys, certificates, collateral")
-    pki.add_argument("folder", type=Path)
+    pki.add_argument("folder", type=Path, help="where it is kept")
     pki.set_defaults(run=make_pki)
 
     image = commands.add_parser("image", help="write an OS image of stand-in files")
-    image.add_argument("folder", type=Path)
-    image.add_argument("--name", default=DEFAULT_NAME)
+    image.add_argument("folder", type=Path, help="where its files go")
+    image.add_argument("--name", default=DEFAULT_NAME, help="what the image calls itself")
     image.add_argument("--sys-config", type=Path, help="write the .sys-config.json of a machine that runs it here")
     image.set_defaults(run=make_os_image)
 
     collateral = commands.add_parser("collateral", help="write fresh collateral of a platform")
-    collateral.add_argument("--pki", type=Path, required=True)
-    collateral.add_argument("--out", type=Path, required=True)
+    collateral.add_argument("--pki", type=Path, required=True, help=_PKI)
+    collateral.add_argument("--out", type=Path, required=True, help="the file, JSON")
     collateral.set_defaults(run=make_collateral)
 
     pccs = commands.add_parser("pccs", help="serve a platform's collateral as Intel's service does, on loopback")
-    pccs.add_argument("--pki", type=Path, required=True)
+    pccs.add_argument("--pki", type=Path, required=True, help=_PKI)
     pccs.add_argument("--port", type=int, default=0, help="0 for any free one")
     pccs.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     pccs.add_argument("--status", type=int, default=200, help="other than 200: answer with it and nothing else")
-    pccs.add_argument("--evaluation-number", type=int, default=EVALUATION_NUMBER)
-    pccs.add_argument("--crl-number", type=int, default=1)
+    pccs.add_argument("--evaluation-number", type=int, default=EVALUATION_NUMBER, help="of TCB info and QE identity")
+    pccs.add_argument("--crl-number", type=int, default=1, help="of both CRLs")
     pccs.add_argument("--wrong-signer", action="store_true", help="sign with a key that may not; must be refused")
-    pccs.add_argument("--crl-form", choices=["der", "pem", "hex"], default="der")
+    pccs.add_argument("--crl-form", choices=["der", "pem", "hex"], default="der", help="how CRLs are sent")
     pccs.set_defaults(run=run_pccs)
 
     provider = commands.add_parser(
         "key-provider", help="give machines of a platform their keys, as an SGX enclave does"
     )
-    provider.add_argument("--pki", type=Path, required=True)
+    provider.add_argument("--pki", type=Path, required=True, help=_PKI)
     provider.add_argument("--enclave", required=True, help="MRENCLAVE that its quotes carry, in hexadecimal")
     provider.set_defaults(run=run_key_provider)
 
     cvm = commands.add_parser("cvm", help="boot a machine and serve its guest agent")
-    for name in ("--pki", "--image", "--host-shared", "--state", "--socket"):
-        cvm.add_argument(name, type=Path, required=True)
-    cvm.add_argument("--tcb-status", default=TcbStatus.UP_TO_DATE.value, choices=[each.value for each in TcbStatus])
+    for name, meaning in _CVM_FILES.items():
+        cvm.add_argument(name, type=Path, required=True, help=meaning)
+    statuses = [each.value for each in TcbStatus]
+    cvm.add_argument(
+        "--tcb-status",
+        metavar="STATUS",
+        default=TcbStatus.UP_TO_DATE.value,
+        choices=statuses,
+        help=f"of its platform: {', '.join(statuses)}",
+    )
     cvm.add_argument("--debug", action="store_true", help="set the DEBUG attribute; verifiers must refuse the quotes")
     cvm.add_argument("--verify-kms", action="store_true", help="demand a quote of the KMS, under this platform's root")
     cvm.add_argument("--key-provider", metavar="HOST:PORT", help="of an app whose keys a local provider gives")

@@ -14,6 +14,8 @@ from dstack.values import ReportData
 from dstack.wire.guest import EmitEventRequest, GetQuoteRequest, GetQuoteResponse, InfoResponse
 
 Message = TypeVar("Message")
+_SECONDS = 10.0
+"""That a call may take."""
 
 
 class AgentClient:
@@ -21,12 +23,10 @@ class AgentClient:
 
     Args:
         socket_path: Where it listens.
-        timeout: Seconds that a call may take.
     """
 
-    def __init__(self, socket_path: str | Path, timeout: float = 10.0) -> None:
+    def __init__(self, socket_path: str | Path) -> None:
         self._socket = Path(socket_path)
-        self._timeout = timeout
 
     def evidence(self, report_data: ReportData) -> Evidence:
         """Evidence about this CVM that carries *report_data*.
@@ -72,4 +72,4 @@ class AgentClient:
                 raise AgentUnavailableError(f"guest agent at {self._socket}: {exc}") from exc
 
     def _client(self) -> PrpcClient:
-        return PrpcClient("http://dstack", unix_socket=self._socket, timeout=self._timeout)
+        return PrpcClient("http://dstack", unix_socket=self._socket, timeout=_SECONDS)

@@ -1,36 +1,49 @@
-"""A large request body into memory of the caller's, past the parser, which copies what it is given several times.
+"""Large bodies past the event loop and the parser: a thread reads or writes the connection itself.
 
-Only bodies with a `Content-Length` have this way. Afterwards a new parser is given the same request with the length
-that is left, so that whatever follows is its own: the end of the body, what the application leaves unread, the next
-request.
+The event loop and its parser copy what they are given several times, and each piece costs a turn of the loop. Here the
+loop leaves the connection alone while a thread receives into memory of the caller's, or sends what the caller makes.
+Only bodies with a `Content-Length` on connections without TLS have this way, and only a few at once: others go the
+usual way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import partial
+from operator import itemgetter
+from typing import TypeVar
 
 import h11
-from h11._readers import ChunkedReader
-from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+AT_ONCE = 8
+"""Bodies that have a thread each, in one program."""
+
+PART_SECONDS = 120.0
+"""How long a client may take to receive one part of an answer."""
+
 MAX_HEAD_LINES = 200
-SMALL_CHUNKS, LARGE_CHUNK = 256, 256
-"""So many chunks may have fewer bytes than that; the parser takes as long for each as for a thousand bytes."""
+MANY_CHUNKS, SMALL_CHUNK = 1000, 64
+"""So many chunks may be of any size; more only as long as there are so many bytes for each."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LENGTH, _CODING = b"content-length", b"transfer-encoding"
+_POLL_SECONDS = 0.005
+_places = threading.BoundedSemaphore(AT_ONCE)
+_threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="body")
 
+_second = itemgetter(1)
 
-class _FewTrailers(ChunkedReader):
-    """As the library's, which takes long for each line behind the last chunk."""
-
-    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
-        if self._reading_trailer:
-            _require_few_lines(bytes(buf))
-        return super().__call__(buf)
+Result = TypeVar("Result")
+Parts = Generator[bytes, None, None]
 
 
 class BodyParser(h11.Connection):
@@ -40,13 +53,15 @@ class BodyParser(h11.Connection):
 
     Attributes:
         outstanding: So many; None where the body has no length.
+        is_sent_aside: Whether a thread sends the body of the answer just now.
     """
 
     outstanding: int | None = None
-    _small_chunks = 0
+    is_sent_aside = False
+    _pieces = _bytes = 0
 
     def __init__(self, header_limit: int) -> None:
-        """Take the largest size of a head."""
+        """Take the largest size of a head, in bytes."""
         super().__init__(h11.SERVER, header_limit)
         self.header_limit = header_limit
 
@@ -60,16 +75,17 @@ class BodyParser(h11.Connection):
             # In chunks, a length beside them says nothing.
             is_plain = _LENGTH in headers and _CODING not in headers
             self.outstanding = int(headers[_LENGTH]) if is_plain else None
-            self._small_chunks = 0
-            if isinstance(self._reader, ChunkedReader):
-                self._reader = _FewTrailers()
+            self._pieces = self._bytes = 0
         elif isinstance(event, h11.Data):
             if self.outstanding is not None:
                 self.outstanding -= len(event.data)
-            elif len(event.data) < LARGE_CHUNK:
-                self._small_chunks += 1
-                if self._small_chunks > SMALL_CHUNKS:
-                    raise h11.RemoteProtocolError(f"body: want chunks of {LARGE_CHUNK} bytes and more")
+            else:
+                self._pieces += 1
+                self._bytes += len(event.data)
+                if self._pieces > MANY_CHUNKS + self._bytes // SMALL_CHUNK:
+                    raise h11.RemoteProtocolError(
+                        f"body: want chunks of {SMALL_CHUNK} bytes on average, got smaller ones"
+                    )
         return event
 
 
@@ -79,38 +95,177 @@ def _require_few_lines(came: bytes) -> None:
         raise h11.RemoteProtocolError(f"head: want at most {MAX_HEAD_LINES} lines, got more", 431)
 
 
-async def fill_from_body(
-    protocol: H11Protocol, buffer: memoryview, idle_seconds: float, came: Callable[[int], None]
-) -> None:
-    """Fill *buffer* with the next bytes of the body that *protocol* is receiving.
+Fill = Callable[[memoryview], bool]
+"""Fills a buffer with the next bytes of a body; False where there are no more, and then the buffer holds fewer.
 
-    Fewer come than fit where the body or the connection ends, or has no length.
+Raises:
+    TimeoutError: They do not come; its argument is the limit in seconds.
+"""
+
+
+async def receive_body(
+    protocol: H11Protocol,
+    ahead: bytearray,
+    work: Callable[[Fill], None],
+    *,
+    idle_seconds: float,
+    buffer_seconds: float,
+) -> bool:
+    """Do *work* in a thread, on the rest of the body that *protocol* is receiving; False where nothing was done.
+
+    Afterwards a new parser is given the same request with the length that is left, so that whatever follows is its own:
+    what *work* left unread, the next request. A connection that breaks is the protocol's to notice.
 
     Args:
         protocol: Whose application calls this, and meanwhile does not ask for the body in another way.
-        buffer: Filled from its start.
+        ahead: What comes first: of the body, but taken already. What *work* leaves of it stays.
+        work: Given what fills its buffers.
         idle_seconds: How long nothing may come.
-        came: Told of every so many bytes that are in the buffer now.
+        buffer_seconds: How long any one buffer may take.
 
     Raises:
-        TimeoutError: Nothing came.
+        TimeoutError: As `Fill`, where *work* lets it through.
     """
-    filled = _take_parsed(protocol, buffer)
-    came(filled)
     parser, cycle = protocol.conn, protocol.cycle
     if not isinstance(parser, BodyParser) or not parser.outstanding or protocol.scope["http_version"] != "1.1":
-        return
-    if cycle.waiting_for_100_continue or cycle.response_started:
-        return
-    wanted = min(len(buffer) - filled, parser.outstanding)
-    if not wanted or protocol.transport.is_closing():
-        return
-    filler = _Filler(protocol, buffer[filled : filled + wanted], came)
+        return False
+    if cycle.waiting_for_100_continue or cycle.response_started or parser.trailing_data[0]:
+        return False
+    if not _is_plain(protocol) or not _places.acquire(blocking=False):
+        return False
+    ahead += cycle.body
+    cycle.body.clear()
+    body = _Body(ahead, parser.outstanding, idle_seconds, buffer_seconds)
     try:
-        await filler.fill(idle_seconds)
+        protocol.flow.pause_reading()
+        await _aside(protocol, lambda connection: work(partial(body.fill, connection)), socket.SHUT_RD)
+        return True
     finally:
-        if filler.filled:
-            _continue_after(protocol, parser, parser.outstanding - filler.filled)
+        _places.release()
+        if body.left < parser.outstanding:
+            _continue_after(protocol, parser, body.left)
+
+
+class _Body:
+    """What is still to come of a body; for one thread."""
+
+    def __init__(self, ahead: bytearray, left: int, idle_seconds: float, buffer_seconds: float) -> None:
+        self.left = left
+        self._ahead = ahead
+        self._idle_seconds = idle_seconds
+        self._buffer_seconds = buffer_seconds
+
+    def fill(self, connection: socket.socket, buffer: memoryview) -> bool:
+        """As `Fill`."""
+        until = time.monotonic() + self._buffer_seconds
+        filled = min(len(self._ahead), len(buffer))
+        buffer[:filled] = self._ahead[:filled]
+        del self._ahead[:filled]
+        while filled < len(buffer) and self.left:
+            limit, wait = min((self._idle_seconds,) * 2, (self._buffer_seconds, until - time.monotonic()), key=_second)
+            connection.settimeout(max(wait, _POLL_SECONDS))
+            try:
+                count = connection.recv_into(buffer[filled:], min(len(buffer) - filled, self.left))
+            except TimeoutError:
+                raise TimeoutError(limit) from None
+            except OSError:
+                return False
+            if not count:
+                return False
+            filled += count
+            self.left -= count
+        return filled == len(buffer)
+
+
+async def send_as_body(protocol: H11Protocol, size: int, parts: Parts, *, begin: Callable[[], Awaitable[None]]) -> bool:
+    """Send *parts* as the body of an answer; False where it does not go this way, and nothing was done.
+
+    A connection that breaks is the protocol's to notice.
+
+    Args:
+        protocol: Whose application calls this; the answer's end is left to it.
+        size: Bytes of all *parts*, as the head says.
+        parts: Made in other threads, each while the one before is sent.
+        begin: Sends the head.
+
+    Raises:
+        DstackError: What *parts* raised; the connection is ended, for the client waits for more.
+    """
+    parser, is_whole = protocol.conn, False
+    if not isinstance(parser, BodyParser) or not _is_plain(protocol) or not _places.acquire(blocking=False):
+        return False
+    parser.is_sent_aside = True
+    try:
+        await begin()
+        while protocol.transport.get_write_buffer_size() and not protocol.transport.is_closing():
+            await asyncio.sleep(_POLL_SECONDS)
+        if protocol.cycle.disconnected or protocol.transport.is_closing():
+            return True
+        parser.send_with_data_passthrough(h11.Data(data=_Sized(size)))  # type: ignore[arg-type]
+        is_whole = await _aside(protocol, partial(_send, parts=parts), socket.SHUT_RDWR)
+        return True
+    finally:
+        parser.is_sent_aside = False
+        _places.release()
+        if not is_whole:
+            abort(protocol.transport)
+
+
+def abort(transport: asyncio.Transport) -> None:
+    """End a connection at once, also for a thread that reads or writes it."""
+    with suppress(OSError), _own_socket(transport) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+    transport.abort()
+
+
+class _Sized:
+    """So many bytes that somebody else sends: h11 counts them, as it does for `sendfile`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def _is_plain(protocol: H11Protocol) -> bool:
+    transport = protocol.transport
+    return transport.get_extra_info("ssl_object") is None and not transport.is_closing()
+
+
+def _own_socket(transport: asyncio.Transport) -> socket.socket:
+    """Another descriptor of the connection, so that nobody else can close it meanwhile."""
+    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+
+
+async def _aside(protocol: H11Protocol, work: Callable[[socket.socket], Result], how: int) -> Result:
+    """Do *work* in a thread; whoever stops waiting stops it, by shutting the connection down."""
+    with _own_socket(protocol.transport) as connection:
+        working = asyncio.get_running_loop().run_in_executor(_threads, work, connection)
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                connection.shutdown(how)
+            while not working.done():
+                # Once more: the thread has the descriptor, and the caller's memory.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([working])
+            raise
+
+
+def _send(connection: socket.socket, *, parts: Parts) -> bool:
+    """Whether all of *parts* were sent; they are closed in any case."""
+    connection.settimeout(PART_SECONDS)
+    with closing(parts), ThreadPoolExecutor(1, thread_name_prefix="part") as maker:
+        making = maker.submit(next, parts, b"")
+        while part := making.result():
+            making = maker.submit(next, parts, b"")
+            try:
+                connection.sendall(part)
+            except OSError:
+                return False
+        return True
 
 
 def _continue_after(protocol: H11Protocol, parser: BodyParser, left: int) -> None:
@@ -129,70 +284,3 @@ def _continue_after(protocol: H11Protocol, parser: BodyParser, left: int) -> Non
     protocol.conn = protocol.cycle.conn = following
     if not left:
         protocol.handle_events()
-
-
-def _take_parsed(protocol: H11Protocol, buffer: memoryview) -> int:
-    """What came before and waits for the application."""
-    body = protocol.cycle.body
-    count = min(len(body), len(buffer))
-    buffer[:count] = memoryview(body)[:count]
-    del body[:count]
-    return count
-
-
-class _Filler(asyncio.BufferedProtocol):
-    """Stands in for *protocol* until *buffer* is full."""
-
-    def __init__(self, protocol: H11Protocol, buffer: memoryview, came: Callable[[int], None]) -> None:
-        self.filled = 0
-        self._came = came
-        self._protocol = protocol
-        self._buffer = buffer
-        self._ended = asyncio.Event()
-        self._idle_seconds = 0.0
-        self._limit: asyncio.Timeout | None = None
-
-    async def fill(self, idle_seconds: float) -> None:
-        """Return when the buffer is full or the connection has ended.
-
-        Raises:
-            TimeoutError: Nothing came for so many seconds.
-        """
-        transport = self._protocol.transport
-        self._idle_seconds = idle_seconds
-        transport.set_protocol(self)
-        try:
-            async with asyncio.timeout(idle_seconds) as self._limit:
-                self._protocol.flow.resume_reading()
-                await self._ended.wait()
-        finally:
-            transport.set_protocol(self._protocol)
-            if not transport.is_closing():
-                self._protocol.flow.pause_reading()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
-        return self._buffer[self.filled :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """So many came."""
-        self.filled += nbytes
-        self._came(nbytes)
-        if self.filled == len(self._buffer):
-            self._protocol.flow.pause_reading()
-            self._ended.set()
-        elif self._limit is not None:
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._idle_seconds)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who this stands in for, and stop waiting."""
-        self._protocol.connection_lost(exc)
-        self._ended.set()
-
-    def pause_writing(self) -> None:
-        """As who this stands in for."""
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        """As who this stands in for."""
-        self._protocol.resume_writing()

@@ -29,7 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dstack.errors import ConfigError
 from dstack.transport.bodies import BodyBudget, Leased
 from dstack.transport.connections import Activity, CountedSocket, Ledger
-from dstack.transport.direct_body import BodyParser, fill_from_body
+from dstack.transport.direct_body import BodyParser, abort, receive_body, send_as_body
 from dstack.wire.prpc import error_json
 
 HEADER_LIMIT = 64 << 10
@@ -42,8 +42,11 @@ GRACE_SECONDS = 10
 PEER_CERTIFICATE = "peer_certificate_der"
 """The member of a request's state that holds the client's certificate in DER, or None."""
 
-BODY_FILLER = "body_filler"
-"""The member of a request's state that fills a buffer from the body: `direct_body.fill_from_body` of its connection."""
+BODY_RECEIVER = "body_receiver"
+"""The member of a request's state that receives the rest of a body: `direct_body.receive_body` of its connection."""
+
+BODY_SENDER = "body_sender"
+"""The member of a request's state that sends the body of an answer: `direct_body.send_as_body` of its connection."""
 
 _START_SECONDS = 30.0
 # Of all listeners: they share the memory.
@@ -74,7 +77,12 @@ class PeerCertificateProtocol(H11Protocol):
             self.app = _turn_away
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls else None
-        self.app_state = {**self.app_state, PEER_CERTIFICATE: certificate, BODY_FILLER: partial(fill_from_body, self)}
+        self.app_state = {
+            **self.app_state,
+            PEER_CERTIFICATE: certificate,
+            BODY_RECEIVER: partial(receive_body, self),
+            BODY_SENDER: partial(send_as_body, self),
+        }
         self._watch_header()
 
     def activity(self) -> Activity:
@@ -82,13 +90,16 @@ class PeerCertificateProtocol(H11Protocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return Activity.IDLE
-        if cycle.more_body or self._write_timer is not None:
+        if cycle.more_body or self._write_timer is not None or self._is_sent_aside():
             return Activity.STALLED
         return Activity.WORKING
 
+    def _is_sent_aside(self) -> bool:
+        return isinstance(self.conn, BodyParser) and self.conn.is_sent_aside
+
     def abort(self) -> None:
         """End the connection at once."""
-        self.transport.abort()
+        abort(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Time the headers of each request, also of the later ones on a connection."""

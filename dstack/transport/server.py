@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dstack.errors import (
     DstackError,
@@ -43,6 +43,8 @@ CALLS_UNDER_WAY = 256
 _METHODS = ("GET", "POST")
 _JSON = "application/json"
 _OCTETS = "application/octet-stream"
+
+_RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,11 @@ def prpc_app(
         service: Methods by their bare names.
         prefix: What is trimmed from the left of a name, such as `KMS.`, as often as it occurs.
         path: Where the methods are mounted; empty for the root.
-        headers: Sent with every answer.
+        headers: Sent with every answer, also with those of paths beside the methods.
         observe: Told of every call after it was answered; must not block.
     """
-    endpoint = _Endpoint(service, prefix, tuple(_raw(headers or {})), observe)
-    app = _PrpcApp(endpoint, path + "/")
+    endpoint = _Endpoint(service, prefix, observe)
+    app = _PrpcApp(endpoint, path + "/", tuple(_raw(headers or {})))
     route = Route(path + "/{method}", endpoint, methods=list(_METHODS))
     # Starlette adds HEAD where there is GET; a method is no document.
     route.methods = set(_METHODS)
@@ -129,10 +131,11 @@ class _PrpcApp(FastAPI):
     methods, other verbs) goes FastAPI's way.
     """
 
-    def __init__(self, endpoint: ASGIApp, methods_at: str) -> None:
-        super().__init__(docs_url=None, redoc_url=None, openapi_url=None)
+    def __init__(self, endpoint: ASGIApp, methods_at: str, headers: _RawHeaders) -> None:
+        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self._endpoint = endpoint
         self._methods_at = methods_at
+        self._headers = headers
 
     def build_middleware_stack(self) -> ASGIApp:
         others, calls, methods_at = super().build_middleware_stack(), self._endpoint, self._methods_at
@@ -142,9 +145,22 @@ class _PrpcApp(FastAPI):
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             is_call = scope["type"] == "http" and scope["method"] in _METHODS and scope["path"].startswith(methods_at)
             name = scope["path"][len(methods_at) :] if is_call else ""
-            await (calls if name and "/" not in name else others)(scope, receive, send)
+            await (calls if name and "/" not in name else others)(scope, receive, _with_headers(send, self._headers))
 
         return app
+
+
+def _with_headers(send: Send, headers: _RawHeaders) -> Send:
+    """What sends the same answers with *headers* besides their own."""
+    if not headers:
+        return send
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *headers]
+        await send(message)
+
+    return sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +169,6 @@ class _Endpoint:
 
     service: Mapping[str, Method]
     prefix: str
-    headers: tuple[tuple[bytes, bytes], ...]
     observe: Observer | None
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="call")
@@ -171,7 +186,7 @@ class _Endpoint:
             if self.observe is not None:
                 shown = name if name in self.service else UNKNOWN
                 self.observe(Observation(shown, status, time.monotonic() - began, request_id))
-        response.raw_headers += ((b"x-request-id", request_id.encode()), *self.headers)
+        response.raw_headers.append((b"x-request-id", request_id.encode()))
         await response(scope, receive, send)
 
     async def _answer(self, name: str, request: Request, request_id: str) -> Response:

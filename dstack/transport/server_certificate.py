@@ -9,18 +9,18 @@ from dstack.errors import InputError, PeerUnavailableError
 from dstack.transport.tls import unauthenticated_client_context
 from dstack.web.urls import split_url
 
-CONNECT_SECONDS = 10.0
 _DEFAULT_PORT = 443
+_WAIT_SECONDS = 10.0
+"""For connecting, and then for each wait of the handshake."""
 
 
-def fetch_server_certificate(url: str, *, timeout: float = CONNECT_SECONDS) -> bytes:
+def fetch_server_certificate(url: str) -> bytes:
     """Shake hands with a server and take its certificate (DER), whoever signed it.
 
     The handshake proves that the server holds the certificate's key, and nothing else: judge the evidence in it.
 
     Args:
         url: `https://host[:port]`; a path is not asked for.
-        timeout: Seconds that connecting, and then each wait of the handshake, may take.
 
     Raises:
         InputError: Another kind of URL.
@@ -29,7 +29,7 @@ def fetch_server_certificate(url: str, *, timeout: float = CONNECT_SECONDS) -> b
     host, port = _address(url)
     try:
         with (
-            socket.create_connection((host, port), timeout=timeout) as connection,
+            socket.create_connection((host, port), timeout=_WAIT_SECONDS) as connection,
             unauthenticated_client_context().wrap_socket(connection, server_hostname=host) as tls,
         ):
             certificate = tls.getpeercert(binary_form=True)

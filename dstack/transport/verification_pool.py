@@ -41,6 +41,9 @@ class VerificationPool:
         workers: Processes.
         waiting: Most quotes that may be under way or wait; one more is turned away.
         cache_capacity: Most contents that each worker remembers.
+
+    Raises:
+        ConfigError: No worker, or no place.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class VerificationPool:
     def verify(
         self, raw: bytes, collateral: Collateral, *, at: datetime, timeout: float = TIMEOUT_SECONDS
     ) -> VerifiedQuote:
-        """Verify a quote, and wait for the answer.
+        """Verify a quote, and wait for the answer, at most *timeout* seconds.
 
         Raises:
             InputError: As `verify_quote`.

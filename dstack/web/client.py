@@ -24,6 +24,7 @@ import httpx
 from dstack.errors import PeerUnavailableError
 
 CONNECT_SECONDS = 5.0
+"""How long of an exchange one address may take to be connected to, and again to shake hands."""
 CONNECTIONS = 10
 
 _END = "dstack_end"
@@ -51,7 +52,6 @@ _ERRORS = {getattr(httpcore, name): getattr(httpx, name) for name in _SAME_NAMES
 def bounded_client(
     *,
     seconds: float,
-    connect_seconds: float = CONNECT_SECONDS,
     connections: int = CONNECTIONS,
     tls: ssl.SSLContext | None = None,
     unix_socket: Path | None = None,
@@ -61,7 +61,6 @@ def bounded_client(
 
     Args:
         seconds: How long one exchange may take, all in all.
-        connect_seconds: How long of that one address may take to be connected to, and again to shake hands.
         connections: How many there may be at once, and are kept at most.
         tls: The context for HTTPS; without one, the authorities that the public trusts.
         unix_socket: Connect to this socket; the host of a URL is then only a name.
@@ -69,7 +68,7 @@ def bounded_client(
     """
     return httpx.Client(
         transport=_BoundedTransport(seconds, connections, tls or _public_authorities(), unix_socket),
-        timeout=httpx.Timeout(seconds, connect=min(seconds, connect_seconds)),
+        timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
         trust_env=False,
         follow_redirects=False,
         headers={"accept-encoding": "identity"} | ({} if user_agent is None else {"user-agent": user_agent}),

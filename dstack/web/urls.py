@@ -26,6 +26,18 @@ def split_url(text: str) -> SplitResult:
     return parts
 
 
+def shown_url(url: str) -> str:
+    """Scheme, host and port: what may be shown of a URL. The rest may hold a credential.
+
+    Raises:
+        ValueError: As `split_url`.
+    """
+    parts = split_url(url)
+    host, port = parts.hostname or "", parts.port
+    shown = f"{parts.scheme}://[{host}]" if ":" in host else f"{parts.scheme}://{host}"
+    return shown if port is None else f"{shown}:{port}"
+
+
 def address_of(host: str) -> Address | None:
     """The address that *host* is, also in the short and numeric forms that resolvers take; None for a name."""
     try:

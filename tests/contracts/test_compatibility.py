@@ -46,7 +46,7 @@ def test_every_event_of_upstream_is_there(upstream: Any) -> None:
     assert found == upstream["event_topics"]
 
 
-def test_events_index_what_upstream_indexes(upstream: Any) -> None:
+def test_events_index_what_upstream_indexes() -> None:
     """Only the two late events of upstream have indexed arguments; indexers would misread any other choice."""
     ours = [entry for entry in signatures("event").values() if entry["name"] not in OPENZEPPELIN_EVENTS]
 

@@ -11,9 +11,9 @@ FINGERPRINT, EVIDENCE = b"\xf1" * 32, b"\xe1" * 32
 NOTHING = [bytes(32), bytes(32), 0, 0]
 
 
-def recorded(world: GovernedWorld, app: str | None = None) -> list[object]:
+def recorded(world: GovernedWorld) -> list[object]:
     """What the chain has about an app's beginning."""
-    return list(world.operator.functions.genesisOf(app or world.app.address).call())
+    return list(world.operator.functions.genesisOf(world.app.address).call())
 
 
 def test_a_genesis_is_recorded_by_a_proposal(governed: GovernedWorld) -> None:

@@ -102,9 +102,7 @@ def test_signatures_do_not_carry_over_to_another_transaction(
         safe.execute(world.stranger, other, signatures)
 
 
-def test_a_call_that_would_fail_is_refused_before_anybody_signs(
-    world: ChainWorld, safe: Safe, governed: Deployment
-) -> None:
+def test_a_call_that_would_fail_is_refused_before_anybody_signs(safe: Safe, governed: Deployment) -> None:
     """The reason is the called contract's own, not the Safe's code for it."""
     with pytest.raises(RefusedError, match="actions: want 1 to 16, got 0"):
         safe.transaction(propose_call(governed.operator, Content((), (), (), URI)))

@@ -128,7 +128,9 @@ def state(node: Replicator) -> dict[str, Any]:
         "fits": bool(held and custody and custody.links and custody.links[-1].terms.fingerprint == held.fingerprint),
         "receipts": sorted(path.name.split(".")[1] for path in (folder / "receipts").glob("*.json")),
         "strays": sorted(
-            path.name for path in folder.iterdir() if "incoming" in path.name or path.name.endswith(".next")
+            path.name
+            for path in (*folder.glob("*secure-file*"), *(folder / "receipts").iterdir())
+            if path.suffix != ".json" and path.name != "secure-file"
         ),
     }
 

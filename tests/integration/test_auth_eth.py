@@ -64,7 +64,7 @@ def test_the_contracts_answer_in_upstreams_form(world: ChainWorld, url: str) -> 
         allowed = authority.authorize_app(boot)
         denied = authority.authorize_kms(boot)
         other = authority.authorize_app(replace(boot, instance_id=None, compose_hash=type(COMPOSE)(bytes(32))))
-    assert allowed == Granted(NO_BLOCK)
+    assert allowed == Granted(NO_BLOCK, gateway_app_id="gateway")
     assert [answer.reason for answer in (denied, other) if isinstance(answer, Denied)] == [
         "Aggregated MR not allowed",
         "Compose hash not allowed",
@@ -83,7 +83,7 @@ def test_the_contracts_answer_in_upstreams_form(world: ChainWorld, url: str) -> 
     assert about == {
         "status": "ok",
         "kmsContractAddr": world.own_kms_auth.address,
-        "ethRpcUrl": "http://127.0.0.1",
+        "ethRpcUrl": world.chain.rpc_url,
         "gatewayAppId": "gateway",
         "chainId": 31337,
         "appAuthImplementation": implementation,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from dstack.errors import ChainUnavailableError, HandoverRefusedError, KeyReleaseDeniedError, KeystoreError, SealError
+from dstack.attestation.evidence import Evidence
+from dstack.errors import (
+    AppraisalError,
+    ChainUnavailableError,
+    HandoverRefusedError,
+    KeyReleaseDeniedError,
+    KeystoreError,
+    SealError,
+)
 from dstack.keys.sealing_stream import CHUNK
-from dstack.values import Digest32
+from dstack.values import Digest32, ReportData
 from replicator.containers import Container
 from replicator.documents import parse_request, serialise_request
 from tests.worlds import BLOCK, SECRET, Site, app_compose, make_handover, make_node, place_genesis, receive
@@ -62,7 +72,7 @@ def test_the_secret_is_nowhere_in_what_travels_or_is_logged(
         chunks = b"".join(sending.chunks(0))
         receive(world.new, sending)
 
-    digest = world.old.around.secure_file.held().sha256.hex()
+    digest = world.old.around.secure_file.held().digest.hex()
     kept = json.dumps([*world.receipts("old"), *world.receipts("new"), world.old.status()])
     for text in (request.decode(), sending.line, chunks.hex(), kept, caplog.text):
         assert SECRET.hex() not in text
@@ -135,6 +145,26 @@ def test_a_second_genesis_is_never_mixed_with_the_first(tmp_path: Path, site: Si
         world.hand_over()
 
     assert world.new_secure_file.read_bytes() == b"another secret"
+
+
+def test_a_machine_that_cannot_be_judged_says_so_of_itself(tmp_path: Path, site: Site) -> None:
+    """A replicator on a machine of legacy mode refuses, and blames nobody's request for it."""
+    world = make_handover(tmp_path, site)
+
+    class Legacy:
+        """The new node's machine, as an older host describes it."""
+
+        def evidence(self, report_data: ReportData) -> Evidence:
+            """Without a measurement document that counts."""
+            config = json.loads(world.new_machine.platform.config) | {"tdx_attestation_variant": "legacy"}
+            return replace(world.new_machine.evidence(report_data), config=json.dumps(config))
+
+    node = make_node(tmp_path / "new", Legacy(), site, world.chain, world.clock)
+
+    with pytest.raises(
+        AppraisalError, match="this node's own evidence: tdx_attestation_variant: want lite, got legacy"
+    ):
+        node.request_key()
 
 
 def test_the_recorded_genesis_decides(tmp_path: Path, site: Site) -> None:
@@ -253,6 +283,82 @@ def test_duplicate_delivery_changes_nothing(tmp_path: Path, site: Site) -> None:
     assert first.line == second.line
     assert receipts == [first.receipt] * 3
     assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
+
+
+def test_the_same_request_on_two_connections_gets_one_answer(tmp_path: Path, site: Site) -> None:
+    """A duplicate that comes while the first is being answered gets the same answer, and one receipt is kept."""
+    world = make_handover(tmp_path, site)
+    request = world.request()
+
+    class Overtaken:
+        """Quotes as the old node's machine; once it lets the same request pass by before its answer."""
+
+        lets_pass = False
+        lines: ClassVar[list[str]] = []
+
+        def evidence(self, report_data: ReportData) -> Evidence:
+            """Fresh evidence."""
+            if self.lets_pass:
+                self.lets_pass = False
+                self.lines.append(node.onboard(request).line)
+            return world.old_machine.evidence(report_data)
+
+    quotes = Overtaken()
+    node = make_node(tmp_path / "old", quotes, site, world.chain, world.clock)
+    assert node.identity.app_id
+    quotes.lets_pass = True
+
+    line = node.onboard(request).line
+
+    assert quotes.lines == [line]
+    assert len(world.receipts("old")) == 1
+
+
+def test_a_dry_run_of_an_answered_request_says_what_would_be_done(tmp_path: Path, site: Site) -> None:
+    """It would be answered again, unless the secure file was changed since."""
+    world = make_handover(tmp_path, site)
+    request = world.request()
+    world.old.onboard(request)
+
+    again = world.old.judge(request)
+    (tmp_path / "old" / "secure-file").write_bytes(SECRET[::-1])
+
+    assert again.block == BLOCK
+    with pytest.raises(HandoverRefusedError, match="the secure file has changed since it was answered"):
+        world.old.judge(request)
+
+
+def test_an_answer_for_which_there_was_no_place_may_come_again(tmp_path: Path, site: Site) -> None:
+    """A disk that refuses once does not use up the request."""
+    world = make_handover(tmp_path, site)
+    request = world.request()
+    sending = world.old.onboard(request)
+    in_the_way = world.new_secure_file.with_name(f"secure-file.incoming.{parse_request(request).request.hash().hex()}")
+    in_the_way.touch()
+
+    with pytest.raises(KeystoreError, match="cannot be written: File exists"):
+        receive(world.new, sending)
+    in_the_way.unlink()
+    receive(world.new, sending)
+
+    assert world.new_secure_file.read_bytes() == SECRET
+
+
+def test_a_delivery_that_failed_does_not_free_the_next_one(tmp_path: Path, site: Site) -> None:
+    """The end of one connection leaves alone what another began with the same answer meanwhile."""
+    world = make_handover(tmp_path, site)
+    sending = world.old.onboard(world.request())
+    failed = world.new.receive(sending.line.encode())
+    failed.add(sending._cipher.seal(0, SECRET[::-1]))
+    with pytest.raises(SealError, match="not the content that the receipt names"):
+        world.new.finish(failed)
+
+    following = world.new.receive(sending.line.encode())
+    failed.close()
+
+    with pytest.raises(HandoverRefusedError, match="on another connection"):
+        world.new.receive(sending.line.encode())
+    following.close()
 
 
 def test_a_second_request_does_not_destroy_the_first(tmp_path: Path, site: Site) -> None:

@@ -24,6 +24,7 @@ from dstack.transport.listener import Listener
 from replicator.app import replicator_app
 from replicator.documents import QuotedRequest, parse_request
 from tests.handover_attacks import quoted_by
+from tests.http_answers import answering
 from tests.worlds import SECRET, Handover, Site, make_handover
 
 
@@ -186,7 +187,7 @@ def test_a_broken_transfer_goes_on_where_it_ended(tmp_path: Path, site: Site) ->
     assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
 
 
-def words(world: Handover, raw: bytes, error: DstackError) -> list[str]:
+def words(raw: bytes, error: DstackError) -> list[str]:
     """How a refusal of *raw* is explained."""
     return list(explain(error, parse_request(raw), None))
 
@@ -211,11 +212,9 @@ def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -
         world.new_machine, request, lambda evidence: replace(evidence, runtime_events=evidence.runtime_events[:3])
     )
 
-    assert words(world, changed, error) == [
-        "RTMR3 differs at compose-hash: the log's digest is not that of its payload"
-    ]
-    assert words(world, short, error) == ["RTMR3 differs at instance-id: the log does not hold it"]
-    assert words(world, hidden, error)[0].startswith("RTMR3 differs: after 'system-ready' more was extended")
+    assert words(changed, error) == ["RTMR3 differs at compose-hash: the log's digest is not that of its payload"]
+    assert words(short, error) == ["RTMR3 differs at instance-id: the log does not hold it"]
+    assert words(hidden, error)[0].startswith("RTMR3 differs: after 'system-ready' more was extended")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,64 @@ def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -
 )
 def test_every_kind_of_refusal_has_words(world: Handover, error: DstackError, sentence: str) -> None:
     """Registers, rules and steps are told in words."""
-    assert sentence in words(world, world.request(), error)[0]
+    assert sentence in words(world.request(), error)[0]
+
+
+def test_names_in_a_log_do_not_steer_a_terminal(world: Handover) -> None:
+    """The host of a new node chooses the names in its log; what is said of them is one line of plain characters."""
+    world.new_machine.platform.extend(RuntimeEvent("x\x1b[2J\nwould be accepted now", b"\x66" * 32))
+    request = parse_request(world.request()).request
+    raw = quoted_by(
+        world.new_machine,
+        request,
+        lambda evidence: replace(
+            evidence,
+            event_log=tuple(
+                replace(event, digest=b"\x01" * 48) if event.name.startswith("x") else event
+                for event in evidence.event_log
+            ),
+        ),
+    )
+    refusal = b'{"error": "RTMR3: want aa", "kind": "AppraisalError"}'
+
+    with answering(lambda *_: (200, raw)) as new, answering(lambda *_: (409, refusal)) as old:
+        said = handover(old.url, new.url)
+
+    assert said.out == (
+        "refused: old node: RTMR3: want aa\n"
+        "  RTMR3 differs at x?[2J?would be accepted now: the log's digest is not that of its payload\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b'{"accepted": true, "block": "\\u001b[2J", "simulated": true}', "block: want an integer"),
+        (b'{"accepted": true}', "member 'block' is missing"),
+        (b"[]", "want a JSON object"),
+        (b"<html>", "not JSON"),
+    ],
+)
+def test_a_dry_run_that_says_something_else_is_no_yes(world: Handover, answer: bytes, error: str) -> None:
+    """What is no answer of a replicator is an error of one sentence."""
+    with (
+        answering(lambda *_: (200, answer)) as old,
+        answering(lambda *_: (200, world.request())) as new,
+        pytest.raises(DstackError, match=error),
+    ):
+        handover(old.url, new.url, "--dry-run")
+
+
+def test_a_dry_run_that_says_no_without_a_reason_is_refused(world: Handover) -> None:
+    """A node that answers 200 and "not accepted" is no node that accepts."""
+    no = b'{"accepted": false, "block": 1, "simulated": true}'
+
+    with answering(lambda *_: (200, no)) as old, answering(lambda *_: (200, world.request())) as new:
+        said = handover(old.url, new.url, "--dry-run")
+
+    assert (said.code, said.out) == (
+        1, "refused: old node: dry run: it would not be accepted, and no reason is given\n",
+    )  # fmt: skip
 
 
 def test_evidence_that_cannot_be_read_is_not_explained(world: Handover) -> None:
@@ -297,6 +353,6 @@ def test_late_events_of_the_app_are_no_explanation(world: Handover) -> None:
     """Events after system-ready do not change what is called measured."""
     world.new_machine.platform.extend(RuntimeEvent("compose-hash", b"\x66" * 32))
 
-    (sentence,) = words(world, world.request(), KeyReleaseDeniedError("COMPOSE_HASH", "x"))
+    (sentence,) = words(world.request(), KeyReleaseDeniedError("COMPOSE_HASH", "x"))
 
     assert world.new_machine.booted.app_compose.compose_hash.hex() in sentence

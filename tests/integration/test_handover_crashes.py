@@ -65,14 +65,14 @@ def test_an_old_node_killed_while_it_answers_keeps_what_it_holds(tmp_path: Path)
         assert line["recovered"] == SECRET.decode()
 
 
-def test_a_node_killed_inside_a_group_or_a_window_keeps_what_it_held(tmp_path: Path) -> None:
+def test_a_node_killed_inside_a_chunk_or_a_window_keeps_what_it_held(tmp_path: Path) -> None:
     """At a socket, in the middle of chunks and between advice to the disk: the old content stays with its custody.
 
     Nothing half written is left after the start, and the same content then arrives whole by a new request.
     """
     written = {  # the number of a write, an advice or a sync, and the chunks that are in the file before it
         1: 0.5,  # half of the first chunk
-        3: 2.5,  # half of the third chunk of a group
+        3: 2.5,  # half of the third chunk
         8: 7.5,  # half of the last chunk of a window
         9: 8,  # before the window is begun to be written
         10: 8.5,

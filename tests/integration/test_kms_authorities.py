@@ -11,6 +11,7 @@ import pytest
 
 from dstack.chain.client import ChainClient
 from dstack.chain.kms_auth import KmsAuthReader
+from dstack.devnet.http import wait_for
 from dstack.devnet.programs import Programs
 from dstack.errors import KeyReleaseDeniedError, PeerUnavailableError
 from dstack.guest.host_shared import InstanceInfo
@@ -18,7 +19,7 @@ from dstack.transport.listener import Listener
 from kms.auth_eth import EthereumDecider
 from kms.auth_server import auth_app
 from kms.decision_log.store import open_store
-from tests.integration.test_kms_program import APP, Around, around, bootstrap
+from tests.integration.test_kms_program import APP, SECONDS, Around, around, bootstrap, start
 
 assert around
 
@@ -33,6 +34,10 @@ def test_an_auth_server_decides(around: Around) -> None:
             settings = around.config.read_text().partition("[core.auth_api.chain]")[0]
             webhook = f'[core.auth_api]\ntype = "webhook"\nwebhook.url = "http://127.0.0.1:{server.port}"\n'
             around.config.write_text(settings + webhook)
+            first = start(programs, around)
+            wait_for(f"{around.onboard}/health", first, seconds=SECONDS)
+            info = httpx.get(f"{around.onboard}/prpc/Onboard.GetAttestationInfo").json()
+            first.stop()
             bootstrap(around, programs)
             with pytest.raises(KeyReleaseDeniedError, match="App not allowed: Boot denied: Compose hash not allowed"):
                 around.guest("early")
@@ -40,7 +45,7 @@ def test_an_auth_server_decides(around: Around) -> None:
             booted = around.guest("late")
             meta = httpx.post(f"{around.url}/prpc/GetMeta?json", verify=False).json()
         with pytest.raises(
-            PeerUnavailableError, match=r"could not ask: auth server http://127\.0\.0\.1: cannot be reached"
+            PeerUnavailableError, match=r"could not ask: auth server http://127\.0\.0\.1:\d+: cannot be reached"
         ):
             around.guest("too late")
         with closing(open_store(f"sqlite:///{around.folder}/certs/decisions.sqlite3", read_only=True)) as store:
@@ -49,6 +54,7 @@ def test_an_auth_server_decides(around: Around) -> None:
     assert booted.provided.keys.k256_signature != b""
     assert (meta["chain_id"], meta["kms_contract_address"]) == (31337, around.chain.own_kms_auth.address)
     assert blocks == {None}
+    assert (info["kms_contract_address"], info["eth_rpc_url"]) == (meta["kms_contract_address"], "http://rpc")
 
 
 def test_meta_and_temporary_authority_do_not_wait_for_the_chain(around: Around) -> None:

@@ -186,8 +186,12 @@ def test_restart_keeps_keys_and_renews_the_certificate(around: Around) -> None:
         program.stop()
         assert program.process.returncode == 0
 
+        key = around.folder / "certs" / "root-k256.key"
+        key.chmod(0o644)
         again = start(programs, around)
         wait_for(f"{around.url}/health", again, seconds=SECONDS, verify=False)
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert "root-k256.key could be opened by others on this machine until now" in again.log.read_text()
         assert call(f"{around.url}/prpc/GetMeta?json", {}, verify=False).body == before
     assert (around.folder / "certs" / "rpc.crt").read_bytes() != certificate
 
@@ -231,3 +235,26 @@ def test_start_that_cannot_be_is_refused_by_name(around: Around) -> None:
         "absent",
     )
     assert [part in line for part, (_, line) in zip(wanted, outcomes, strict=True)] == [True] * len(wanted)
+
+
+def test_domain_of_the_certificate_alone_makes_no_keys(around: Around) -> None:
+    """With `onboard.enabled = false` a folder without keys stops the start, whatever name is set; else it gets keys."""
+    text = around.config.read_text().replace("[core]", '[core]\nonboard.auto_bootstrap_domain = "localhost"')
+    around.config.write_text(text.replace("[core]", "[core]\nonboard.enabled = false"))
+    command = [sys.executable, "-m", "kms", "-c", str(around.config)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    left = list((around.folder / "certs").glob("*.key"))
+
+    around.config.write_text(text)
+    with Programs(around.folder) as programs:
+        program = start(programs, around)
+        denied = program.next_answer(SECONDS)
+        around.allow("addKmsAggregatedMr", bytes.fromhex(denied["mr_aggregated"]))
+        again = start(programs, around)
+        wait_for(f"{around.url}/health", again, seconds=SECONDS, verify=False)
+        meta = call(f"{around.url}/prpc/GetMeta?json", {}, verify=False).body
+
+    assert (ended.returncode, left) == (2, [])
+    assert "want keys, as core.onboard.enabled is false, got none" in ended.stderr
+    assert (denied["subject"], denied["rule"]) == ("bootstrap", "AGGREGATED_MR")
+    assert meta["bootstrap_info"]["k256_pubkey"] == meta["k256_pubkey"]

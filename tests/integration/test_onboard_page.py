@@ -102,12 +102,14 @@ def test_page_says_when_the_evidence_does_not_hold(url: str, world: World) -> No
     ("reachable", "allowed", "said"),
     [
         (True, True, Permission(State.ALLOWED, "allowed (block 77)")),
+        (True, False, Permission(State.DENIED, "not allowed yet: Aggregated MR not allowed (AGGREGATED_MR, block 77)")),
         (False, True, Permission(State.WAITING, "could not ask: chain: no endpoint answered")),
     ],
 )
 def test_could_not_ask_is_neither(world: World, reachable: bool, allowed: bool, said: Permission) -> None:
     """What the page polls tells three cases apart."""
-    allow_kms(world)
+    if allowed:
+        allow_kms(world)
     world.chain.reachable = reachable
 
     assert PermissionWatch(world.own, world.chain).permission() == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -91,36 +92,13 @@ class HandoverNodes(RuleBasedStateMachine):
     def gets_some_chunks(self, name: str, order: list[int], data: st.DataObject) -> None:
         """Chunks come in any order, or break off."""
         sending, chunks = data.draw(st.sampled_from(self.answers))
-        try:
-            delivery = self.nodes[name].receive(sending.line.encode())
-        except DstackError:
-            return
-        try:
-            for number in order:
-                if not delivery.is_complete:
-                    delivery.add(chunks[number])
-            self.nodes[name].finish(delivery)
-        except DstackError:
-            pass
-        finally:
-            delivery.close()
+        self._receive(name, sending, chunks, lambda _: order)
 
     @precondition(lambda self: self.answers)
     @rule(name=st.sampled_from(NAMES), data=st.data())
     def gets_all_chunks(self, name: str, data: st.DataObject) -> None:
         sending, chunks = data.draw(st.sampled_from(self.answers))
-        try:
-            delivery = self.nodes[name].receive(sending.line.encode())
-        except DstackError:
-            return
-        try:
-            for number in range(delivery.next_chunk, len(chunks)):
-                delivery.add(chunks[number])
-            self.nodes[name].finish(delivery)
-        except DstackError:
-            pass
-        finally:
-            delivery.close()
+        self._receive(name, sending, chunks, lambda first: range(first, len(chunks)))
 
     @rule(sender=st.sampled_from(NAMES), receiver=st.sampled_from(NAMES), chunks=st.integers(0, 2))
     def goes_through(self, sender: str, receiver: str, chunks: int) -> None:
@@ -131,13 +109,21 @@ class HandoverNodes(RuleBasedStateMachine):
             sending = self.nodes[sender].onboard(request)
             sealed = list(sending.chunks(0))
             self.answers.append((sending, sealed))
-            delivery = self.nodes[receiver].receive(sending.line.encode())
+        except DstackError:
+            return
+        self._receive(receiver, sending, sealed, lambda first: range(first, min(chunks, len(sealed))))
+
+    def _receive(self, name: str, sending: Sending, chunks: list[bytes], order: Callable[[int], Iterable[int]]) -> None:
+        """The node gets the answer and *order* of the chunks, given the first that it lacks; it may refuse them."""
+        try:
+            delivery = self.nodes[name].receive(sending.line.encode())
         except DstackError:
             return
         try:
-            for number in range(delivery.next_chunk, min(chunks, len(sealed))):
-                delivery.add(sealed[number])
-            self.nodes[receiver].finish(delivery)
+            for number in order(delivery.next_chunk):
+                if not delivery.is_complete:
+                    delivery.add(chunks[number])
+            self.nodes[name].finish(delivery)
         except DstackError:
             pass
         finally:

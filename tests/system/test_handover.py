@@ -41,18 +41,20 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 OLD, NEW = app_compose("notes:1"), app_compose("notes:2")
 LARGE = app_compose("notes:large")
 
-# As people typed it with the original service (README and migrate script), address by address.
+# As people typed it with the original service: the lines of its README and migrate script, in their order.
 CURL_SESSION = """
 set -eu
-curl -sS -X POST "$OLD/configure" -d "ETH_RPC_URL=$RPC"
-curl -sS -X POST "$NEW/configure" -d "ETH_RPC_URL=$RPC"
-curl -sS "$OLD/status" > /dev/null
-request=$(curl -sS -X POST "$NEW/requestKey")
-pubk=$(echo "$request" | jq -r .pubk)
-quote=$(echo "$request" | jq -r .quote)
-sealed=$(curl -sS -X POST "$OLD/onboard" -d "pubk=$pubk" -d "quote=$quote")
-curl -sS -X POST "$NEW/receiveKey" -d "$sealed"
-curl -sS "$NEW/status/" > "$STATUS"
+cd "$FOLDER"
+printf 'ETH_RPC_URL=%s\\n' "$RPC" > host.env
+curl -sS -X POST -H "Content-Type: text/plain" --data-binary @host.env $OLD/configure > configured.out
+curl -sS -X POST -H "Content-Type: text/plain" -d @host.env $NEW/configure >> configured.out
+curl -sS $OLD/status > before.out
+curl -s -X POST $NEW/requestKey > request.out
+PUBK=$(cat request.out | jq -r .pubk)
+QUOTE=$(cat request.out | jq -r .quote)
+curl -s -X POST -d "pubk=$PUBK" -d "quote=$QUOTE" $OLD/onboard > onboard.out
+curl -sS -X POST -H "Content-Type: text/plain" --data-binary @onboard.out $NEW/receiveKey > loaded.out
+curl -sS $NEW/status/ > status.out
 """
 
 
@@ -129,7 +131,7 @@ def test_the_curl_session_of_the_original_runs_unchanged(place: Place, tmp_path:
         text = re.sub(r"rpc_urls = .*", "insecure_endpoints_from_configure = true", text)
         node.settings.write_text(text)
         start_replicator(place.world, node)
-    environment = {"OLD": old.url, "NEW": new.url, "RPC": place.governance.rpc_url, "STATUS": str(tmp_path / "status")}
+    environment = {"OLD": old.url, "NEW": new.url, "RPC": place.governance.rpc_url, "FOLDER": str(tmp_path)}
 
     done = subprocess.run(
         ["bash", "-c", CURL_SESSION], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True,
@@ -139,7 +141,8 @@ def test_the_curl_session_of_the_original_runs_unchanged(place: Place, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
     assert new.secure_file.read_bytes() == old.secure_file.read_bytes()
     assert [len(node.receipts()) for node in (old, new)] == [1, 1]
-    status = json.loads((tmp_path / "status").read_text())
+    assert (tmp_path / "loaded.out").read_text() == "Loaded encrypted state"
+    status = json.loads((tmp_path / "status.out").read_text())
     assert (status["holds"]["size"], status["caller_address"]) == (32, "127.0.0.1")
 
 
@@ -205,10 +208,14 @@ def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: P
     new = mounted(place, place.machine("pasted-new", second), second)
     predicted = json.loads(rtmr3(place, tmp_path / "app-compose-4.json", new).stdout)["rtmr3"]
     assert quoted_rtmr3(place, new) == predicted
-    bootstrap(place.world, old)
+    asked = place.world.platform / "bootstrap"
+    asked.touch()
+    start_program(place.world, old)
     place.record_genesis(old)
-    for node in (old, new):
-        start_program(place.world, node)
+    # Still there, and the chain has its genesis: the new node makes none.
+    start_program(place.world, new)
+    assert not new.secure_file.exists()
+    asked.unlink()
 
     before = dstack(
         "handover", old.url, new.url, "--dry-run", "--app-compose", str(tmp_path / "app-compose-3.json"), "--json"

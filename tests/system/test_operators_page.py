@@ -23,7 +23,6 @@ from dstack.devnet.programs import free_port
 
 SECONDS = 60.0
 WAIT = "sleep-48-hours"
-EARLY = """curl -s http://127.0.0.1:$KMS_PORT/prpc/Onboard.Bootstrap?json -d '{"domain": "localhost"}'"""
 # The first of anvil's accounts, which it prints at every start: they have money on this chain and nowhere else.
 MNEMONIC = "test test test test test test test test test test test junk"
 

@@ -73,7 +73,7 @@ def test_it_shows_what_is_held_and_from_whom(browser: Any, tmp_path: Path, site:
     assert "/onboard" in refusals
     assert "MessageMalformedError" in refusals
     assert "A simulated root is trusted" in text
-    assert world.new.around.secure_file.held().sha256.hex() not in text
+    assert world.new.around.secure_file.held().digest.hex() not in text
     assert noticed == []
 
 

@@ -27,8 +27,8 @@ Examples:
 
 @click.command(name="genesis", epilog=_EXAMPLES)
 @click.argument("app", metavar="APP")
-@click.option("--fingerprint", metavar="HEX", help="Propose it: of the public part of the secret, as the node says it.")
-@click.option("--evidence", metavar="HEX", help="Digest of the node's evidence about its secret.")
+@click.option("--fingerprint", metavar="HEX", help="Propose it: the secure file's, as its first node says it.")
+@click.option("--evidence", metavar="HEX", help="The hash of the genesis, as the node says it.")
 @click.option("--uri", default="", help="Where everybody finds that evidence.")
 @connection_options
 @acting_options

@@ -58,11 +58,6 @@ def load_key(
     return _account(_asked("Private key (64 hexadecimal digits, not shown)"), "key")
 
 
-def has_key(*, key_file: str | None, key_env: str | None, **_: object) -> bool:
-    """Whether the options name a key."""
-    return key_file is not None or key_env is not None
-
-
 def _private(path: str) -> bytes:
     try:
         mode = Path(path).stat().st_mode

@@ -57,7 +57,11 @@ def make_signing_file(w3: Web3, safe: SafeAccount, call: Call, *, out: str, nonc
 
 
 def rewrite_signing_file(path: str, file: SigningFile) -> None:
-    """Put *file* in place of what is at *path*."""
+    """Put *file* in place of what is at *path*.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     try:
         replace_private(Path(path), serialise_signing_file(file))
     except OSError as exc:

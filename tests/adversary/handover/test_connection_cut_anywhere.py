@@ -1,7 +1,7 @@
-"""Attack: connections are cut at chosen bytes: inside a group of chunks, and around the window of write-behind.
+"""Attack: connections are cut at chosen bytes: inside chunks, between them, and around the window of write-behind.
 
-The new node opens chunks in groups of four and has the disk take windows of 8 MiB: neither may show in where a transfer
-goes on, nor in what is stored.
+The new node opens a chunk while the next one comes and has the disk take windows of 8 MiB: neither may show in where a
+transfer goes on, nor in what is stored.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pytest
 from dstack.errors import MessageMalformedError
 from dstack.keys.sealing import TAG_SIZE
 from dstack.keys.sealing_stream import CHUNK
+from dstack.transport.direct_body import Fill
 from dstack.transport.listener import Listener
 from replicator import uploads
 from replicator.app import _feed, replicator_app
@@ -117,11 +118,11 @@ def require_arrived(world: Handover) -> None:
 @pytest.mark.parametrize(
     "at",
     [
-        pytest.param(4 * SEALED + 1, id="first-byte-of-a-group"),
-        pytest.param(5 * SEALED, id="one-chunk-of-a-group"),
-        pytest.param(6 * SEALED - 1, id="all-but-a-byte-of-the-second"),
-        pytest.param(6 * SEALED + SEALED // 2, id="middle-of-the-third"),
-        pytest.param(7 * SEALED + CHUNK, id="all-but-the-tag-of-the-fourth"),
+        pytest.param(4 * SEALED + 1, id="first-byte-of-a-chunk"),
+        pytest.param(5 * SEALED, id="between-chunks"),
+        pytest.param(6 * SEALED - 1, id="all-but-a-byte-of-a-chunk"),
+        pytest.param(6 * SEALED + SEALED // 2, id="middle-of-a-chunk"),
+        pytest.param(7 * SEALED + CHUNK, id="all-but-the-tag"),
         pytest.param(8 * SEALED - 1, id="a-byte-before-the-window"),
         pytest.param(8 * SEALED, id="at-the-window"),
         pytest.param(9 * SEALED + 5, id="after-the-window"),
@@ -132,7 +133,7 @@ def require_arrived(world: Handover) -> None:
 def test_a_cut_costs_no_more_than_the_chunk_it_fell_into(
     world: Handover, parts: tuple[bytes, bytes], at: int, reset: bool
 ) -> None:
-    """Whole chunks before the cut are kept, wherever in a group they are, and the rest completes the content."""
+    """Whole chunks before the cut are kept, and the rest completes the content."""
     line, sealed = parts
     with serving(world.new) as port:
         connection = opened(port, line, len(sealed), 0)
@@ -150,8 +151,8 @@ def test_a_cut_costs_no_more_than_the_chunk_it_fell_into(
     require_arrived(world)
 
 
-def test_cuts_in_one_group_after_another_add_up(world: Handover, parts: tuple[bytes, bytes]) -> None:
-    """Each connection brings a part of a group; some carriers go on too early, and what came already is passed over."""
+def test_one_cut_after_another_adds_up(world: Handover, parts: tuple[bytes, bytes]) -> None:
+    """Each connection brings some chunks and a part; some carriers go on too early, and what came is passed over."""
     line, sealed = parts
     first, early = 0, 0
     with serving(world.new) as port:
@@ -171,10 +172,10 @@ def test_cuts_in_one_group_after_another_add_up(world: Handover, parts: tuple[by
     require_arrived(world)
 
 
-def test_a_carrier_that_falls_silent_inside_a_group_loses_nothing(
+def test_a_carrier_that_falls_silent_inside_a_chunk_loses_nothing(
     world: Handover, parts: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told so, and the whole chunks of the group are kept as if it had closed."""
+    """It is told so, and the whole chunks are kept as if it had closed."""
     monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.5)
     line, sealed = parts
     with serving(world.new) as port:
@@ -192,25 +193,33 @@ def test_a_carrier_that_falls_silent_inside_a_group_loses_nothing(
     require_arrived(world)
 
 
-def test_time_that_ends_with_the_last_byte_of_a_group_leaves_nobody_at_work(
+def test_time_that_ends_with_the_last_byte_of_a_chunk_leaves_nobody_at_work(
     world: Handover, parts: tuple[bytes, bytes]
 ) -> None:
-    """A group that is whole when its time ends is kept before the transfer is free for another connection."""
+    """A chunk that is whole when the time ends is kept before the transfer is free for another connection."""
     line, sealed = parts
 
     async def nothing() -> AsyncIterator[bytes]:
         return
         yield
 
-    async def late(buffer: memoryview, _seconds: float, came: Callable[[int], None]) -> None:
-        buffer[:] = sealed[: len(buffer)]
-        came(len(buffer))
-        raise TimeoutError
+    async def late(_ahead: bytearray, work: Callable[[Fill], None], **_limits: float) -> bool:
+        numbers = iter(range(4))
+
+        def fill(buffer: memoryview) -> bool:
+            number = next(numbers, None)
+            if number is None:
+                raise TimeoutError(SECONDS)
+            buffer[:] = sealed[number * SEALED : (number + 1) * SEALED]
+            return True
+
+        await asyncio.to_thread(work, fill)
+        return True
 
     async def feed() -> int:
         delivery = world.new.receive(line.rstrip())
         with pytest.raises(MessageMalformedError, match="want more of it"):
-            await _feed(uploads.Upload(nothing(), old_forms=False, filler=late), delivery)
+            await _feed(uploads.Upload(nothing(), old_forms=False, receiver=late), delivery)
         return delivery.next_chunk
 
     assert asyncio.run(feed()) == 4
@@ -250,9 +259,7 @@ def test_what_does_not_follow_the_cut_is_refused(
     require_arrived(world)
 
 
-def test_a_restarted_old_node_goes_on_inside_a_group(
-    world: Handover, request_document: bytes, parts: tuple[bytes, bytes]
-) -> None:
+def test_a_restarted_old_node_goes_on(world: Handover, request_document: bytes, parts: tuple[bytes, bytes]) -> None:
     """It has lost the stream's key and seals the rest with another; what came before stays good."""
     line, sealed = parts
     with serving(world.new) as port:
@@ -278,7 +285,7 @@ def test_a_restarted_old_node_goes_on_inside_a_group(
 def test_the_old_node_serves_any_chunk_again_after_a_cut(
     world: Handover, request_document: bytes, parts: tuple[bytes, bytes], first: int
 ) -> None:
-    """Readers go away inside groups; the same request gets the same bytes from any chunk on, and no file stays open."""
+    """Readers go away inside chunks; the same request gets the same bytes from any chunk on, and no file stays open."""
     line, sealed = parts
     path = world.folder / "old" / "secure-file"
     with serving(world.old) as port:

@@ -128,7 +128,7 @@ def test_reports_561_and_619_the_temporary_authority_vouches_for_nobody(service:
 
 
 def test_report_563_a_simulated_root_is_only_trusted_by_two_settings_and_said(
-    world: World, service: tuple[KeySet, KmsService]
+    service: tuple[KeySet, KmsService],
 ) -> None:
     """The default is Intel's root; another needs its file and a flag named insecure, and shows in GetMeta."""
     assert not any(root.simulated for root in INTEL_ROOTS.roots)
@@ -153,10 +153,10 @@ def test_report_564_an_env_key_does_not_tell_which_apps_exist(service: tuple[Key
 
 
 def test_report_568_no_url_is_told_beyond_its_host() -> None:
-    """Credentials are in paths and queries too; what is shown is scheme and host."""
+    """Credentials are in paths and queries too; what is shown is scheme, host and port."""
     settings = parse_settings(MINIMAL.replace("https://rpc.example", SECRET_URL))
 
-    assert settings.core.auth_api.shown_rpc_url == "https://rpc.example"
+    assert settings.core.auth_api.shown_rpc_url == "https://rpc.example:8545"
     assert not [word for word in ("password", "api-key", "token=1") if word in " ".join(settings.notices())]
 
 

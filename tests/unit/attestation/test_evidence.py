@@ -205,7 +205,7 @@ def test_the_classic_pair_is_read(pki, registers):
     assert evidence_from_certificate(der) == Evidence(quote, LOG, (APP_ID,), ReportData(bytes(range(64))), "")
 
 
-def test_the_unified_extension_wins(pki, registers):
+def test_the_unified_extension_wins():
     """Where both forms are there, the classic pair is not looked at."""
     der, _ = client_certificate([*evidence_extensions(EVIDENCE), (OID_TDX_QUOTE, b"junk")])
 

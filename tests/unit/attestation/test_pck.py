@@ -148,7 +148,7 @@ def test_step_8_fields_are_pairs_of_name_and_value(pki, field):
         parse_pck_extension(certificate(pki, _pair(0x30, bytes.fromhex(field))))
 
 
-def test_a_chain_that_cannot_be_read_is_the_quotes_fault(pki, quotes):
+def test_a_chain_that_cannot_be_read_is_the_quotes_fault(quotes):
     """The platform of a quote with unreadable certificates is refused as a malformed quote."""
     raw = (quotes / "intel-tdx-v4-uptodate" / "quote.bin").read_bytes()
     quote = parse_quote(raw.replace(b"-----BEGIN CERTIFICATE-----\nMII", b"-----BEGIN CERTIFICATE-----\nAAA", 1))

@@ -155,7 +155,7 @@ def test_a_time_without_a_zone_is_refused(good, at):
             good.but(at=wrong).verify()
 
 
-def test_step_3_a_root_that_lists_itself_is_refused(good, pki, registers, at):
+def test_step_3_a_root_that_lists_itself_is_refused(good, pki):
     """A root that its own CRL lists is refused."""
     revoked = pki.collateral(revoked=(pki.root.serial_number,))
     refused(good.but(collateral=revoked), 3, "certificate 'Simulated SGX Root CA': revoked")
@@ -557,7 +557,7 @@ def test_a_changed_byte_of_a_chain_raises_our_errors_only(good, data):
     assert verified == good.verify()
 
 
-def test_step_4_a_crl_of_another_algorithm_is_refused(good, pki, at):
+def test_step_4_a_crl_of_another_algorithm_is_refused(good, at):
     """A CRL in the root's name but signed with RSA or Ed25519 is refused, not a crash."""
     builder = x509.CertificateRevocationListBuilder(subject_name(ROOT), at, at + timedelta(days=1))
     builder = builder.add_extension(x509.CRLNumber(1), critical=False)

@@ -195,7 +195,7 @@ def test_a_denial_that_could_not_be_told_at_once_is_asked_for_again() -> None:
         assert reader.read(ASK).newer == (Newer(ahead.url, block_at(103), NO),)
 
 
-def test_an_inventor_of_blocks_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inventor_of_blocks_is_not_believed() -> None:
     """A newer block that never comes is noticed when the others get there; from then on only agreement counts."""
     honest = [Node(), Node()]
     inventor = Node(head=102, fork_from=101, say=lambda _, number: b"no" if number > 100 else b"yes")
@@ -228,7 +228,7 @@ def test_an_old_agreement_still_asks_for_denials() -> None:
         assert reader.read(ASK) == Reading(1, block_at(100), YES, (Newer(fast.url, block_at(119), NO),))
 
 
-def test_a_newer_block_that_came_is_believed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_block_that_came_is_believed_again() -> None:
     """An honest endpoint that is faster than the others stays of use."""
     nodes = [Node(), Node(), Node(head=102)]
     with asking(*nodes, head_seconds=0) as reader:
@@ -283,7 +283,7 @@ def test_who_asks_the_same_costs_one_request() -> None:
         assert [node.asked for node in nodes] == [[["eth_chainId", "eth_getBlockByNumber"], ["eth_call"]]] * 3
 
 
-def test_answers_are_kept_for_their_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_kept_for_their_block_alone() -> None:
     """With the next block everything is asked anew; as long as the block stays, nothing is."""
     node = Node(say=lambda _, number: b"no" if number > 100 else b"yes")
     with asking(node, head_seconds=0) as reader:
@@ -319,9 +319,7 @@ def test_a_kept_answer_ends_with_the_age_of_its_block() -> None:
             reader.read(ASK)
 
 
-def test_a_fault_is_logged_when_it_begins_and_when_it_ends(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_fault_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     """One line for each change, with the endpoint's host and no more of its URL."""
     nodes = [Node(), Node(), Node()]
     with ExitStack() as stack, caplog.at_level(logging.INFO, "dstack.chain"):

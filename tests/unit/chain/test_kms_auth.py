@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -31,6 +32,7 @@ BOOT = BootInfo(
     tcb_status="UpToDate",
 )
 IMPLEMENTATION = "0x" + "22" * 20
+GRANTED = Granted(block_at(100), gateway_app_id="gateway 100")
 
 
 def kms_auth(
@@ -64,9 +66,9 @@ def asking(*nodes: Node) -> Iterator[KmsAuthReader]:
 
 
 def test_what_enough_endpoints_allow_is_granted() -> None:
-    """The grant names the block they agree on."""
+    """The grant names the block they agree on, and for an app the gateway in its state."""
     with asking(*(Node(say=kms_auth()) for _ in range(3))) as reader:
-        assert (reader.authorize_app(BOOT), reader.authorize_kms(BOOT)) == (Granted(block_at(100)),) * 2
+        assert (reader.authorize_app(BOOT), reader.authorize_kms(BOOT)) == (GRANTED, Granted(block_at(100)))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_what_enough_endpoints_allow_is_granted() -> None:
 def test_a_grant_names_the_key_epochs(told: tuple[int, int, int], epochs: KeyEpochs) -> None:
     """Those of the same block."""
     with asking(*(Node(say=kms_auth(epochs=told)) for _ in range(3))) as reader:
-        assert reader.authorize_app(BOOT) == Granted(block_at(100), epochs)
+        assert reader.authorize_app(BOOT) == replace(GRANTED, epochs=epochs)
 
 
 def test_epochs_out_of_order_are_no_answer() -> None:
@@ -95,7 +97,7 @@ def test_epochs_out_of_order_are_no_answer() -> None:
 def test_one_endpoint_that_lies_denies_nothing() -> None:
     """In the state of one block the greater number is right."""
     with asking(Node(say=kms_auth()), Node(say=kms_auth()), Node(say=kms_auth(denies_from=0))) as reader:
-        assert reader.authorize_app(BOOT) == Granted(block_at(100))
+        assert reader.authorize_app(BOOT) == GRANTED
 
 
 def test_a_denial_at_a_newer_block_wins() -> None:
@@ -121,7 +123,7 @@ def test_a_newer_answer_out_of_form_does_not_count(said: bytes) -> None:
     """Only a denial that can be read is one."""
     say = lambda data, number: said if number > 100 else kms_auth()(data, number)  # noqa: E731
     with asking(Node(say=say), Node(say=say), Node(head=103, say=say)) as reader:
-        assert reader.authorize_app(BOOT) == Granted(block_at(100))
+        assert reader.authorize_app(BOOT) == GRANTED
 
 
 def test_recent_facts_never_wait() -> None:

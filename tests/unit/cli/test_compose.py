@@ -130,7 +130,7 @@ def test_the_hash_of_an_app_compose(tmp_path: Path) -> None:
     ]
 
 
-def test_the_hash_as_json(tmp_path: Path) -> None:
+def test_the_hash_as_json() -> None:
     """The same facts, what an SDK would hash, and the services that can change."""
     raw = app_compose_from_docker_compose(TAGGED, name="app", key_provider="none")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -11,6 +14,7 @@ from cryptography import x509
 from dstack.errors import InputError, KeyMalformedError
 from dstack.keys import certs
 from dstack.keys.app_certs import CertificateWishes, build_app_leaf
+from dstack.keys.pem import certificate_pem
 from dstack.keys.scalars import p256_from_scalar
 from dstack.values import AppId
 
@@ -40,6 +44,30 @@ def test_wishes_come_true(at: datetime) -> None:
         certs.certificate_payload(leaf, oid)
         for oid in (certs.OID_APP_ID, certs.OID_APP_INFO, certs.OID_CERTIFICATE_USAGE, certs.OID_ATTESTATION)
     ] == [APP, b"i", b"app:custom", b"a"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "org_name", "is_critical"), [("", None, True), ("", "Org", False), ("a", None, False)]
+)
+def test_names_that_stand_alone_are_critical(
+    at: datetime, subject: str, org_name: str | None, is_critical: bool
+) -> None:
+    """SDKs ask for no subject by default; without one, the alternative names must be understood by whoever reads."""
+    leaf = _leaf(at, replace(WISHES, subject=subject, org_name=org_name))
+
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical is is_critical
+
+
+@pytest.mark.skipif(shutil.which("keytool") is None, reason="no Java here")
+def test_java_reads_a_certificate_without_a_subject(at: datetime, tmp_path: Path) -> None:
+    """It refuses to parse one whose alternative names are not critical then."""
+    (tmp_path / "leaf.pem").write_text(certificate_pem(_leaf(at, replace(WISHES, subject=""))))
+
+    printed = subprocess.run(
+        ["keytool", "-printcert", "-file", str(tmp_path / "leaf.pem")], capture_output=True, text=True, check=False
+    )
+
+    assert (printed.returncode, "Issuer: CN=Dstack App CA, O=Dstack" in printed.stdout) == (0, True)
 
 
 def test_least_of_a_certificate(at: datetime) -> None:

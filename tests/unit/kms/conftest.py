@@ -106,13 +106,9 @@ class ChainInMemory:
     epochs: KeyEpochs = FIRST_EPOCH
     block: BlockRef = BLOCK
 
-    def gateway_app_id(self) -> str:
-        """One that was set."""
-        return self.gateway
-
     def recent_facts(self) -> Facts | None:
         """What was read a moment ago."""
-        return Facts(CONTRACT, self.chain_id, self.gateway_app_id(), IMPLEMENTATION, BLOCK, time.monotonic())
+        return Facts(CONTRACT, self.chain_id, self.gateway, IMPLEMENTATION, BLOCK, time.monotonic())
 
     def authorize_kms(self, boot: BootInfo) -> Decision:
         """By aggregated MR alone."""
@@ -122,7 +118,8 @@ class ChainInMemory:
         """By OS image, then by compose hash."""
         if boot.os_image_hash not in self.os_images:
             return self._decide(boot, Rule.OS_IMAGE, False)
-        return self._decide(boot, Rule.COMPOSE_HASH, boot.compose_hash in self.compose_hashes)
+        decision = self._decide(boot, Rule.COMPOSE_HASH, boot.compose_hash in self.compose_hashes)
+        return replace(decision, gateway_app_id=self.gateway) if isinstance(decision, Granted) else decision
 
     def _decide(self, boot: BootInfo, rule: Rule, allowed: bool) -> Decision:
         if not self.reachable:

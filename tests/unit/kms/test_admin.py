@@ -68,6 +68,9 @@ def _basic(user: str, password: str) -> dict[str, str]:
         {"Authorization": f"Bearer {TOKEN}"},
         {"authorization": f"bearer {TOKEN}"},
         {"X-Admin-Token": TOKEN},
+        {"X-Admin-Token": TOKEN, "Authorization": "Bearer of a proxy's"},
+        {"X-Admin-Token": TOKEN, **_basic("anna", "another password")},
+        {"X-Admin-Token": "another", "Authorization": f"Bearer {TOKEN}"},
         _basic(TOKEN, ""),
         _basic("anybody", TOKEN),
         _basic("anna", "her password"),
@@ -135,10 +138,16 @@ def test_name_that_is_none_is_refused(url: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid cache key")
 
 
-def test_without_credentials_there_is_no_service() -> None:
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_without_credentials_there_is_no_service(token: str) -> None:
     """An empty token is none, and an empty file too."""
     with pytest.raises(ConfigError, match=r"core\.admin: want auth_token or htpasswd_file, got neither"):
-        Credentials.of_token("", "# nobody\n")
+        Credentials.of_token(token, "# nobody\n")
+
+
+def test_space_around_a_token_is_none_of_it() -> None:
+    """It may come from a file that ends with a line."""
+    assert Credentials.of_token(f"{TOKEN}\n") == Credentials.of_token(TOKEN)
 
 
 @pytest.mark.parametrize("line", ["anna:secret", "anna:{SHA}0000", "anna:$apr1$x$y", "anna", "anna:$2y$05$short"])

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dstack.chain.facts import Facts
 from dstack.keys import derive_app_keys
 from dstack.transport.listener import Listener
 from dstack.transport.tls import client_context, server_context
@@ -211,6 +212,27 @@ def test_health(kms: Served, onboard: Served) -> None:
     assert [httpx.get(f"{served.url}/health").text for served in (kms, onboard)] == ["OK", "OK"]
 
 
+def test_every_answer_of_the_service_says_its_version(kms: Served) -> None:
+    """Also what is no method, what is refused, and what there is not."""
+    answers = [
+        *(httpx.get(f"{kms.url}{path}") for path in ("/health", "/metrics", "/nothing", "/prpc/Nothing", "/prpc/a/b")),
+        httpx.put(f"{kms.url}/prpc/GetMeta"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 404, 400, 404, 405]
+    assert {answer.headers.get_list("x-app-version") == ["v0.1.0 (dstack-python)"] for answer in answers} == {True}
+
+
+def test_who_only_watches_may_ask_for_the_head(kms: Served, onboard: Served) -> None:
+    """HEAD is answered like GET, without the body; methods are no documents."""
+    looks = [f"{kms.url}/health", f"{kms.url}/metrics", f"{onboard.url}/health"]
+    answers = [httpx.head(look) for look in looks]
+
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 3
+    assert answers[0].headers["content-length"] == "2"
+    assert [httpx.head(f"{onboard.url}{path}").status_code for path in ("/finish", "/prpc/Finish")] == [405, 405]
+
+
 def test_attestation_info_shows_what_to_allow(onboard: Served) -> None:
     """Before Bootstrap an operator sees what the contracts must allow; the RPC URL without its credentials."""
     own = onboard.world.own.appraisal()
@@ -222,10 +244,48 @@ def test_attestation_info_shows_what_to_allow(onboard: Served) -> None:
         "tee_variant": "dstack-tdx",
         "attestation_mode": "dstack-tdx",
         "site_name": "here",
-        "eth_rpc_url": "https://rpc.example",
+        "eth_rpc_url": "https://rpc.example:8545",
         "kms_contract_address": CONTRACT,
         "ppid": own.verified.ppid.hex(),
     }
+
+
+def test_attestation_info_tells_what_an_auth_server_says(world: World, tmp_path: Path) -> None:
+    """Where the settings name no contract, contract and endpoint are the auth server's; nothing before it has said."""
+    webhook = parse_settings(
+        """
+        [core.attestation.urls]
+        collateral_dir = "."
+        [core.auth_api]
+        type = "webhook"
+        webhook.url = "http://127.0.0.1:8000"
+        """
+    )
+    facts = Facts(CONTRACT, 1, "", IMPLEMENTATION, BLOCK, 0.0, "https://rpc.example")
+    with open_keystore(tmp_path) as keystore:
+        onboarding = Onboarding(keystore, world.machine, world.verifier, world.own, world.chain)
+        infos = [
+            OnboardService(onboarding, world.own, webhook, lambda: None, said).attestation_info()
+            for said in (lambda: None, lambda: facts)
+        ]
+
+    assert [(info.kms_contract_address, info.eth_rpc_url) for info in infos] == [
+        ("", ""),
+        (CONTRACT, "https://rpc.example"),
+    ]
+
+
+def test_a_link_leads_to_the_page_and_to_nothing_else(onboard: Served) -> None:
+    """From elsewhere a browser may be led to this page, but not into a frame of it, nor to what does something."""
+    allow_kms(onboard.world)
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    frame = {**link, "Sec-Fetch-Dest": "iframe"}
+    bootstrap = "/prpc/Onboard.Bootstrap?domain=kms.example"
+    asked = [("/", link), ("/", frame), ("/", {**link, "Sec-Fetch-Mode": "cors"}), ("/finish", link), (bootstrap, link)]
+
+    statuses = [httpx.get(f"{onboard.url}{path}", headers=headers).status_code for path, headers in asked]
+
+    assert statuses == [200, 400, 400, 400, 400]
 
 
 def test_story_of_a_first_start(onboard: Served) -> None:

@@ -55,7 +55,8 @@ def asked(**changes: object) -> dict[str, object]:
 def test_our_kms_takes_its_word(url: str) -> None:
     """Granted for the app and the KMS of the file, denied with its reason for another."""
     with closing(WebhookAuthority(url)) as authority:
-        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (Granted(NO_BLOCK),) * 2
+        granted = Granted(NO_BLOCK, gateway_app_id="gateway")
+        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (granted,) * 2
         other = authority.authorize_app(replace(BOOT, tcb_status="OutOfDate"))
         facts = authority.check(chain_id=5), authority.recent_facts()
 

@@ -66,7 +66,7 @@ def test_permitted_app_gets_a_permit(world: World) -> None:
     """The permit names the machine and the block at which the chain said yes."""
     permit = ask(world, app_machine())
 
-    assert permit.granted == Granted(BLOCK)
+    assert permit.granted == Granted(BLOCK, gateway_app_id="0xgateway")
     assert (permit.boot.app_id, permit.boot.compose_hash) == (APP_ID, COMPOSE_HASH)
     assert (permit.boot.os_image_hash, permit.boot.tcb_status) == (IMAGE.os_image_hash, "UpToDate")
     assert world.chain.asked == [permit.boot]
@@ -290,7 +290,7 @@ def test_line_of_a_question_the_chain_did_not_decide(
 
 def test_a_kms_that_is_watched_answers_for_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no secret rests on the last answer about this KMS, for as long as that is recent; nobody waits."""
-    monkeypatch.setattr(world.own, "_watch", lambda _end: None)
+    monkeypatch.setattr(world.own, "_watch", lambda *_: None)
     question = Question(Subject.SELF, "request-1")
     with world.own.watched():
         with pytest.raises(KeyReleaseDeniedError, match="KMS self authorization failed: KMS is not allowed: "):
@@ -310,7 +310,7 @@ def test_a_kms_that_is_watched_answers_for_a_minute(world: World, monkeypatch: p
 
 def test_a_recent_denial_is_told_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The denial of a moment ago names its rule and block again, and holds although the chain would allow it now."""
-    monkeypatch.setattr(world.own, "_watch", lambda _end: None)
+    monkeypatch.setattr(world.own, "_watch", lambda *_: None)
     question = Question(Subject.SELF, "request-1")
     with world.own.watched():
         with pytest.raises(KeyReleaseDeniedError, match="Aggregated MR not allowed"):
@@ -338,6 +338,20 @@ def test_the_watch_asks_by_itself(world: World, monkeypatch: pytest.MonkeyPatch)
         assert time.monotonic() < deadline
 
 
+def test_the_watch_does_what_else_there_is_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again, whether or not the chain permits this KMS; not after the end."""
+    monkeypatch.setattr(authorization, "_WATCH_SECONDS", 0.01)
+    done: list[float] = []
+    with world.own.watched(also=lambda: done.append(time.monotonic())):
+        deadline = time.monotonic() + 10
+        while len(done) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    before = len(done)
+    time.sleep(0.05)
+
+    assert (len(done) >= 3, len(done)) == (True, before)
+
+
 def test_the_watch_outlives_a_defect(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw is not the last answer: without the watch nobody gets a temporary CA."""
     monkeypatch.setattr(authorization, "_WATCH_SECONDS", 0.01)
@@ -361,7 +375,7 @@ def test_the_watch_outlives_a_defect(world: World, monkeypatch: pytest.MonkeyPat
 
 def test_a_slow_yes_does_not_come_over_a_later_no(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered is the answer to the question that was asked last, whichever came last."""
-    monkeypatch.setattr(world.own, "_watch", lambda _end: None)
+    monkeypatch.setattr(world.own, "_watch", lambda *_: None)
     allow_kms(world)
     question, authorize_kms = Question(Subject.SELF, "request-1"), world.chain.authorize_kms
     asked, go_on = threading.Event(), threading.Event()

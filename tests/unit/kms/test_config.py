@@ -125,6 +125,12 @@ webhook.url = "https://auth.example/"
 """
 
 
+@pytest.mark.parametrize(("named", "meant"), [("trace", "debug"), ("warn", "warning"), ("error", "error")])
+def test_levels_have_upstreams_names_too(named: str, meant: str) -> None:
+    """What has no name of ours is the next level that has."""
+    assert parse_settings(with_line("", f'log_level = "{named}"')).log_level == meant
+
+
 def test_file_of_upstream_0_5_7_is_taken() -> None:
     """Its keys are read; the ones that do nothing here are said, each by name."""
     settings = parse_settings(UPSTREAM_057)
@@ -158,6 +164,20 @@ def test_file_of_upstream_head_is_taken() -> None:
         "core.attestation.urls.amd_kds has no effect: only TDX is verified",
         "core.image.acpi_tables is unset: no machine gets anything, this one included",
     )
+
+
+@pytest.mark.parametrize("name", ["gcp_tpm", "aws_nitro_enclave", "aws_nitro_tpm", "sev_snp_milan", "sev_snp_turin"])
+def test_roots_of_other_platforms_do_nothing(name: str) -> None:
+    """Upstream's names are known, ask for the same consent as upstream's, and change nothing."""
+    root = f'root_ca.{name} = "/roots/other.pem"'
+    consented = UPSTREAM_HEAD.replace("anchors = false", f"anchors = true\n{root}")
+
+    settings = parse_settings(consented)
+
+    assert settings.core.attestation.root_ca.tdx is None
+    assert f"core.attestation.root_ca.{name} has no effect: only TDX is verified" in settings.notices()
+    with pytest.raises(ConfigError, match=f"root_ca.{name} needs insecure_allow_external_trust_anchors = true"):
+        parse_settings(consented.replace("anchors = true", "anchors = false"))
 
 
 def test_collateral_may_come_from_several_endpoints() -> None:
@@ -315,7 +335,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 def test_shown_url_hides_credentials() -> None:
-    """What is shown of an RPC URL is its scheme and host."""
+    """What is shown of an RPC URL is its scheme, host and port."""
     assert parse_settings(MINIMAL).core.auth_api.shown_rpc_url == "https://rpc.example"
 
 

@@ -61,6 +61,35 @@ def test_files_are_upstreams_and_private(tmp_path: Path, keys: KeySet) -> None:
     assert (folder / "root-ca.key").read_text().startswith("-----BEGIN PRIVATE KEY-----")
 
 
+def test_keys_that_others_can_open_are_closed(tmp_path: Path, keys: KeySet) -> None:
+    """Keys that dstack up to 0.5.11 left readable are so no more, and named once; certificates are for everybody."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, INFO)
+        for path in tmp_path.iterdir():
+            path.chmod(0o644)
+
+        closed = store.close_to_others()
+
+        assert closed == ("root-ca.key", "root-k256.key", "tmp-ca.key", "rpc.key")
+        assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in closed} == {0o600}
+        assert stat.S_IMODE((tmp_path / "root-ca.crt").stat().st_mode) == 0o644
+        assert (store.close_to_others(), store.load()) == ((), keys)
+
+
+def test_keys_that_cannot_be_closed_are_named(tmp_path: Path, keys: KeySet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that refuses is named together with the file."""
+    with open_keystore(tmp_path) as store:
+        store.create(keys, None)
+        (tmp_path / "rpc.key").chmod(0o640)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "chmod", refuse)
+        with pytest.raises(KeystoreError, match=r"others can open rpc\.key: Operation not permitted"):
+            store.close_to_others()
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_any_file_that_is_there_prevents_creation(tmp_path: Path, keys: KeySet, name: str) -> None:
     """Nothing is ever overwritten: a single file of an earlier KMS is enough to refuse."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack.keys.pem import load_certificate
+from dstack.attestation import scale
+from dstack.attestation.evidence import Evidence, parse_evidence
+from dstack.attestation.ratls import classic_extensions
+from dstack.attestation.report_data import ratls_report_data
+from dstack.keys import derive_app_keys
+from dstack.keys.certs import OID_APP_INFO, OID_ATTESTATION, build_client_cert, certificate_payload
+from dstack.keys.pem import certificate_pem, load_certificate, load_private_key, private_key_pem, spki_der
+from dstack.measurement.event_log import serialise_event_log
 from dstack.transport.listener import Listener
+from dstack.transport.tls import TlsIdentity, server_context, unauthenticated_client_context
 from dstack.wire.kms import (
     ClearImageCacheRequest,
     LegacyClearImageCacheRequest,
@@ -26,8 +37,9 @@ from kms.image_cache import ImageCache
 from kms.metrics import Metrics
 from kms.release import KeyRelease
 from kms.service import KmsService
-from tests.unit.kms.conftest import World, allow_kms, app_machine
-from tests.unit.kms.test_release_of_certificates import KEYS, request
+from tests.unit.kms.conftest import APP_ID, AT, IMAGE, INSTANCE_ID, World, allow_kms, app_machine, client_identity
+from tests.unit.kms.test_release_of_certificates import KEY, KEYS, request
+from tests.worlds import root_keys
 
 TOKEN = "the operator's token"
 
@@ -153,3 +165,71 @@ def test_metrics_are_told_if_they_may_be(service: KmsService) -> None:
 def test_other_paths_are_not_found(url: str) -> None:
     """Outside the methods the answer is the framework's."""
     assert [httpx.get(url + path).status_code for path in ("/", "/prpc", "/prpc/a/b", "/finish")] == [404] * 4
+
+
+@pytest.fixture
+def tls_url(service: KmsService) -> Iterator[str]:
+    """The same over TLS."""
+    tls = server_context(KEYS.rpc, client_ca_pem=KEYS.temp_ca.certificate_pem)
+    with Listener(kms_app(service), tls=tls).running() as listener:
+        yield f"https://localhost:{listener.port}"
+
+
+def _classic_client(evidence: Evidence, key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
+    """A guest up to 0.5.8: quote and log in extensions of their own, the config nowhere."""
+    authority = load_certificate(KEYS.temp_ca.certificate_pem), load_private_key(KEYS.temp_ca.key_pem)
+    built = build_client_cert(key, *authority, classic_extensions(evidence), at=AT)
+    return unauthenticated_client_context(TlsIdentity(certificate_pem(built), private_key_pem(key)))
+
+
+def test_a_guest_up_to_0_5_8_gets_its_keys(tls_url: str) -> None:
+    """Its certificate carries the classic pair, so the config comes with the request; without it no image is named."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    evidence = app_machine().evidence(ratls_report_data(spki_der(key)))
+    with httpx.Client(verify=_classic_client(evidence, key)) as client:
+        given, refused = (
+            client.post(f"{tls_url}/prpc/GetAppKey?json", content=json.dumps({"api_version": 1, "vm_config": config}))
+            for config in (evidence.config, "")
+        )
+
+    derived = derive_app_keys(root_keys(KEYS.roots), APP_ID, INSTANCE_ID)
+    assert given.json()["disk_crypt_key"] == derived.disk_crypt_key.hex()
+    assert given.json()["os_image_hash"] == IMAGE.os_image_hash.hex()
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("App not allowed: Failed to verify os image hash: ")
+
+
+def test_a_guest_up_to_0_5_5_gets_its_certificate(url: str) -> None:
+    """API version 1 of SignCert: quote and log apart, the config in the request."""
+    evidence = app_machine().evidence(ratls_report_data(spki_der(KEY)))
+    log = serialise_event_log(evidence.event_log).encode()
+    head = (b"please sign cert:", spki_der(KEY))
+    raw = b"".join(
+        (
+            *map(scale.write_bytes, head),
+            b"\0" + scale.write_bytes(b"app.example"),
+            scale.write_length(1) + scale.write_bytes(b"app.example"),
+            bytes((1, 0, 1)),
+            *map(scale.write_bytes, (evidence.quote, log)),
+        )
+    )
+    asked = SignCertRequest(1, raw, KEY.sign(raw, ec.ECDSA(hashes.SHA256())), evidence.config)
+
+    chain = httpx.post(f"{url}/prpc/SignCert?json", content=to_json(asked)).json()["certificate_chain"]
+
+    leaf, app_ca, _ = map(load_certificate, chain)
+    leaf.verify_directly_issued_by(app_ca)
+    assert spki_der(leaf) == spki_der(KEY)
+    assert parse_evidence(certificate_payload(leaf, OID_ATTESTATION) or b"").quote == evidence.quote
+    assert certificate_payload(leaf, OID_APP_INFO) is None
+
+
+def test_evidence_is_looked_at_where_it_counts(tls_url: str) -> None:
+    """Upstream verifies a client's evidence at every method; here what anybody may ask, its bearer may ask too."""
+    identity = client_identity(app_machine(), KEYS.temp_ca, bound_to=ec.generate_private_key(ec.SECP256R1()))
+    with httpx.Client(verify=unauthenticated_client_context(identity)) as client:
+        statuses = {name: client.get(f"{tls_url}/prpc/{name}").status_code for name in ("GetMeta", "GetTempCaCert")}
+        keys = {name: client.get(f"{tls_url}/prpc/{name}").json()["rule"] for name in ("GetAppKey", "GetKmsKey")}
+
+    assert statuses == {"GetMeta": 200, "GetTempCaCert": 200}
+    assert keys == {"GetAppKey": "APPRAISAL", "GetKmsKey": "APPRAISAL"}

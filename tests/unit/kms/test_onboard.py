@@ -212,7 +212,7 @@ def test_authorities_are_renewed_in_their_last_year_only() -> None:
     assert (renewed.roots, renewed.temp_ca.key_pem) == (keys.roots, keys.temp_ca.key_pem)
 
 
-def test_evidence_in_the_form_of_old_readers(world: World) -> None:
+def test_evidence_in_the_form_of_old_readers() -> None:
     """With the setting, the certificate carries the evidence twice: as today's readers take it, and as 0.5.5 did."""
     keys = reissue_rpc_certificate(generate_keys(DOMAIN, kms_machine(), at=AT), kms_machine(), at=AT, classic=True)
     certificate = load_certificate(keys.rpc.certificate_pem)

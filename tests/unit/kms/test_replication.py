@@ -156,7 +156,7 @@ def test_source_with_copied_evidence_is_refused(second: Second, keys: KeySet) ->
         second.onboard(port)
 
 
-def test_machine_that_the_chain_does_not_permit_does_not_ask(second: Second, keys: KeySet) -> None:
+def test_machine_that_the_chain_does_not_permit_does_not_ask(second: Second) -> None:
     """A machine that may hold no root keys is refused before anybody is called."""
     second.world.chain.kms_machines.clear()
 

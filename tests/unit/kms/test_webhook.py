@@ -17,13 +17,14 @@ from tests.http_answers import Answering, answering
 from tests.unit.chain.test_kms_auth import BOOT
 
 YES = {"isAllowed": True, "gatewayAppId": "gateway", "reason": ""}
+GRANTED = Granted(NO_BLOCK, gateway_app_id="gateway")
 ABOUT = {
     "status": "ok",
     "kmsContractAddr": "0x" + "c0" * 20,
     "gatewayAppId": "gateway",
     "chainId": 5,
     "appImplementation": "0x" + "1a" * 20,
-    "ethRpcUrl": "https://rpc",
+    "ethRpcUrl": "https://rpc.example:8545/key",
 }
 
 
@@ -44,7 +45,7 @@ def says(about: object) -> Callable[[str, str, bytes], tuple[int, bytes]]:
 def test_the_question_is_upstreams() -> None:
     """One slash, the kind of question in the path, BootInfo in camelCase, and our name."""
     with asking(says(YES), "/") as (authority, server):
-        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (Granted(NO_BLOCK),) * 2
+        assert (authority.authorize_app(BOOT), authority.authorize_kms(BOOT)) == (GRANTED,) * 2
     assert [(method, path) for method, path, _ in server.asked] == [
         ("POST", "/bootAuth/app"),
         ("POST", "/bootAuth/kms"),
@@ -59,15 +60,21 @@ def test_the_question_is_upstreams() -> None:
     [
         ({**YES, "isAllowed": False, "reason": "compose hash not allowed"}, "compose hash not allowed"),
         ({**YES, "isAllowed": False}, "no reason given"),
-        ({**YES, "reason": "but\x1b[2J"}, "but?[2J"),
+        ({**YES, "isAllowed": False, "reason": "but\x1b[2J"}, "but?[2J"),
     ],
 )
 def test_a_no_is_a_no(answer: dict[str, object], reason: str) -> None:
-    """A denial keeps its reason, printable; a yes that gives a reason is a contradiction and denies."""
+    """A denial keeps its reason, printable."""
     with asking(says(answer)) as (authority, _):
         decision = authority.authorize_app(BOOT)
 
     assert decision == Denied(Rule.OTHER, "app " + "a1" * 20, reason, NO_BLOCK)
+
+
+def test_a_yes_may_have_a_reason() -> None:
+    """Upstream's server for development says why it allows; its KMS looks at `isAllowed` alone."""
+    with asking(says({**YES, "reason": "mock app always allowed"})) as (authority, _):
+        assert authority.authorize_app(BOOT) == GRANTED
 
 
 @pytest.mark.parametrize(
@@ -95,9 +102,9 @@ def test_anything_else_is_neither_yes_nor_no(said: tuple[int, bytes] | None, wor
 
 
 def test_a_server_that_is_not_there_is_no_answer() -> None:
-    """The error names scheme and host."""
+    """The error names scheme, host and port."""
     with pytest.raises(
-        ChainUnavailableError, match=r"^auth server http://127\.0\.0\.1: cannot be reached: ConnectError$"
+        ChainUnavailableError, match=r"^auth server http://127\.0\.0\.1:9: cannot be reached: ConnectError$"
     ):
         WebhookAuthority("http://127.0.0.1:9/secret").authorize_kms(BOOT)
 
@@ -124,8 +131,20 @@ def test_what_it_says_of_itself_is_published() -> None:
         5,
         "gateway",
     )
+    assert facts.rpc_url == "https://rpc.example:8545"
     assert (facts.app_implementation.lower(), asked) == (ABOUT["appImplementation"], len(server.asked))
     assert server.asked[0][:2] == ("GET", "/hook")
+
+
+@pytest.mark.parametrize("named", [None, "", 5, "rpc.example", "https://", "http://[", "https://rpc\n.example"])
+def test_an_rpc_url_out_of_form_is_none(named: object) -> None:
+    """It is only shown: where an auth server names none, or something else, everything else of it stands."""
+    with asking(says({**ABOUT, "ethRpcUrl": named})) as (authority, _):
+        authority.check(chain_id=5)
+        facts = authority.recent_facts()
+
+    assert facts is not None
+    assert facts.rpc_url == ""
 
 
 @pytest.mark.parametrize("missing", ["status", "kmsContractAddr", "gatewayAppId", "chainId", "appImplementation"])
@@ -156,4 +175,4 @@ def test_who_asks_the_same_at_the_same_time_shares_one_answer() -> None:
         at_once = len(server.asked)
         authority.authorize_app(BOOT)
 
-    assert (decisions, at_once, len(server.asked)) == ([Granted(NO_BLOCK)] * 10, 1, 2)
+    assert (decisions, at_once, len(server.asked)) == ([GRANTED] * 10, 1, 2)

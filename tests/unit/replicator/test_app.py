@@ -14,6 +14,7 @@ import pytest
 from markupsafe import escape
 
 from dstack.attestation.quote import parse_quote
+from dstack.keys.sealing_stream import CHUNK
 from dstack.transport.listener import Listener
 from replicator import receipts
 from replicator.app import container_app, replicator_app
@@ -171,6 +172,24 @@ def test_silent_chain_is_503(world: Handover) -> None:
         answer = old.post("/onboard", content=request)
 
     assert (answer.status_code, answer.json()["kind"]) == (503, "ChainUnavailableError")
+
+
+def test_content_that_changes_under_way_is_told_by_status(tmp_path: Path, site: Site) -> None:
+    """The answer breaks off, for it has begun; the reason is among the last refusals."""
+    world = make_handover(tmp_path, site, bytes(32 * CHUNK))
+    request = world.request()
+
+    with serving(world.old) as old:
+        with old.stream("POST", "/onboard", content=request) as answer:
+            pieces = answer.iter_raw()
+            next(pieces)
+            (tmp_path / "old" / "secure-file").write_bytes(b"x" * (32 * CHUNK))
+            with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+                list(pieces)
+        (refusal,) = old.get("/status").json()["refusals"]
+
+    said = "secure file: it has changed since the answer was made; ask again"
+    assert (refusal["path"], refusal["kind"], refusal["reason"]) == ("/onboard", "KeystoreError", said)
 
 
 def test_configure_is_taken_once(tmp_path: Path, site: Site) -> None:

@@ -101,6 +101,13 @@ def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
         ),
         (MINIMAL.replace("captured:/opt/acpi", "captured:acpi"), "acpi_tables: want captured:PATH with a whole path"),
         (MINIMAL.replace("captured:/opt/acpi", "own-qemu"), "acpi_tables: want captured:PATH with a whole path"),
+        (
+            MINIMAL.replace(
+                'rpc_urls = ["https://rpc.example", "https://other.example"]',
+                "insecure_endpoints_from_configure = true",
+            ).replace("receipts_dir", 'bootstrap_request = "/inbox/bootstrap"\nreceipts_dir'),
+            "bootstrap_request: want chain.rpc_urls beside it",
+        ),
         (MINIMAL + '[[getkey.containers]]\nname = "web"\n', "container web: want either socket or token_file"),
         (MINIMAL + '[[getkey.containers]]\nname = "../x"\nsocket = "/s"\n', "name: want 1 to 63 of"),
         (MINIMAL + '[[getkey.containers]]\nname = "web"\ntoken_file = "/nothing"\n', "cannot be read"),

@@ -91,7 +91,7 @@ def test_the_name_of_the_socket_says_which_protocol(tmp_path: Path) -> None:
     assert isinstance(find_agent(tmp_path / "dstack.sock"), AgentClient)
 
 
-def test_json_is_what_the_legacy_agent_reads(tmp_path: Path, site: Site) -> None:
+def test_json_is_what_the_legacy_agent_reads(tmp_path: Path) -> None:
     """The request is JSON with the 64 bytes in hexadecimal, as clients of that time sent it."""
     seen: list[dict[str, Any]] = []
     app = FastAPI()

@@ -46,9 +46,9 @@ def make_receipt(quoted: QuotedRequest, sealed_key: bytes = b"sealed") -> Receip
     return Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
 
 
-def make_answer(quoted: QuotedRequest, sealed_key: bytes = b"sealed") -> Answer:
+def make_answer(quoted: QuotedRequest) -> Answer:
     """An answer to *quoted*."""
-    return Answer(sealed_key, make_receipt(quoted, sealed_key), Custody(GENESIS), b"evidence")
+    return Answer(b"sealed", make_receipt(quoted, b"sealed"), Custody(GENESIS), b"evidence")
 
 
 def test_a_second_request_does_not_replace_the_first() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from dataclasses import replace as changed
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +15,11 @@ from dstack.errors import KeystoreError
 from dstack.keys.sealing_stream import CHUNK
 from replicator.custody import Custody, fingerprint_of
 from replicator.receipts import KeptReceipt, ReceiptFolder
-from replicator.storage import Incoming, SecureFile
+from replicator.storage import Held, Incoming, SecureFile
 from tests.unit.replicator.test_documents import GENESIS
 
 KEPT = KeptReceipt("genesis", GENESIS, b"evidence", simulated=True)
+LATER = Custody(changed(GENESIS, at=GENESIS.at + 1))
 
 
 def stored(folder: Path, content: bytes) -> SecureFile:
@@ -47,7 +51,7 @@ def test_what_is_stored_is_held_with_its_record(tmp_path: Path) -> None:
 
     assert secure_file.path.read_bytes() == b"content"
     assert (held.size, held.custody, held.since) == (7, Custody(GENESIS), 5)
-    assert held.fingerprint == fingerprint_of(held.sha256)
+    assert held.fingerprint == fingerprint_of(held.digest)
     assert stat.S_IMODE(secure_file.path.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["receipts", "secure-file", "secure-file.custody.json"]
     assert [path.name for path in (tmp_path / "receipts").iterdir()] == [f"{GENESIS.hash().hex()}.genesis.json"]
@@ -90,10 +94,10 @@ def test_one_process_at_a_time_works_with_it(tmp_path: Path) -> None:
 
 
 def test_the_digest_does_not_show(tmp_path: Path) -> None:
-    """The SHA-256 of the content, from which keys follow, is not in the text form of what is held."""
+    """The digest of the content, from which keys follow, is not in the text form of what is held."""
     held = stored(tmp_path, b"content").held()
 
-    assert repr(held.sha256) not in repr(held)
+    assert repr(held.digest) not in repr(held)
 
 
 def test_the_largest_size_is_read(tmp_path: Path) -> None:
@@ -158,6 +162,61 @@ def test_strays_of_a_crash_are_removed_at_the_start(tmp_path: Path) -> None:
 
     assert not list(tmp_path.glob("*.incoming.*"))
     assert secure_file.path.read_bytes() == b"content"
+
+
+def test_what_could_not_take_the_place_leaves_no_plan(tmp_path: Path) -> None:
+    """A rename that the disk refuses is not taken at the next start for one that was done."""
+    secure_file = stored(tmp_path, b"content")
+    incoming = filled(secure_file, b"new content")
+    incoming.path.unlink()
+
+    with pytest.raises(KeystoreError, match="cannot be replaced: No such file"):
+        secure_file.replace(incoming, LATER, at=6, receipt=KEPT, to=ReceiptFolder(tmp_path / "receipts"))
+    again = SecureFile(secure_file.path)
+    again.recover(ReceiptFolder(tmp_path / "receipts"))
+
+    assert (again.path.read_bytes(), again.held().custody, again.held().since) == (b"content", Custody(GENESIS), 5)
+
+
+def test_new_content_is_never_shown_with_the_old_record(tmp_path: Path) -> None:
+    """Whoever asks between the two writes waits for the second, or is told that it cannot be made."""
+    secure_file = stored(tmp_path, b"content")
+    seen: list[Held] = []
+    reader = threading.Thread(target=lambda: seen.append(secure_file.held()))
+
+    class Watched(ReceiptFolder):
+        """Has somebody ask at that moment."""
+
+        def write(self, name: str, members: dict[str, Any]) -> None:
+            """Wait a little for the answer."""
+            reader.start()
+            reader.join(0.2)
+            assert seen == []
+            ReceiptFolder.write(self, name, members)
+
+    incoming = filled(secure_file, b"new content")
+    secure_file.replace(incoming, LATER, at=6, receipt=KEPT, to=Watched(tmp_path / "receipts"))
+    reader.join()
+
+    assert [(held.size, held.custody, held.since) for held in seen] == [(11, LATER, 6)]
+
+
+def test_a_record_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    """Until then nothing is held that could be handed on without its past; keys follow from the content alone."""
+    secure_file = stored(tmp_path, b"content")
+    receipts, away = tmp_path / "receipts", tmp_path / "away"
+    receipts.rename(away)
+    with pytest.raises(KeystoreError, match="cannot be written: No such file"):
+        secure_file.replace(filled(secure_file, b"new content"), LATER, at=6, receipt=KEPT, to=ReceiptFolder(receipts))
+
+    with pytest.raises(KeystoreError, match="cannot be written: No such file"):
+        secure_file.held()
+    digest = secure_file.digest()
+    away.rename(receipts)
+    held = secure_file.held()
+
+    assert (held.digest, held.custody, held.since) == (digest, LATER, 6)
+    assert not list(tmp_path.glob("*.next"))
 
 
 def test_a_plan_that_names_a_path_is_refused(tmp_path: Path) -> None:

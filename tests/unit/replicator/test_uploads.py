@@ -42,33 +42,31 @@ def test_a_chunk_that_comes_byte_by_byte_has_an_end(monkeypatch: pytest.MonkeyPa
         asyncio.run(line_then_chunk())
 
 
-def test_what_came_of_a_buffer_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole chunks in a buffer that never became full are not lost."""
-    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.05)
+def test_what_comes_ahead_comes_first() -> None:
+    """What came with the line and later pieces fill buffers in order; the end says that there is no more."""
 
-    async def silence() -> AsyncIterator[bytes]:
-        yield b"{}\nabc"
-        yield b"def"
-        await asyncio.sleep(60)
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"{}\nab", b"c", b"defgh", b"ij"):
+            yield piece
 
-    async def line_then_buffer() -> None:
+    async def line_then_buffers() -> list[tuple[bool, bytes]]:
+        upload, filled = Upload(pieces(), old_forms=False), []
         await upload.line()
-        await upload.fill(memoryview(bytearray(100)))
+        for size in (4, 4, 4):
+            buffer = memoryview(bytearray(size))
+            filled.append((await upload.fill(buffer), bytes(buffer)))
+        return filled
 
-    upload = Upload(silence(), old_forms=False)
-    with pytest.raises(MessageMalformedError, match="body: want more of it within"):
-        asyncio.run(line_then_buffer())
-    assert upload.filled == 6
+    assert asyncio.run(line_then_buffers()) == [(True, b"abcd"), (True, b"efgh"), (False, b"ij\0\0")]
 
 
-def test_a_buffer_has_time_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four MiB may take four times as long as one."""
-    monkeypatch.setattr(uploads, "BUFFER_SECONDS", 0.05)
-    upload = Upload(trickle(b"{}\n"), old_forms=False)
+@pytest.mark.parametrize("limit", [30.0, 120.0])
+def test_a_receiver_that_waits_too_long_is_told_with_its_limit(limit: float) -> None:
+    """As where the pieces come by the stream."""
 
-    async def line_then_buffer() -> None:
-        await upload.line()
-        await upload.fill(memoryview(bytearray((3 << 20) + 1)))
+    async def late(_ahead: bytearray, _work: object, **_limits: float) -> bool:
+        raise TimeoutError(limit)
 
-    with pytest.raises(MessageMalformedError, match=r"body: want more of it within 0\.2 s"):
-        asyncio.run(line_then_buffer())
+    upload = Upload(trickle(b"{}\n"), old_forms=False, receiver=late)
+    with pytest.raises(MessageMalformedError, match=rf"body: want more of it within {limit:g} s"):
+        asyncio.run(upload.aside(lambda _fill: None))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +22,7 @@ from dstack.transport.tls import TlsIdentity, server_context
 from dstack.wire.kms import AppIdRequest, GetMetaResponse, PublicKeyResponse
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,14 @@ def make_certificates() -> Certificates:
     )
 
 
+def verifying(certificates: Certificates) -> ssl.SSLContext:
+    """A client that trusts their root, and presents nothing."""
+    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    # From Python 3.13 on the default wants key identifiers, which upstream's certificates do not have.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:
     """What the TLS tests use."""
@@ -54,6 +67,27 @@ def certificates() -> Certificates:
 def strangers() -> Certificates:
     """Certificates of another deployment."""
     return make_certificates()
+
+
+def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A connection from *address* of this machine to a port of 127.0.0.1."""
+    return socket.create_connection(("127.0.0.1", port), timeout=SECONDS, source_address=(address, 0))
+
+
+def answered(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and the body of the next answer."""
+    with connection.makefile("rb") as stream:
+        status, length = int(stream.readline().split()[1]), 0
+        while line := stream.readline().strip().lower():
+            if line.startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        return status, stream.read(length)
+
+
+def answered_json(connection: socket.socket) -> tuple[int, Any]:
+    """The status and the JSON of the next answer."""
+    status, body = answered(connection)
+    return status, json.loads(body)
 
 
 def _echo(request: AppIdRequest, context: CallContext) -> PublicKeyResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,11 +15,11 @@ from dstack.transport.bodies import SMALL, BodyBudget, BodyLease
 from dstack.transport.listener import Listener
 from dstack.transport.server import CallContext, Method, prpc_app
 from dstack.wire.kms import AppIdRequest, PublicKeyResponse
+from tests.unit.transport.conftest import SECONDS, answered_json, connected
 
 ONE, OTHER, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 LARGE = SMALL + 1
 STEP = 256 << 10
-SECONDS = 20.0
 
 
 class Site:
@@ -41,8 +40,7 @@ class Site:
 
     def ask(self, address: str, size: int) -> socket.socket:
         """Ask with a body of so many bytes."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS, source_address=(address, 0))
-        self._stack.callback(connection.close)
+        connection = self._stack.enter_context(connected(self.port, address))
         head = f"POST /prpc/Wait?json HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
         connection.sendall(head.encode() + b'{"app_id": "07"}'.ljust(size))
         return connection
@@ -64,12 +62,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def answered(connection: socket.socket) -> tuple[int, str | None]:
     """The status and what the error says."""
-    with connection.makefile("rb") as stream:
-        status, length = int(stream.readline().split()[1]), 0
-        while line := stream.readline().strip().lower():
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
-        return status, json.loads(stream.read(length)).get("error")
+    status, answer = answered_json(connection)
+    return status, answer.get("error")
 
 
 def test_an_address_has_a_share_of_the_memory(site: Site) -> None:
@@ -104,7 +98,7 @@ def test_what_was_taken_is_given_back(site: Site) -> None:
     for _ in range(4):
         assert answered(site.ask(ONE, LARGE + STEP)) == (200, None)
         assert answered(site.ask(ONE, LARGE + 2 * STEP))[0] == 503
-        half = socket.create_connection(("127.0.0.1", site.port), timeout=SECONDS, source_address=(ONE, 0))
+        half = connected(site.port, ONE)
         half.sendall(b"POST /prpc/Wait HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n" + bytes(LARGE))
         half.shutdown(socket.SHUT_WR)
         assert half.recv(1) == b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 import threading
@@ -19,14 +18,13 @@ from dstack.transport import listener as listener_module
 from dstack.transport.connections import peer_of
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
-from tests.unit.transport.conftest import Certificates
+from tests.unit.transport.conftest import SECONDS, Certificates, answered_json, connected, verifying
 
 FLOOD, OTHER, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 SIZE = 4
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 WORK = ASK.replace(b"/ ", b"/work ", 1)
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
-SECONDS = 20.0
 
 
 class Site:
@@ -48,8 +46,7 @@ class Site:
 
     def connect(self, address: str, first: bytes = b"") -> socket.socket:
         """A connection from *address* that has sent *first*."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS, source_address=(address, 0))
-        self._stack.callback(connection.close)
+        connection = self._stack.enter_context(connected(self.port, address))
         connection.sendall(first)
         return connection
 
@@ -90,20 +87,10 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield Site(stack)
 
 
-def answered(connection: socket.socket) -> tuple[int, object]:
-    """The status and the JSON that come, after a request was sent."""
-    with connection.makefile("rb") as stream:
-        status, length = int(stream.readline().split()[1]), 0
-        while line := stream.readline().strip().lower():
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
-        return status, json.loads(stream.read(length))
-
-
 def asked(connection: socket.socket) -> tuple[int, object]:
     """What a request of its own is answered."""
     connection.sendall(ASK)
-    return answered(connection)
+    return answered_json(connection)
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -159,7 +146,7 @@ def test_an_address_has_its_share_and_no_more(site: Site) -> None:
     assert counted("turned_away") == before + 1
 
     site.leave.set()
-    assert [answered(connection) for connection in work] == [(200, True)] * 2
+    assert [answered_json(connection) for connection in work] == [(200, True)] * 2
 
 
 def test_within_its_share_an_address_closes_its_own(site: Site) -> None:
@@ -182,7 +169,7 @@ def test_half_a_body_gives_way_to_who_has_less(site: Site) -> None:
 
     assert is_closed(uploads[0])
     uploads[1].sendall(b" whole")
-    assert answered(uploads[1]) == (200, True)
+    assert answered_json(uploads[1]) == (200, True)
 
 
 def test_half_a_body_does_not_give_way_to_its_equal(site: Site) -> None:
@@ -194,7 +181,7 @@ def test_half_a_body_does_not_give_way_to_its_equal(site: Site) -> None:
 
     for upload in uploads:
         upload.sendall(b" whole")
-    assert [answered(upload) for upload in uploads] == [(200, True)] * SIZE
+    assert [answered_json(upload) for upload in uploads] == [(200, True)] * SIZE
 
 
 def test_what_is_worked_at_is_not_ended(site: Site) -> None:
@@ -205,7 +192,7 @@ def test_what_is_worked_at_is_not_ended(site: Site) -> None:
     assert asked(site.connect(OTHER)) == TOO_MANY
 
     site.leave.set()
-    assert [answered(connection) for connection in work] == [(200, True)] * SIZE
+    assert [answered_json(connection) for connection in work] == [(200, True)] * SIZE
     assert asked(site.connect(OTHER)) == (200, True)
 
 
@@ -221,7 +208,7 @@ def test_places_come_back(site: Site) -> None:
 
     last = site.flood(THIRD, SIZE, ASK)
 
-    assert [answered(connection) for connection in last] == [(200, True)] * SIZE
+    assert [answered_json(connection) for connection in last] == [(200, True)] * SIZE
     assert [asked(connection) for connection in last] == [(200, True)] * SIZE
     assert counted("gave_way") == before
 
@@ -248,7 +235,7 @@ def tls(certificates: Certificates) -> ssl.SSLContext:
 @pytest.fixture
 def shaken(site: Site, certificates: Certificates) -> Callable[[str], ssl.SSLSocket]:
     """Makes connections whose handshake is done."""
-    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    context = verifying(certificates)
     return lambda address: site.shake(site.connect(address), context)
 
 
@@ -272,7 +259,7 @@ def test_one_address_has_a_share_of_the_handshakes(site: Site, tls: ssl.SSLConte
     slow, flood = site.connect(OTHER), site.flood(FLOOD, 3)
 
     assert is_closed(flood[0])
-    context = ssl.create_default_context(cadata=certificates.root_ca_pem)
+    context = verifying(certificates)
     assert asked(site.shake(slow, context)) == (200, True)
     assert asked(site.shake(flood[1], context)) == (200, True)
 

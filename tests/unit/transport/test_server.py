@@ -132,6 +132,13 @@ def test_path_outside_the_service_is_not_found(plain_url: str) -> None:
     assert [httpx.get(root + path).status_code for path in ("/docs", "/openapi.json", "/")] == [404, 404, 404]
 
 
+def test_a_slash_at_the_end_is_another_path(plain_url: str) -> None:
+    """It is not found; nobody is sent elsewhere, by a name that the caller chose."""
+    answer = httpx.post(f"{plain_url}/Echo/?json", content=b"{}", headers={"Host": "elsewhere.example"})
+
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
 @pytest.mark.parametrize("verb", ["HEAD", "PUT", "DELETE", "OPTIONS"])
 def test_methods_are_called_with_get_or_post(plain_url: str, verb: str) -> None:
     """Any other verb of HTTP is the framework's 405, and calls nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dstack.chain.client import shown_url
+from dstack.chain.client import shown_endpoint
 from dstack.cli.handover_session import Node
 from dstack.errors import ConfigError, InputError
 from dstack.transport.collateral_fetch import endpoint_url
@@ -39,7 +39,7 @@ def test_other_urls_are_refused(url: str) -> None:
     "read",
     [
         endpoint_url,
-        shown_url,
+        shown_endpoint,
         trusted_url,
         fetch_server_certificate,
         lambda url: Node.at(url, "old node"),
