@@ -22,6 +22,8 @@ from operator import itemgetter
 from typing import TypeVar
 
 import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 AT_ONCE = 8
@@ -44,6 +46,15 @@ _second = itemgetter(1)
 
 Result = TypeVar("Result")
 Parts = Generator[bytes, None, None]
+
+
+class _FewTrailers(ChunkedReader):
+    """As the library's, which takes long for each line behind the last chunk."""
+
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._reading_trailer:
+            _require_few_lines(bytes(buf))
+        return super().__call__(buf)
 
 
 class BodyParser(h11.Connection):
@@ -76,6 +87,8 @@ class BodyParser(h11.Connection):
             is_plain = _LENGTH in headers and _CODING not in headers
             self.outstanding = int(headers[_LENGTH]) if is_plain else None
             self._pieces = self._bytes = 0
+            if isinstance(self._reader, ChunkedReader):
+                self._reader = _FewTrailers()
         elif isinstance(event, h11.Data):
             if self.outstanding is not None:
                 self.outstanding -= len(event.data)

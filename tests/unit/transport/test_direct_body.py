@@ -148,7 +148,7 @@ def test_body_that_takes_long_to_parse_is_refused(
     answer = b""
     # What the server has not read resets the connection, perhaps before its answer is here.
     with suppress(ConnectionError):
-        connection.sendall(b"1\r\nx\r\n" * 40_000)
+        connection.sendall(end)
         while piece := connection.recv(4096):
             answer += piece
 
