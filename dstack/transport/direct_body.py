@@ -210,9 +210,10 @@ async def send_as_body(protocol: H11Protocol, size: int, parts: Parts, *, begin:
     parser.is_sent_aside = True
     try:
         await begin()
-        while protocol.transport.get_write_buffer_size() and not protocol.transport.is_closing():
+        until = time.monotonic() + PART_SECONDS
+        while protocol.transport.get_write_buffer_size() and time.monotonic() < until:
             await asyncio.sleep(_POLL_SECONDS)
-        if protocol.cycle.disconnected or protocol.transport.is_closing():
+        if protocol.cycle.disconnected or protocol.transport.get_write_buffer_size() or protocol.transport.is_closing():
             return True
         parser.send_with_data_passthrough(h11.Data(data=_Sized(size)))  # type: ignore[arg-type]
         is_whole = await _aside(protocol, partial(_send, parts=parts), socket.SHUT_RDWR)
