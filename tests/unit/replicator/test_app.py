@@ -183,7 +183,8 @@ def test_content_that_changes_under_way_is_told_by_status(tmp_path: Path, site: 
         with old.stream("POST", "/onboard", content=request) as answer:
             pieces = answer.iter_raw()
             next(pieces)
-            (tmp_path / "old" / "secure-file").write_bytes(b"x" * (32 * CHUNK))
+            with (tmp_path / "old" / "secure-file").open("r+b") as content:
+                content.write(b"x" * (32 * CHUNK))
             with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
                 list(pieces)
         (refusal,) = old.get("/status").json()["refusals"]
