@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from contextlib import closing
 
 import httpx
@@ -66,7 +67,11 @@ def test_meta_and_temporary_authority_do_not_wait_for_the_chain(around: Around) 
             def ask(method: str, body: str = "{}") -> httpx.Response:
                 return client.post(f"{around.url}/prpc/{method}?json", content=body)
 
-            before = ask("GetMeta").json()
+            ends = time.monotonic() + SECONDS
+            # What is told without waiting was asked once before.
+            while (before := ask("GetMeta").json())["chain_id"] is None or ask("GetTempCaCert").status_code != 200:
+                assert time.monotonic() < ends
+                time.sleep(0.05)
             around.chain.chain.process.send_signal(signal.SIGSTOP)
             try:
                 answers = [ask(method) for method in ("GetMeta", "GetTempCaCert") for _ in range(3)]
