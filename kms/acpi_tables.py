@@ -6,8 +6,6 @@ their digests; a source of ours says what they must be, so that RTMR0 shows any 
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,7 @@ from dstack.values import OsImageHash
 from dstack.vmm.acpi_sources import captured_digests, helper_digests
 from dstack.vmm.qtest import DEFAULT_QEMU, own_qemu_digests
 from kms.image_cache import ImageCache, verify_image
-from kms.turns import Turns
+from kms.turns import KeptInTurn
 
 FROM_LOG = "from-log"
 
@@ -31,8 +29,6 @@ MeasureImage = Callable[[VmConfig], BootDigests]
 GiveTables = Callable[[VmConfig], AcpiDigests]
 
 _Shape = tuple[OsImageHash, AcpiShape]
-
-_MOST_KEPT = 256
 
 
 def refuse_unseen_tables(_config: VmConfig) -> NoReturn:
@@ -59,9 +55,9 @@ class AcpiTables:
 
     source: str
     images: ImageCache
-    _kept: OrderedDict[_Shape, AcpiDigests] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turns: Turns = field(default_factory=lambda: Turns("ACPI tables: shapes of machines"))
+    _kept: KeptInTurn[_Shape, AcpiDigests] = field(
+        default_factory=lambda: KeptInTurn("ACPI tables: shapes of machines")
+    )
 
     def digests(self, config: VmConfig) -> AcpiDigests:
         """The digests of the tables that a machine of this shape must have.
@@ -71,23 +67,7 @@ class AcpiTables:
             MeasurementMalformedError: The shape is one that QEMU has no stand-in for.
         """
         shape = (config.os_image_hash, AcpiShape.of(config))
-        if (known := self._known(shape)) is not None:
-            return known
-        with self._turns.turn():
-            if (known := self._known(shape)) is not None:
-                return known
-            found = self._ask(config)
-            with self._lock:
-                self._kept[shape] = found
-                while len(self._kept) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
-            return found
-
-    def _known(self, shape: _Shape) -> AcpiDigests | None:
-        with self._lock:
-            if shape in self._kept:
-                self._kept.move_to_end(shape)
-            return self._kept.get(shape)
+        return self._kept.get(shape, lambda: self._ask(config))
 
     def _ask(self, config: VmConfig) -> AcpiDigests:
         kind, _, name = self.source.partition(":")

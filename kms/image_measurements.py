@@ -6,8 +6,6 @@ with the quote (kms.md 6.6). The ACPI tables are the host's: see `kms.acpi_table
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +16,10 @@ from dstack.measurement.machine import BootDigests, ImageFiles, image_digests
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import OsImageHash
 from kms.image_cache import ImageCache, verify_image
-from kms.turns import Turns
+from kms.turns import KeptInTurn
 
 # What the digests depend on besides the image.
 _Shape = tuple[OsImageHash, int, bool, bool, str | None]
-
-_MOST_KEPT = 256
 
 
 @dataclass(slots=True)
@@ -31,9 +27,7 @@ class ImageMeasurements:
     """Measures images out of a cache, each shape of a machine once, and one at a time: callers choose the shapes."""
 
     cache: ImageCache
-    _kept: OrderedDict[_Shape, BootDigests] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turns: Turns = field(default_factory=lambda: Turns("OS images: measurements"))
+    _kept: KeptInTurn[_Shape, BootDigests] = field(default_factory=lambda: KeptInTurn("OS images: measurements"))
 
     def digests(self, config: VmConfig) -> BootDigests:
         """What the image that *config* names contributes to the registers of such a machine.
@@ -43,23 +37,7 @@ class ImageMeasurements:
             MeasurementMalformedError: It is not what its name says, or its measurement is not known.
         """
         shape = (config.os_image_hash, config.memory_size, config.two_pass, bool(config.cpu_count), config.ovmf_variant)
-        if (known := self._known(shape)) is not None:
-            return known
-        with self._turns.turn():
-            if (known := self._known(shape)) is not None:
-                return known
-            measured = self._measure(config)
-            with self._lock:
-                self._kept[shape] = measured
-                while len(self._kept) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
-            return measured
-
-    def _known(self, shape: _Shape) -> BootDigests | None:
-        with self._lock:
-            if shape in self._kept:
-                self._kept.move_to_end(shape)
-            return self._kept.get(shape)
+        return self._kept.get(shape, lambda: self._measure(config))
 
     def _measure(self, config: VmConfig) -> BootDigests:
         folder = self.cache.image(config.os_image_hash)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from dstack.errors import ImageUnavailableError
 
 WAITING = 8
 WAIT_SECONDS = 90.0
+MOST_KEPT = 256
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 class Turns:
@@ -53,3 +59,40 @@ class Turns:
                 self._turn.release()
         finally:
             self._places.release()
+
+
+class KeptInTurn(Generic[Key, Value]):
+    """What is worked out once for each key, in turn; strangers choose the keys, so only the last `MOST_KEPT` are kept.
+
+    Whoever asks for what is kept waits for nobody.
+    """
+
+    def __init__(self, what: str) -> None:
+        """Take what is worked out; for the error."""
+        self._turns = Turns(what)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """What belongs to *key*, by *make* where it is not kept. What *make* raises is not kept.
+
+        Raises:
+            ImageUnavailableError: As `Turns.turn`.
+        """
+        if (known := self._known(key)) is not None:
+            return known
+        with self._turns.turn():
+            if (known := self._known(key)) is not None:
+                return known
+            made = make()
+            with self._lock:
+                self._kept[key] = made
+                while len(self._kept) > MOST_KEPT:
+                    self._kept.popitem(last=False)
+            return made
+
+    def _known(self, key: Key) -> Value | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)

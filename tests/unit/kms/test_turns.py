@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from dstack.errors import ImageUnavailableError
-from kms.turns import Turns
+from kms import turns as turns_module
+from kms.turns import KeptInTurn, Turns
 
 
 def test_one_works_a_few_wait_and_others_are_turned_away() -> None:
@@ -68,3 +69,20 @@ def test_a_failure_leaves_the_place_free() -> None:
 
     with turns.turn():
         pass
+
+
+def test_what_was_worked_out_is_kept_and_failures_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each key; of the keys that strangers choose those used last stay."""
+    monkeypatch.setattr(turns_module, "MOST_KEPT", 2)
+    kept, made = KeptInTurn[int, str]("shapes"), []
+
+    def make(key: int) -> str:
+        made.append(key)
+        return str(key // key)
+
+    with pytest.raises(ZeroDivisionError):
+        kept.get(0, lambda: make(0))
+    answers = [kept.get(key, lambda key=key: make(key)) for key in (1, 2, 1, 3, 1, 2)]  # type: ignore[misc]
+
+    assert answers == ["1"] * 6
+    assert made == [0, 1, 2, 3, 2]
