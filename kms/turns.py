@@ -34,13 +34,6 @@ class Turns:
         self._places = threading.BoundedSemaphore(waiting + 1)
         self._turn = threading.Lock()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether whoever comes now is turned away."""
-        if free := self._places.acquire(blocking=False):
-            self._places.release()
-        return not free
-
     @contextmanager
     def turn(self) -> Iterator[None]:
         """For the length of a `with` block nobody else is at it.

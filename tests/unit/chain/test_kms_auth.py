@@ -16,21 +16,11 @@ from dstack.chain import facts as facts_module
 from dstack.chain.endpoints import Endpoints
 from dstack.chain.kms_auth import KmsAuthReader
 from dstack.errors import ChainUnavailableError, ConfigError
-from dstack.policy import BootInfo, Denied, Granted, Rule
+from dstack.policy import Denied, Granted, Rule
 from dstack.policy.key_epochs import FIRST_EPOCH, KeyEpochs
-from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
 from tests.rpc_nodes import TARGET, Node, block_at, running
+from tests.unit.chain.conftest import BOOT
 
-BOOT = BootInfo(
-    app_id=AppId(b"\xa1" * 20),
-    compose_hash=ComposeHash(b"\xc0" * 32),
-    instance_id=None,
-    device_id=DeviceId(b"\xde" * 32),
-    mr_aggregated=Digest32(b"\x3a" * 32),
-    mr_system=Digest32(b"\x5e" * 32),
-    os_image_hash=OsImageHash(b"\x05" * 32),
-    tcb_status="UpToDate",
-)
 IMPLEMENTATION = "0x" + "22" * 20
 GRANTED = Granted(block_at(100), gateway_app_id="gateway 100")
 

@@ -9,20 +9,10 @@ from eth_abi.abi import encode
 from dstack.chain.bindings import encode_call
 from dstack.chain.endpoints import Endpoints
 from dstack.chain.workload import WorkloadReader
-from dstack.policy import BootInfo, Granted
-from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
+from dstack.policy import Granted
 from tests.rpc_nodes import TARGET, Node, block_at, running
+from tests.unit.chain.conftest import BOOT
 
-BOOT = BootInfo(
-    app_id=AppId(b"\xa1" * 20),
-    compose_hash=ComposeHash(b"\xc0" * 32),
-    instance_id=None,
-    device_id=DeviceId(b"\xde" * 32),
-    mr_aggregated=Digest32(b"\x3a" * 32),
-    mr_system=Digest32(b"\x5e" * 32),
-    os_image_hash=OsImageHash(b"\x05" * 32),
-    tcb_status="UpToDate",
-)
 GENESIS_OF = encode_call("UpgradeOperator", "genesisOf", "0x" + "11" * 20)[:4]
 
 

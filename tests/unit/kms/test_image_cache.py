@@ -128,7 +128,7 @@ def test_a_download_holds_nobody_but_a_few(tmp_path: Path) -> None:
         (here := tmp_path / "images" / "ab" / CHECKSUM_FILE_NAME).parent.mkdir()
         here.touch()
         others = [threads.submit(cache.image, OsImageHash(bytes([number]) * 32)) for number in range(WAITING)]
-        while not cache._turns.is_full:
+        while cache._turns._places._value:
             time.sleep(0.001)
         with pytest.raises(
             ImageUnavailableError, match=r"^OS images: downloads: too many wait already, try again later$"
