@@ -44,6 +44,7 @@ from replicator.node import Replicator
 from replicator.page import render_page
 from replicator.receiving import Delivery
 from replicator.refusals import LONGEST_REASON
+from replicator.storage import aligned_buffer
 from replicator.uploads import Upload
 
 # The first class that fits decides.
@@ -169,25 +170,26 @@ async def _feed(upload: Upload, delivery: Delivery) -> None:
         await run_in_threadpool(delivery.add, sealed)
 
 
-def _add_all(delivery: Delivery, fill: Fill) -> None:
-    """Open and write each chunk while the next one comes into another buffer."""
-    buffers = [memoryview(bytearray(CHUNK + TAG_SIZE)) for _ in range(2)]
-    with ThreadPoolExecutor(1, thread_name_prefix="chunk") as other:
-        adding: Future[None] | None = None
-        for number in range(delivery.next_chunk, delivery.shape.chunks):
-            sealed = buffers[number % 2][: delivery.shape.sealed_length(number)]
-            is_full = fill(sealed)
-            if adding is not None:
-                adding.result()
-            if not is_full:
-                return
-            adding = other.submit(delivery.add, sealed)
-        if adding is not None:
-            adding.result()
-
-
 def _next_length(delivery: Delivery) -> int:
     return delivery.shape.sealed_length(delivery.next_chunk)
+
+
+def _add_all(delivery: Delivery, fill: Fill) -> None:
+    """Write each chunk while the next one comes and is opened into another buffer."""
+    sealed, contents = memoryview(bytearray(CHUNK + TAG_SIZE)), [aligned_buffer(CHUNK) for _ in range(2)]
+    with ThreadPoolExecutor(1, thread_name_prefix="chunk") as other:
+        writing: Future[None] | None = None
+        for number in range(delivery.next_chunk, delivery.shape.chunks):
+            part = sealed[: delivery.shape.sealed_length(number)]
+            if not fill(part):
+                break
+            content = contents[number % 2][: delivery.shape.length(number)]
+            delivery.open_into(number, part, content)
+            if writing is not None:
+                writing.result()
+            writing = other.submit(delivery.write, content)
+        if writing is not None:
+            writing.result()
 
 
 def _in_memory(shape: StreamShape, first: int) -> int:
@@ -199,7 +201,10 @@ class _Parts(StreamingResponse):
     """An answer whose parts, *size* bytes together, are made while they are sent."""
 
     def __init__(self, parts: Parts, size: int) -> None:
-        super().__init__(parts, media_type="application/octet-stream", headers={"Content-Length": str(size)})
+        # Past the server's thread a part may wait longer than its memory is good for.
+        super().__init__(
+            map(bytes, parts), media_type="application/octet-stream", headers={"Content-Length": str(size)}
+        )
         self._parts = parts
         self._size = size
 

@@ -13,7 +13,7 @@ from replicator.documents import Party
 from replicator.law import LawReader
 from replicator.parts import Parts
 from replicator.receipts import KeptReceipt
-from replicator.storage import Incoming, SecureFile
+from replicator.storage import Incoming, SecureFile, aligned_buffer
 
 SIZE = 32
 
@@ -68,5 +68,6 @@ def _fill(incoming: Incoming, secure_file: SecureFile, random: Callable[[int], b
         incoming.add(random(SIZE))
         return
     with secure_file.reading() as (descriptor, size):
+        buffer = aligned_buffer(CHUNK)
         for offset in range(0, size, CHUNK):
-            incoming.add(os.pread(descriptor, min(CHUNK, size - offset), offset))
+            incoming.add(buffer[: os.preadv(descriptor, [buffer], offset)])

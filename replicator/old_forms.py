@@ -79,7 +79,7 @@ def request_in_form(raw: bytes) -> bytes:
     return document
 
 
-def sealed_text(parts: Iterable[bytes]) -> Iterator[bytes]:
+def sealed_text(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """An answer in the old form."""
     for part in parts:
         yield part.hex().encode()

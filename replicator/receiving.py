@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -21,7 +22,7 @@ from replicator.law import LawReader, require_genesis, require_granted
 from replicator.parts import Parts
 from replicator.peers import boot_info_of
 from replicator.receipts import KeptReceipt
-from replicator.storage import Incoming
+from replicator.storage import Incoming, aligned_buffer
 
 
 @dataclass(slots=True)
@@ -34,7 +35,6 @@ class _Transfer:
     shape: StreamShape
     incoming: Incoming
     busy: bool = False
-    opened: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
 
 
 class Delivery:
@@ -55,12 +55,26 @@ class Delivery:
         return self.next_chunk == self.shape.chunks
 
     def add(self, sealed: bytes | memoryview) -> None:
-        """Open the next chunk and write it.
+        """Open the next chunk and write it; raises as `open_into` and `write`."""
+        content = self._buffer[: self.shape.length(self.next_chunk)]
+        self.open_into(self.next_chunk, sealed, content)
+        self.write(content)
+
+    def open_into(self, number: int, sealed: bytes | memoryview, content: memoryview) -> None:
+        """Open chunk *number* and take it into the digest; in order, and ahead of writing it.
 
         Raises:
             SealError: It is not of this stream, or not in its place.
         """
-        self._receiver.add(self.receipt, self.next_chunk, sealed)
+        self._receiver.open_into(self.receipt, number, sealed, content)
+
+    def write(self, content: memoryview) -> None:
+        """Write the next chunk, which was opened.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
+        self._receiver.write(self.receipt, self.next_chunk, content)
         self.next_chunk += 1
 
     def finish(self) -> Receipt:
@@ -81,6 +95,10 @@ class Delivery:
         """The connection has ended, in whichever way."""
         if self._transfer is not None:
             self._receiver.release(self._transfer)
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        return aligned_buffer(CHUNK)
 
 
 class Receiver:
@@ -143,12 +161,15 @@ class Receiver:
             self._accept(asked, answer, sender, shape)
         return self._deliver(answer.receipt, shape)
 
-    def add(self, receipt: Receipt, number: int, sealed: bytes | memoryview) -> None:
-        """Open chunk *number* and write it; only for the delivery that holds the transfer."""
+    def open_into(self, receipt: Receipt, number: int, sealed: bytes | memoryview, content: memoryview) -> None:
+        """Open chunk *number*; only for the delivery that holds the transfer."""
         transfer = self._transfer(receipt)
-        content = memoryview(transfer.opened)[: transfer.shape.length(number)]
         transfer.cipher.open_into(number, sealed, content)
-        transfer.incoming.add(content)
+        transfer.incoming.digest(content, number * CHUNK)
+
+    def write(self, receipt: Receipt, number: int, content: memoryview) -> None:
+        """Write chunk *number*; only for the delivery that holds the transfer."""
+        self._transfer(receipt).incoming.write(content)
         with self._lock:
             self._new = self._new.received(receipt, number + 1)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dstack.errors import HandoverRefusedError, KeystoreError, ServiceBusyError
-from dstack.keys.sealing import KEY_SIZE, seal
+from dstack.keys.sealing import KEY_SIZE, TAG_SIZE, seal
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
 from dstack.policy import BlockRef, BootInfo
 from dstack.values import Digest32
@@ -51,8 +51,8 @@ class Sending:
         self._cipher = StreamCipher(key, self.shape, answer.receipt.terms.seal_info())
         self._file = secure_file
 
-    def chunks(self, first: int) -> Iterator[bytes]:
-        """Sealed chunks from number *first* on, read one by one.
+    def chunks(self, first: int) -> Iterator[memoryview]:
+        """Sealed chunks from number *first* on, read one by one; each is good until the next is asked for.
 
         A chunk has one nonce and may leave more than once, where a transfer is gone on with: so no other content than
         that of the receipt is ever sealed.
@@ -60,9 +60,15 @@ class Sending:
         Raises:
             KeystoreError: The secure file has changed since the answer was made.
         """
-        with self._file.reading_of(self.receipt.terms.fingerprint) as read:
+        # The same memory again and again: having new memory for each chunk costs more than sealing it.
+        content_buffer, sealed_buffer = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK + TAG_SIZE))
+        with self._file.reading_of(self.receipt.terms.fingerprint) as read_into:
             for number in range(first, self.shape.chunks):
-                yield self._cipher.seal(number, read(self.shape.length(number), number * CHUNK))
+                content = content_buffer[: self.shape.length(number)]
+                sealed = sealed_buffer[: self.shape.sealed_length(number)]
+                read_into(content, number * CHUNK)
+                self._cipher.seal_into(number, content, sealed)
+                yield sealed
 
 
 class Sender:

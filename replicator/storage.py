@@ -8,8 +8,10 @@ to happen, so that after a crash `recover` finishes it or undoes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import mmap
 import os
 import stat
 import threading
@@ -32,10 +34,6 @@ from replicator.receipts import KeptReceipt, ReceiptFolder
 _INCOMING = ".incoming."
 _MAX_RECORD = 4 * MAX_CUSTODY
 _MAX_NEXT = 16 * MAX_EVIDENCE
-_WINDOW = 8 << 20
-"""Bytes of incoming content after which writing to the disk begins."""
-
-_WINDOWS_BEHIND = 3
 _TEMPORARY = "[0-9a-f]" * 16
 """How `replace_private` ends the name of what it has not renamed yet."""
 
@@ -64,8 +62,17 @@ class Held:
         return fingerprint_of(self.digest)
 
 
+def aligned_buffer(size: int) -> memoryview:
+    """Memory that a disk can take from directly."""
+    return memoryview(mmap.mmap(-1, size))
+
+
 class Incoming:
-    """Content on its way, in a file beside the secure file; chunks are added in order."""
+    """Content on its way, in a file beside the secure file; chunks are added in order.
+
+    It goes to the disk directly, where that can be: out of an `aligned_buffer`, a whole number of the disk's blocks.
+    Copying it into the kernel's memory, and finding the pages again when it is synced, takes more than all the rest.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -74,10 +81,27 @@ class Incoming:
             raise KeystoreError(f"secure file: {path.name} cannot be written: {exc.strerror}") from exc
         self.path = path
         self.size = 0
-        self._hash = blake3()
+        self._hashes = {0: blake3()}  # of what comes before each offset, from `size` on
+        with contextlib.suppress(OSError):  # not every file system can
+            self._set_direct(on=True)
 
     def add(self, content: bytes | memoryview) -> None:
-        """Write more.
+        """Digest and write more.
+
+        Raises:
+            KeystoreError: The disk refuses.
+        """
+        self.digest(content, self.size)
+        self.write(content)
+
+    def digest(self, content: bytes | memoryview, offset: int) -> None:
+        """Take *content* into the digest, ahead of writing it; again where it comes again, for writing it failed."""
+        following = self._hashes[offset].copy()
+        following.update(content)
+        self._hashes[offset + len(content)] = following
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write more, which is digested; of several threads by one at a time.
 
         Raises:
             KeystoreError: The disk refuses.
@@ -85,26 +109,24 @@ class Incoming:
         try:
             written = 0
             while written < len(content):
-                written += os.pwrite(self._descriptor, memoryview(content)[written:], self.size + written)
+                written += self._write_some(memoryview(content)[written:], self.size + written)
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
-        self._hash.update(content)
-        before, self.size = self.size, self.size + len(content)
-        if before // _WINDOW != self.size // _WINDOW:
-            self._write_behind(before // _WINDOW)
+        del self._hashes[self.size]
+        self.size += len(content)
 
-    def _write_behind(self, window: int) -> None:
-        """Advise the kernel to begin writing this window, and to give up the memory of one written some time ago.
+    def _write_some(self, content: memoryview, offset: int) -> int:
+        try:
+            return os.pwrite(self._descriptor, content, offset)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            self._set_direct(on=False)
+            return os.pwrite(self._descriptor, content, offset)
 
-        Else all of the content lies in its memory until it is synced: finding so many pages took most of the time.
-        `seal_off` syncs all the same, and hears of whatever failed meanwhile.
-        """
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for number in (window, window - _WINDOWS_BEHIND):
-            if number >= 0:
-                with contextlib.suppress(OSError):  # advice, nothing more
-                    os.posix_fadvise(self._descriptor, number * _WINDOW, _WINDOW, os.POSIX_FADV_DONTNEED)
+    def _set_direct(self, *, on: bool) -> None:
+        direct = getattr(os, "O_DIRECT", 0)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, direct if on else 0)
 
     def seal_off(self) -> bytes:
         """Put all of it on the disk; its digest.
@@ -116,7 +138,7 @@ class Incoming:
             os.fsync(self._descriptor)
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be synced: {exc.strerror}") from exc
-        return self._hash.digest()
+        return self._hashes[self.size].digest()
 
     def discard(self) -> None:
         """Forget it."""
@@ -183,8 +205,8 @@ class SecureFile:
             return self._digest(descriptor)
 
     @contextlib.contextmanager
-    def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[int, int], bytes]]:
-        """A function that reads so many bytes from an offset of the content of this fingerprint, and of no other.
+    def reading_of(self, fingerprint: Digest32) -> Iterator[Callable[[memoryview, int], None]]:
+        """A function that fills a buffer from an offset of the content of this fingerprint, and of no other.
 
         Raises:
             KeystoreError: As `held`; or it is other content, or changes meanwhile.
@@ -193,13 +215,12 @@ class SecureFile:
             with self._lock:
                 found, signature = fingerprint_of(self._digest(descriptor)), _signature(descriptor)
 
-            def read(length: int, offset: int) -> bytes:
-                content = os.pread(descriptor, length, offset)
-                if found != fingerprint or _signature(descriptor) != signature:
+            def read_into(buffer: memoryview, offset: int) -> None:
+                count = os.preadv(descriptor, [buffer], offset)
+                if count != len(buffer) or found != fingerprint or _signature(descriptor) != signature:
                     raise KeystoreError("secure file: it has changed since the answer was made; ask again")
-                return content
 
-            yield read
+            yield read_into
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[int, int]]:

@@ -25,18 +25,19 @@ from dstack.devnet.world import Machine, World, boot_answer
 
 MIB = 1 << 20
 _ROUNDS = 5
-_LIMIT_ROUNDS = 3
+_LARGE_ROUNDS = 3
 
 
 def measure(size_mib: int) -> dict[str, Any]:
-    """Hand over a small file and one of *size_mib* MiB.
+    """Hand over a small file, and one of *size_mib* MiB to one node after the other.
 
     Returns:
-        MB/s (10^6 bytes; medians) of the stream, of the limits, and the ratio to the slower one. `cp` does not sync and
-        so may leave everything in memory; ours syncs, and so does `cp_synced`, which is no limit. Processor seconds per
-        GiB of the old node, the new node and who carries (this program), and the rate that they would allow if they
-        shared this machine's cores without ever waiting; seconds of a whole small handover and of its rounds (medians);
-        MiB that each program grew by at most while it streamed.
+        MB/s (10^6 bytes): medians of the stream, from the old node's answer to the new node's receipt, and of all three
+        rounds; the limits at their best, for `cp` varies with what memory is free; and the ratio of the stream to the
+        slower one. `cp` does not sync and so may leave everything in memory; ours syncs, and so does `cp_synced`, which
+        is no limit. Processor seconds per GiB of the old node, the new node and who carries (this program), and the
+        rate that they would allow if they shared this machine's cores without ever waiting; seconds of a whole small
+        handover and of its rounds (medians); MiB that each program grew by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -46,11 +47,12 @@ def measure(size_mib: int) -> dict[str, Any]:
         governance = Governance.deploy(world, cleanup)
         plan = plan_handover(b"services:\n  app:\n    image: notes:1\n", governance.handover_app)
         governance.allow_apps({plan.app_id: plan.old_hash}, world)
-        machines = [Machine(name, plan.old, app_id=plan.app_id) for name in ("old", "new", "small", "other")]
+        names = ("old", "small", "other", *(f"new-{number}" for number in range(_LARGE_ROUNDS)))
+        machines = [Machine(name, plan.old, app_id=plan.app_id) for name in names]
         booting = [machine.start(world) for machine in machines]
         for program in booting:
             boot_answer(program)
-        old, new, small, other = (
+        old, small, other, *new = (
             write_settings(world, governance, machine, require_genesis=False) for machine in machines
         )
         content = folder / "content"
@@ -76,40 +78,57 @@ def _small(world: World, old: Node, new: Node) -> dict[str, Any]:
     return {f"small_{name}_seconds": round(statistics.median(each), 4) for name, each in times.items()}
 
 
-def _large(world: World, old: Node, new: Node, size_mib: int) -> dict[str, Any]:
+def _large(world: World, old: Node, receivers: list[Node], size_mib: int) -> dict[str, Any]:
     copy = old.folder / "copy"
     operations: dict[str, Callable[[], float]] = {
         "aes_256_gcm": lambda: _aes(old.secure_file),
         "cp": lambda: _cp(old.secure_file, copy),
         "cp_synced": lambda: _cp(old.secure_file, copy, synced=True),
     }
-    # Before and after: what else the machine does changes meanwhile.
-    rates = {name: [operation() for _ in range(_LIMIT_ROUNDS)] for name, operation in operations.items()}
-    programs = [start_program(world, node) for node in (old, new)]
-    before = [_resident(program, "VmRSS") for program in programs]
-    processor = _processor(programs)
+    rates: dict[str, list[float]] = {name: [] for name in ("stream", "whole", *operations)}
+    spent, grown = [], []
+    sender = start_program(world, old)
+    for node in receivers:
+        # Between the handovers: what else the machine does changes meanwhile.
+        for name, operation in operations.items():
+            rates[name] += [operation(), operation()]
+        programs = [sender, start_program(world, node)]
+        before = [_resident(program, "VmRSS") for program in programs]
+        processor = _processor(programs)
+        whole, stream = _hand_over(old, node)
+        rates["whole"].append(size_mib * MIB / whole / 1e6)
+        rates["stream"].append(size_mib * MIB / stream / 1e6)
+        spent.append([late - early for early, late in zip(processor, _processor(programs), strict=True)])
+        grown.append([_resident(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)])
+        programs[1].stop()
+    medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+    limits = {name: round(max(rates[name]), 1) for name in ("aes_256_gcm", "cp")}
+    seconds = [statistics.median(each) * 1024 / size_mib for each in zip(*spent, strict=True)]
+    return {
+        "stream": medians["stream"],
+        "whole": medians["whole"],
+        "limits": limits,
+        "ratio": round(medians["stream"] / min(limits.values()), 3),
+        "cp_synced": medians["cp_synced"],
+        "processor_seconds_per_gib": dict(
+            zip(("old", "new", "carrier"), (round(each, 2) for each in seconds), strict=True)
+        ),
+        "rate_if_nobody_waited": round(len(os.sched_getaffinity(0)) * (1 << 30) / sum(seconds) / 1e6, 1),
+        "grown_mib": {
+            name: round(max(each) / MIB, 1) for name, each in zip(("old", "new"), zip(*grown, strict=True), strict=True)
+        },
+    }
+
+
+def _hand_over(old: Node, new: Node) -> tuple[float, float]:
+    """Seconds of all three rounds, and of the stream alone."""
+    answered: list[float] = []
     began = time.perf_counter()
     session = Session(Address.at(old.url, "old node"), Address.at(new.url, "new node"))
     session.ask()
-    session.transfer(lambda _done, _all: None)
-    rate = size_mib * MIB / (time.perf_counter() - began) / 1e6
-    spent = [(late - early) * 1024 / size_mib for early, late in zip(processor, _processor(programs), strict=True)]
-    for name, operation in operations.items():
-        rates[name] += [operation() for _ in range(_LIMIT_ROUNDS)]
-    medians = {name: round(statistics.median(each), 1) for name, each in rates.items()}
-    limits = {name: medians[name] for name in ("aes_256_gcm", "cp")}
-    grown = [_resident(program, "VmHWM") - least for program, least in zip(programs, before, strict=True)]
-    return {
-        "ours": round(rate, 1),
-        "limits": limits,
-        "ratio": round(rate / min(limits.values()), 3),
-        "cp_synced": medians["cp_synced"],
-        "processor_seconds_per_gib": dict(
-            zip(("old", "new", "carrier"), (round(each, 2) for each in spent), strict=True)
-        ),
-        "rate_if_nobody_waited": round(len(os.sched_getaffinity(0)) * (1 << 30) / sum(spent) / 1e6, 1),
-        "grown_mib": {"old": round(grown[0] / MIB, 1), "new": round(grown[1] / MIB, 1)},
-    }
+    session.transfer(lambda _done, _all: answered.append(time.perf_counter()) if not answered else None)
+    ended = time.perf_counter()
+    return ended - began, ended - answered[0]
 
 
 def _fill(path: Path, size_mib: int) -> None:
@@ -122,13 +141,14 @@ def _fill(path: Path, size_mib: int) -> None:
 
 
 def _aes(path: Path) -> float:
-    """Encryption of each MiB of the file, which is in the page cache; reading is not counted."""
+    """Encryption of each MiB of the file, into the same memory again and again; reading is not counted."""
     cipher, spent = AESGCM(bytes(32)), 0.0
+    content, sealed = bytearray(MIB), bytearray(MIB + 16)
     with path.open("rb") as stream:
         for number in range(path.stat().st_size // MIB):
-            content = stream.read(MIB)
+            stream.readinto(content)
             began = time.perf_counter()
-            cipher.encrypt(number.to_bytes(12, "big"), content, None)
+            cipher.encrypt_into(number.to_bytes(12, "big"), content, None, sealed)
             spent += time.perf_counter() - began
     return path.stat().st_size / spent / 1e6
 

@@ -82,7 +82,13 @@ class StreamCipher:
         self._occasion = occasion
 
     def seal(self, number: int, content: bytes) -> bytes:
-        """Chunk *number*, sealed: the ciphertext and the tag (16).
+        """Chunk *number*, sealed: the ciphertext and the tag (16); raises as `seal_into`."""
+        sealed = bytearray(self._shape.sealed_length(number))
+        self.seal_into(number, content, memoryview(sealed))
+        return bytes(sealed)
+
+    def seal_into(self, number: int, content: bytes | memoryview, sealed: memoryview) -> None:
+        """Write chunk *number*, the ciphertext and the tag (16), into *sealed*, which has its sealed length.
 
         Raises:
             MessageMalformedError: There is no such chunk, or *content* has not its length.
@@ -91,7 +97,7 @@ class StreamCipher:
             raise MessageMalformedError(
                 f"chunk {number}: want {self._shape.length(number)} bytes of content, got {len(content)}"
             )
-        return self._aead.encrypt(self._nonce(number), content, self._occasion)
+        self._aead.encrypt_into(self._nonce(number), content, self._occasion, sealed)
 
     def open(self, number: int, sealed: bytes) -> bytes:
         """The content of chunk *number*; raises as `open_into`."""

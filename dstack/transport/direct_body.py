@@ -45,7 +45,7 @@ _threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="body")
 _second = itemgetter(1)
 
 Result = TypeVar("Result")
-Parts = Generator[bytes, None, None]
+Parts = Generator[bytes | memoryview, None, None]
 
 
 class _FewTrailers(ChunkedReader):
@@ -198,7 +198,7 @@ async def send_as_body(protocol: H11Protocol, size: int, parts: Parts, *, begin:
     Args:
         protocol: Whose application calls this; the answer's end is left to it.
         size: Bytes of all *parts*, as the head says.
-        parts: Made in other threads, each while the one before is sent.
+        parts: Made in the thread that sends them; a part is used until the next is asked for.
         begin: Sends the head.
 
     Raises:
@@ -271,15 +271,13 @@ async def _aside(protocol: H11Protocol, work: Callable[[socket.socket], Result],
 def _send(connection: socket.socket, *, parts: Parts) -> bool:
     """Whether all of *parts* were sent; they are closed in any case."""
     connection.settimeout(PART_SECONDS)
-    with closing(parts), ThreadPoolExecutor(1, thread_name_prefix="part") as maker:
-        making = maker.submit(next, parts, b"")
-        while part := making.result():
-            making = maker.submit(next, parts, b"")
+    with closing(parts):
+        for part in parts:
             try:
                 connection.sendall(part)
             except OSError:
                 return False
-        return True
+    return True
 
 
 def _continue_after(protocol: H11Protocol, parser: BodyParser, left: int) -> None:

@@ -65,22 +65,17 @@ def test_an_old_node_killed_while_it_answers_keeps_what_it_holds(tmp_path: Path)
         assert line["recovered"] == SECRET.decode()
 
 
-def test_a_node_killed_inside_a_chunk_or_a_window_keeps_what_it_held(tmp_path: Path) -> None:
-    """At a socket, in the middle of chunks and between advice to the disk: the old content stays with its custody.
+def test_a_node_killed_inside_a_chunk_keeps_what_it_held(tmp_path: Path) -> None:
+    """At a socket, in the middle of chunks and before the disk is synced: the old content stays with its custody.
 
     Nothing half written is left after the start, and the same content then arrives whole by a new request.
     """
-    written = {  # the number of a write, an advice or a sync, and the chunks that are in the file before it
+    written = {  # the number of a write or a sync, and the chunks that are in the file before it
         1: 0.5,  # half of the first chunk
         3: 2.5,  # half of the third chunk
-        8: 7.5,  # half of the last chunk of a window
-        9: 8,  # before the window is begun to be written
-        10: 8.5,
-        18: 16,
-        36: 32,  # before the fourth window is begun to be written
-        37: 32,  # before the first window is given up
-        38: 32.5,
-        41: 34,  # before the content is synced
+        18: 17.5,
+        34: 33.5,  # half of the last whole chunk
+        37: 34,  # before the content is synced; the last chunk took two writes
     }
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(tmp_path), "streaming", *map(str, written)],

@@ -85,7 +85,7 @@ class HandoverNodes(RuleBasedStateMachine):
             sending = self.nodes[name].onboard(request)
         except DstackError:
             return
-        self.answers.append((sending, list(sending.chunks(0))))
+        self.answers.append((sending, list(map(bytes, sending.chunks(0)))))
 
     @precondition(lambda self: self.answers)
     @rule(name=st.sampled_from(NAMES), order=st.lists(st.integers(0, 1), max_size=3), data=st.data())
@@ -107,7 +107,7 @@ class HandoverNodes(RuleBasedStateMachine):
             request = serialise_request(self.nodes[receiver].request_key()).encode()
             self.requests.append(request)
             sending = self.nodes[sender].onboard(request)
-            sealed = list(sending.chunks(0))
+            sealed = list(map(bytes, sending.chunks(0)))
             self.answers.append((sending, sealed))
         except DstackError:
             return

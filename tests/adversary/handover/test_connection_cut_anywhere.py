@@ -101,7 +101,7 @@ def request_document(world: Handover) -> bytes:
 def parts(world: Handover, request_document: bytes) -> tuple[bytes, bytes]:
     """The line, and all sealed chunks in one."""
     sending = world.old.onboard(request_document)
-    return sending.line.encode() + b"\n", b"".join(sending.chunks(0))
+    return sending.line.encode() + b"\n", b"".join(map(bytes, sending.chunks(0)))
 
 
 def require_arrived(world: Handover) -> None:
@@ -271,7 +271,7 @@ def test_a_restarted_old_node_goes_on(world: Handover, request_document: bytes, 
             world.folder / "old", world.old_machine, world.site, world.chain, world.clock, seed=b"after the restart"
         )
         sending = again.onboard(request_document)
-        rest = b"".join(sending.chunks(first))
+        rest = b"".join(map(bytes, sending.chunks(first)))
         with opened(port, sending.line.encode() + b"\n", len(rest), first) as connection:
             connection.sendall(rest)
             code, receipt = answered(connection)

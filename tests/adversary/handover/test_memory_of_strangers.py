@@ -91,7 +91,7 @@ def test_lines_without_an_end_hold_little(tmp_path: Path, site: Site, old_forms:
     world = make_handover(tmp_path, site)
     world.new.old_forms = old_forms
     sending = world.old.onboard(world.request())
-    real = sending.line.encode() + b"\n" + b"".join(sending.chunks(0))
+    real = sending.line.encode() + b"\n" + b"".join(map(bytes, sending.chunks(0)))
     beginning = (b"7" if old_forms else b"{") + b"1" * (4 << 20)
     with serving(world.new) as port, ExitStack() as open_ones:
         many = [

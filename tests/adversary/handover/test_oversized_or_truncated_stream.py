@@ -40,7 +40,7 @@ def world(tmp_path: Path, site: Site) -> Handover:
 def parts(world: Handover) -> list[bytes]:
     """The line and the three sealed chunks."""
     sending = world.old.onboard(world.request())
-    return [sending.line.encode() + b"\n", *sending.chunks(0)]
+    return [sending.line.encode() + b"\n", *map(bytes, sending.chunks(0))]
 
 
 def test_the_whole_stream_is_taken(world: Handover, parts: list[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import threading
@@ -10,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from dstack.errors import KeystoreError
 from dstack.keys.sealing_stream import CHUNK
 from replicator.custody import Custody, fingerprint_of
 from replicator.receipts import KeptReceipt, ReceiptFolder
-from replicator.storage import Held, Incoming, SecureFile
+from replicator.storage import Held, Incoming, SecureFile, aligned_buffer
 from tests.unit.replicator.test_documents import GENESIS
 
 KEPT = KeptReceipt("genesis", GENESIS, b"evidence", simulated=True)
@@ -71,16 +74,18 @@ def test_content_is_read_for_one_fingerprint_only(tmp_path: Path) -> None:
     secure_file = stored(tmp_path, b"content")
     fingerprint = secure_file.held().fingerprint
 
-    with secure_file.reading_of(fingerprint) as read:
-        assert read(4, 3) == b"tent"
+    read = bytearray(4)
+    with secure_file.reading_of(fingerprint) as read_into:
+        read_into(memoryview(read), 3)
+        assert read == b"tent"
         secure_file.path.write_bytes(b"Content")
         with pytest.raises(KeystoreError, match="has changed since the answer was made; ask again"):
-            read(4, 3)
+            read_into(memoryview(read), 3)
     with (
-        secure_file.reading_of(fingerprint) as read,
+        secure_file.reading_of(fingerprint) as read_into,
         pytest.raises(KeystoreError, match="has changed since the answer was made; ask again"),
     ):
-        read(4, 3)
+        read_into(memoryview(read), 3)
 
 
 def test_one_process_at_a_time_works_with_it(tmp_path: Path) -> None:
@@ -119,6 +124,53 @@ def test_content_out_of_bounds_is_refused(tmp_path: Path, size: int) -> None:
 
     with pytest.raises(KeystoreError, match=f"want a file of 1 to {16 << 30} bytes, got {size}"):
         SecureFile(path).held()
+
+
+@pytest.mark.parametrize("can_write_directly", [True, False])
+def test_what_is_written_directly_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_write_directly: bool
+) -> None:
+    """Chunks out of aligned memory and the rest, which is no whole number of blocks; also where a disk cannot."""
+    whole, rest = os.urandom(CHUNK), b"rest"
+    secure_file = SecureFile(tmp_path / "secure-file")
+    if not can_write_directly:
+        monkeypatch.setattr(fcntl, "fcntl", refuse_flags)
+    incoming = secure_file.incoming("x")
+    buffer = aligned_buffer(CHUNK)
+    for content in (whole, whole[::-1], rest):
+        buffer[: len(content)] = content
+        incoming.add(buffer[: len(content)])
+
+    assert incoming.seal_off() == blake3(whole + whole[::-1] + rest).digest()
+    assert incoming.path.read_bytes() == whole + whole[::-1] + rest
+
+
+def refuse_flags(_descriptor: int, _command: int, _flags: int) -> int:
+    """A file system without direct writing."""
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_the_digest_is_of_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends other content where the disk refused the first does not get the first one's digest for it."""
+    incoming = SecureFile(tmp_path / "secure-file").incoming("x")
+    incoming.add(b"begin ")
+    incoming.digest(b"first ", 6)
+    incoming.digest(b"ahead", 12)
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", refuse_to_write)
+        with pytest.raises(KeystoreError, match="cannot be written: No space left on device"):
+            incoming.write(b"first ")
+    for content in (b"other ", b"end"):
+        incoming.digest(content, incoming.size)
+        incoming.write(content)
+
+    assert incoming.seal_off() == blake3(b"begin other end").digest()
+    assert incoming.path.read_bytes() == b"begin other end"
+
+
+def refuse_to_write(_descriptor: int, _content: memoryview, _offset: int) -> int:
+    """A full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_link_is_neither_followed_nor_replaced(tmp_path: Path) -> None:
