@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+from dstack.attestation.appraise import Appraisal
 from dstack.errors import HandoverRefusedError, KeystoreError, ServiceBusyError
 from dstack.keys.sealing import KEY_SIZE, TAG_SIZE, seal
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
@@ -28,6 +30,9 @@ MAX_AT_ONCE = 4
 MAX_WAITING = 8
 """Callers that wait to be judged: each holds a thread, and the other paths need some, too."""
 
+ASK_AGAIN_SECONDS = 15.0
+"""How long a stream may go on until the chain is asked once more: owners who deny a node may do so meanwhile."""
+
 _WAIT_SECONDS = 10.0
 
 
@@ -36,20 +41,35 @@ class Judged:
     """A request that may be answered, in the state of one block."""
 
     boot: BootInfo
+    appraisal: Appraisal
     block: BlockRef
-    simulated: bool
     genesis: Digest32 | None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the new node's evidence rests on a simulated root."""
+        return self.appraisal.verified.root.simulated
 
 
 class Sending:
-    """An answer on its way: a line, then sealed chunks."""
+    """An answer on its way: a line, then sealed chunks.
 
-    def __init__(self, answer: Answer, key: bytes, secure_file: SecureFile) -> None:
+    Args:
+        answer: What was answered.
+        key: Of the stream.
+        secure_file: The content.
+        require_granted: Asks the chain once more whether the new node may have it; raises as `Sender.onboard`.
+    """
+
+    def __init__(
+        self, answer: Answer, key: bytes, secure_file: SecureFile, require_granted: Callable[[], None]
+    ) -> None:
         self.receipt = answer.receipt
         self.line = serialise_answer(answer)
         self.shape = StreamShape(answer.receipt.terms.size)
         self._cipher = StreamCipher(key, self.shape, answer.receipt.terms.seal_info())
         self._file = secure_file
+        self._require_granted = require_granted
 
     def chunks(self, first: int) -> Iterator[memoryview]:
         """Sealed chunks from number *first* on, read one by one; each is good until the next is asked for.
@@ -59,11 +79,16 @@ class Sending:
 
         Raises:
             KeystoreError: The secure file has changed since the answer was made.
+            DstackError: The chain no longer allows the new node, or could not be asked again.
         """
+        asked = time.monotonic()
         # The same memory again and again: having new memory for each chunk costs more than sealing it.
         content_buffer, sealed_buffer = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK + TAG_SIZE))
         with self._file.reading_of(self.receipt.terms.fingerprint) as read_into:
             for number in range(first, self.shape.chunks):
+                if time.monotonic() - asked >= ASK_AGAIN_SECONDS:
+                    self._require_granted()
+                    asked = time.monotonic()
                 content = content_buffer[: self.shape.length(number)]
                 sealed = sealed_buffer[: self.shape.sealed_length(number)]
                 read_into(content, number * CHUNK)
@@ -120,9 +145,8 @@ class Sender:
             known = self._old.answer_to(quoted, self._parts.moments.now())
             judged, at = self._judged(quoted, law, known=known)
             held = self._held(judged.genesis, law)
-            if known is not None:
-                return self._again(known, held)
-            return self._answer(quoted, judged, held, at)
+            answer, key = self._again(known, held) if known is not None else self._answer(quoted, judged, held, at)
+        return Sending(answer, key, self._parts.secure_file, lambda: _ask_again(judged, law))
 
     def _judged(self, quoted: QuotedRequest, law: LawReader, *, known: Receipt | None) -> tuple[Judged, datetime]:
         request, at = quoted.request, self._parts.moments.now(law.block())
@@ -133,7 +157,7 @@ class Sender:
         boot = boot_info_of(receiver, app_id, who="new node")
         verdict = law.judge(boot, receiver)
         block = require_granted(verdict.decision, who="new node")
-        return Judged(boot, block, receiver.verified.root.simulated, verdict.genesis), at
+        return Judged(boot, receiver, block, verdict.genesis), at
 
     def _held(self, recorded: Digest32 | None, law: LawReader) -> Held:
         held = self._parts.secure_file.held()
@@ -142,7 +166,7 @@ class Sender:
         require_genesis(held.custody.genesis.hash(), recorded, required=law.requires_genesis, who="old node")
         return held
 
-    def _answer(self, quoted: QuotedRequest, judged: Judged, held: Held, at: datetime) -> Sending:
+    def _answer(self, quoted: QuotedRequest, judged: Judged, held: Held, at: datetime) -> tuple[Answer, bytes]:
         assert held.custody is not None
         terms = Terms(
             request=quoted.request,
@@ -164,7 +188,7 @@ class Sender:
         receipt = Receipt(terms, Digest32(hashlib.sha256(sealed_key).digest()))
         answer = Answer(sealed_key, receipt, held.custody, self._parts.identity.quoted(receipt.report_data()))
         known = self._remember(quoted, answer, key, at)
-        return Sending(answer, key, self._parts.secure_file) if known is None else self._again(known, held)
+        return (answer, key) if known is None else self._again(known, held)
 
     def _remember(self, quoted: QuotedRequest, answer: Answer, key: bytes, at: datetime) -> Receipt | None:
         """Keep the receipt, then the state: nothing is handed over without one.
@@ -184,14 +208,14 @@ class Sender:
             self._keys = {name: kept for name, kept in self._keys.items() if name in remembered} | {receipt.hash(): key}
         return None
 
-    def _again(self, known: Receipt, held: Held) -> Sending:
+    def _again(self, known: Receipt, held: Held) -> tuple[Answer, bytes]:
         _require_unchanged(known, held)
         assert held.custody is not None
         with self._lock:
             key = self._keys[known.hash()]
         kept = self._parts.receipts.read(known.hash(), "sent")
         evidence, sealed_key = bytes.fromhex(kept["evidence"]), bytes.fromhex(kept["sealed_key"])
-        return Sending(Answer(sealed_key, known, held.custody, evidence), key, self._parts.secure_file)
+        return Answer(sealed_key, known, held.custody, evidence), key
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -207,6 +231,10 @@ def _taken(places: threading.Semaphore, seconds: float) -> Iterator[None]:
         yield
     finally:
         places.release()
+
+
+def _ask_again(judged: Judged, law: LawReader) -> None:
+    require_granted(law.judge(judged.boot, judged.appraisal).decision, who="new node")
 
 
 def _require_unchanged(known: Receipt, held: Held) -> None:

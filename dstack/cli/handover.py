@@ -68,7 +68,12 @@ def command() -> None:
 @click.argument("new")
 @click.option("--dry-run", is_flag=True, help="Only say whether it would be accepted. Uses one of NEW's 8 places.")
 @click.option("--app-compose", metavar="FILE", help="What the new node is meant to run; for explaining a refusal.")
-@click.option("--deployment", metavar="FILE", help="Where the contracts are; with --rpc-url, says when it may change.")
+@click.option(
+    "--deployment",
+    metavar="FILE",
+    envvar="DSTACK_DEPLOYMENT",
+    help="Where the contracts are; with --rpc-url, says when it may change.",
+)
 @click.option("--rpc-url", metavar="URL", envvar="DSTACK_RPC_URL", help="The chain's endpoint, JSON-RPC.")
 @click.option("--receipt", metavar="FILE", help="Write the receipt here.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")

@@ -163,14 +163,19 @@ class Session:
     def transfer(self, progress: Progress) -> Receipt:
         """Rounds 2 and 3; goes on where a connection broke, up to `TRIES` times without progress.
 
+        A node that cannot answer just now is asked again once the transfer had begun, like one that went away.
+
         Raises:
             DstackError: A node refused, or they could not be reached.
         """
-        first, left = 0, TRIES
+        first, left, has_begun = 0, TRIES, False
         while True:
             try:
                 return self._pass_on(first, progress)
-            except BrokenTransferError as exc:
+            except (BrokenTransferError, PeerUnavailableError) as exc:
+                if not has_begun and isinstance(exc, PeerUnavailableError):
+                    raise
+                has_begun = True
                 reached = self._next_chunk(first)
                 left = TRIES if reached > first else left - 1
                 first = reached

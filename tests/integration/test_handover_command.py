@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +15,26 @@ import pytest
 from click.testing import CliRunner
 
 from dstack.attestation.collateral import serialise_collateral
+from dstack.cli import handover_session
 from dstack.cli.handover import command
 from dstack.cli.handover_words import explain
-from dstack.errors import AppraisalError, DstackError, KeyReleaseDeniedError, PeerUnavailableError
+from dstack.errors import (
+    AppraisalError,
+    ChainUnavailableError,
+    DstackError,
+    KeyReleaseDeniedError,
+    PeerUnavailableError,
+)
 from dstack.keys.sealing_stream import CHUNK
 from dstack.measurement.event_log import RuntimeEvent
+from dstack.policy import BootInfo, Decision
 from dstack.transport.listener import Listener
+from replicator import sending
 from replicator.app import replicator_app
 from replicator.documents import QuotedRequest, parse_request
 from tests.handover_attacks import quoted_by
 from tests.http_answers import answering
-from tests.worlds import SECRET, Handover, Site, make_handover
+from tests.worlds import SECRET, Handover, MemoryChain, Site, make_handover
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,64 @@ def test_a_broken_transfer_goes_on_where_it_ended(tmp_path: Path, site: Site) ->
     assert (said.code, said.facts["size"]) == (0, len(content))
     assert world.new_secure_file.read_bytes() == content
     assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
+
+
+def test_a_node_denied_while_it_receives_is_told_by_which_rule(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old node ends the stream, and says why to whoever wants to go on."""
+    monkeypatch.setattr(sending, "ASK_AGAIN_SECONDS", 0.0)
+    world = make_handover(tmp_path, site, bytes(4 * CHUNK))
+    denied = world.new_machine.booted.app_compose.compose_hash
+
+    def deny(number: int) -> None:
+        if number == 3:
+            world.chain.allowed.discard(denied)
+
+    with questions_about_the_new_node(world, deny), served(world) as (old, new):
+        said = handover(old, new, "--json")
+
+    assert (said.code, said.facts["rule"]) == (1, "COMPOSE_HASH")
+    assert not world.new_secure_file.exists()
+    assert world.old.status()["refusals"][-1]["rule"] == "COMPOSE_HASH"
+
+
+def test_a_chain_that_is_silent_for_a_moment_costs_no_handover(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream ends where nobody can be asked, and goes on when the chain answers again."""
+    monkeypatch.setattr(sending, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(handover_session, "_PAUSE_SECONDS", 0.1)
+    content = bytes(range(256)) * (4 * CHUNK // 256)
+    world = make_handover(tmp_path, site, content)
+
+    def be_silent(number: int) -> None:
+        if 3 <= number <= 5:
+            raise ChainUnavailableError("no endpoint answers")
+
+    with questions_about_the_new_node(world, be_silent) as asked, served(world) as (old, new):
+        said = handover(old, new, "--json")
+
+    assert asked[0] > 5
+    assert (said.code, said.facts["size"]) == (0, len(content))
+    assert world.new_secure_file.read_bytes() == content
+    assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
+
+
+@contextmanager
+def questions_about_the_new_node(world: Handover, happens: Callable[[int], object]) -> Iterator[list[int]]:
+    """Something happens before the chain is asked about the new node, given how many times it was; so many."""
+    authorize, count = MemoryChain.authorize_app, [0]
+
+    def counted(chain: MemoryChain, boot: BootInfo) -> Decision:
+        if boot.compose_hash == world.new_machine.booted.app_compose.compose_hash:
+            count[0] += 1
+            happens(count[0])
+        return authorize(chain, boot)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryChain, "authorize_app", counted)
+        yield count
 
 
 def words(raw: bytes, error: DstackError) -> list[str]:

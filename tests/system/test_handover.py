@@ -199,7 +199,9 @@ def container_key(node: Node) -> str:
         return str(client.post("/getkey", json={"tag": "disk"}).json()["key"])
 
 
-def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: Path) -> None:
+def test_an_app_with_the_replicator_pasted_in_migrates(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Measured by `dstack rtmr3`, refused before its 48 hours, then handed over, and the receipt verifies offline."""
     first, second = pasted(place, tmp_path, "3"), pasted(place, tmp_path, "4")
     place.allow(first)
@@ -254,7 +256,9 @@ def test_an_app_with_the_replicator_pasted_in_migrates(place: Place, tmp_path: P
     waiting = mounted(place, third, third.app_compose)
     place.governance.propose_app(place.governance.handover_app, compose_hash(third.app_compose), place.world)
     start_program(place.world, waiting)
-    later = json.loads(dstack("handover", old.url, waiting.url, "--dry-run", *chain).stdout)
+    monkeypatch.setenv("DSTACK_DEPLOYMENT", str(tmp_path / "deployment.json"))
+    monkeypatch.setenv("DSTACK_RPC_URL", place.governance.rpc_url)
+    later = json.loads(dstack("handover", old.url, waiting.url, "--dry-run", "--json").stdout)
     assert (later["accepted"], [each["stage"] for each in later["when"]]) == (False, ["Waiting"])
 
     changed = json.loads(receipt.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from dstack.chain.action_data import Genesis as RecordedGenesis
 from dstack.chain.operator import Action, Kind, cancel_call, deny_call, execute_call
 from dstack.errors import HandoverRefusedError, KeyReleaseDeniedError
+from dstack.keys.sealing_stream import CHUNK
+from replicator import sending
 from replicator.documents import serialise_request
 from tests.chain_world import DELAY, WINDOW
 from tests.law_world import LawWorld
@@ -99,6 +102,44 @@ def test_denied_configuration_gets_nothing(law: LawWorld, tmp_path: Path) -> Non
     law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
 
     refused(law, tmp_path)
+
+
+def test_configuration_denied_while_it_receives_gets_no_more(
+    law: LawWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Denying is instant, also for a node that has had an answer and part of the content."""
+    clock = Stopwatch()
+    monkeypatch.setattr(sending.time, "monotonic", clock)
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD))
+    new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW))
+    place_genesis(old, bytes(4 * CHUNK))
+    request = serialise_request(new.request_key()).encode()
+    chunks = old.onboard(request).chunks(0)
+    next(chunks)
+    compose = new.identity.boot().compose_hash
+    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+
+    clock.seconds += sending.ASK_AGAIN_SECONDS - 1
+    next(chunks)
+    clock.seconds += 1
+    with pytest.raises(KeyReleaseDeniedError, match="new node: Compose hash not allowed") as under_way:
+        next(chunks)
+    with pytest.raises(KeyReleaseDeniedError, match="new node: Compose hash not allowed") as again:
+        old.onboard(request)
+
+    assert (under_way.value.rule, again.value.rule) == ("COMPOSE_HASH", "COMPOSE_HASH")
+
+
+class Stopwatch:
+    """A monotonic clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = time.monotonic()
+
+    def __call__(self) -> float:
+        """As `time.monotonic`."""
+        return self.seconds
 
 
 def test_frozen_app_gets_nothing(law: LawWorld, tmp_path: Path) -> None:

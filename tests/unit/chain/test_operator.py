@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from enum import IntEnum
+from pathlib import Path
 
 import pytest
 from eth_abi.abi import encode
 
+from dstack.chain.action_data import DelayClass
 from dstack.chain.client import Log
-from dstack.chain.operator import CONTENT_TYPE, PROPOSAL_QUEUED, Action, Content, Kind, parse_proposal, proposal_id
+from dstack.chain.operator import (
+    CONTENT_TYPE,
+    PROPOSAL_QUEUED,
+    Action,
+    Content,
+    Kind,
+    State,
+    parse_proposal,
+    proposal_id,
+)
 from dstack.errors import ChainUnavailableError, ConfigError, InputError
 from dstack.values import Digest32
 
+ROOT = Path(__file__).resolve().parents[3]
 OPERATOR = "0x" + "11" * 20
 TARGET = "0x" + "22" * 20
 ACTION = Action.of(Kind.OS_IMAGE, TARGET, b"\x05" * 32)
@@ -28,6 +42,18 @@ def queued(**changes: object) -> Log:
     values = [shown["nonce"], shown["ready_at"], shown["expires_at"], content]
     types = ["uint256", "uint256", "uint256", CONTENT_TYPE]
     return Log((PROPOSAL_QUEUED, topic, bytes(12) + b"\x33" * 20), encode(types, values))
+
+
+@pytest.mark.parametrize("enum", [Kind, State, DelayClass])
+def test_numbers_are_those_of_the_contract(enum: type[IntEnum]) -> None:
+    """Names in the order of the Solidity source, which numbers them by it."""
+    source = (ROOT / "contracts/interfaces/IUpgradeOperator.sol").read_text()
+    found = re.search(rf"enum {enum.__name__} {{(.*?)}}", re.sub(r"//.*|/\*(?s:.*?)\*/", "", source), re.DOTALL)
+    assert found is not None
+    names = [each.strip() for each in found[1].split(",")]
+
+    assert [each.name.title().replace("_", "") for each in enum] == names
+    assert [each.value for each in enum] == list(range(len(names)))
 
 
 def test_an_event_that_holds_its_id_is_read() -> None:
