@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench_handover_bare import bare_seconds
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dstack.cli.handover_session import Node as Address
@@ -34,10 +35,11 @@ def measure(size_mib: int) -> dict[str, Any]:
     Returns:
         MB/s (10^6 bytes): medians of the stream, from the old node's answer to the new node's receipt, and of all three
         rounds; the limits at their best, for `cp` varies with what memory is free; and the ratio of the stream to the
-        slower one. `cp` does not sync and so may leave everything in memory; ours syncs, and so does `cp_synced`, which
-        is no limit. Processor seconds per GiB of the old node, the new node and who carries (this program), and the
-        rate that they would allow if they shared this machine's cores without ever waiting; seconds of a whole small
-        handover and of its rounds (medians); MiB that each program grew by at most while it streamed.
+        slower one. `cp` does not sync and so may leave everything in memory; ours syncs, and so do `cp_synced` and
+        `bare_programs`, the bare steps of a stream in three programs, which are no limits. Processor seconds per GiB of
+        the old node, the new node and who carries (this program), and the rate that they would allow if they shared
+        this machine's cores without ever waiting; seconds of a whole small handover and of its rounds (medians); MiB
+        that each program grew by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -84,6 +86,7 @@ def _large(world: World, old: Node, receivers: list[Node], size_mib: int) -> dic
         "aes_256_gcm": lambda: _aes(old.secure_file),
         "cp": lambda: _cp(old.secure_file, copy),
         "cp_synced": lambda: _cp(old.secure_file, copy, synced=True),
+        "bare_programs": lambda: size_mib * MIB / bare_seconds(old.secure_file, copy) / 1e6,
     }
     rates: dict[str, list[float]] = {name: [] for name in ("stream", "whole", *operations)}
     spent, grown = [], []
@@ -110,6 +113,7 @@ def _large(world: World, old: Node, receivers: list[Node], size_mib: int) -> dic
         "limits": limits,
         "ratio": round(medians["stream"] / min(limits.values()), 3),
         "cp_synced": medians["cp_synced"],
+        "bare_programs": medians["bare_programs"],
         "processor_seconds_per_gib": dict(
             zip(("old", "new", "carrier"), (round(each, 2) for each in seconds), strict=True)
         ),

@@ -223,6 +223,7 @@ async def send_as_body(protocol: H11Protocol, size: int, parts: Parts, *, begin:
         _places.release()
         if not is_whole:
             abort(protocol.transport)
+            protocol.cycle.disconnected = True  # else the server misses the end of the answer, and logs an error
 
 
 def abort(transport: asyncio.Transport) -> None:

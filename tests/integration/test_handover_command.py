@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -197,9 +198,9 @@ def test_a_broken_transfer_goes_on_where_it_ended(tmp_path: Path, site: Site) ->
 
 
 def test_a_node_denied_while_it_receives_is_told_by_which_rule(
-    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old node ends the stream, and says why to whoever wants to go on."""
+    """The old node ends the stream, which is no error of the server, and says why to whoever wants to go on."""
     monkeypatch.setattr(sending, "ASK_AGAIN_SECONDS", 0.0)
     world = make_handover(tmp_path, site, bytes(4 * CHUNK))
     denied = world.new_machine.booted.app_compose.compose_hash
@@ -213,7 +214,8 @@ def test_a_node_denied_while_it_receives_is_told_by_which_rule(
 
     assert (said.code, said.facts["rule"]) == (1, "COMPOSE_HASH")
     assert not world.new_secure_file.exists()
-    assert world.old.status()["refusals"][-1]["rule"] == "COMPOSE_HASH"
+    assert [each["rule"] for each in world.old.status()["refusals"]] == ["COMPOSE_HASH"] * 2
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_a_chain_that_is_silent_for_a_moment_costs_no_handover(
