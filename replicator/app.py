@@ -263,8 +263,8 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
         return _json(200, json.dumps({"accepted": True, "block": judged.block.number, "simulated": judged.simulated}))
     first = _number(request, "from")
     sending = node.onboard(raw)
-    if first >= sending.shape.chunks:
-        raise MessageMalformedError(f"onboard: from: want 0 to {sending.shape.chunks - 1}, got {first}")
+    if first > sending.shape.chunks:
+        raise MessageMalformedError(f"onboard: from: want 0 to {sending.shape.chunks}, got {first}")
     if is_old and sending.shape.size > old_forms.MAX_CONTENT:
         raise HandoverRefusedError(
             f"onboard: want a secure file of at most {old_forms.MAX_CONTENT} bytes for the old form, "

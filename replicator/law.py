@@ -63,6 +63,41 @@ class LawReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A node that may have the app's secrets, in the state of one block.
+
+    Attributes:
+        who: "old node" or "new node", for errors.
+    """
+
+    boot: BootInfo
+    appraisal: Appraisal
+    who: str
+    block: BlockRef
+    genesis: Digest32 | None
+
+    @classmethod
+    def by(cls, law: LawReader, boot: BootInfo, appraisal: Appraisal, *, who: str) -> Judged:
+        """What *law* says of it now.
+
+        Raises:
+            KeyReleaseDeniedError: The chain forbids it.
+            ChainUnavailableError: Could not ask.
+        """
+        verdict = law.judge(boot, appraisal)
+        return cls(boot, appraisal, who, require_granted(verdict.decision, who=who), verdict.genesis)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its evidence rests on a simulated root."""
+        return self.appraisal.verified.root.simulated
+
+    def require_still_granted(self, law: LawReader) -> None:
+        """Ask once more; raises as `by`."""
+        Judged.by(law, self.boot, self.appraisal, who=self.who)
+
+
 def require_granted(decision: Decision, *, who: str) -> BlockRef:
     """The block in whose state a node is allowed.
 

@@ -19,14 +19,14 @@ from replicator.containers import Container, derive_key
 from replicator.custody import Custody, Receipt
 from replicator.documents import VERSION, QuotedRequest
 from replicator.identity import Identity
-from replicator.law import LawReader
+from replicator.law import Judged, LawReader
 from replicator.moments import Moments
 from replicator.parts import Parts
 from replicator.peers import EvidenceVerifier, QuoteProvider
 from replicator.receipts import ReceiptFolder
 from replicator.receiving import Delivery, Receiver
 from replicator.refusals import Refusals
-from replicator.sending import Judged, Sender, Sending
+from replicator.sending import Sender, Sending
 from replicator.storage import SecureFile
 
 _log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Replicator:
 
     def finish(self, delivery: Delivery) -> Receipt:
         """The end of round 3: have what came take its place."""
-        receipt = delivery.finish()
+        receipt = delivery.finish(self.law)
         _log_receipt("received", receipt)
         return receipt
 

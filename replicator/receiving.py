@@ -9,7 +9,6 @@ from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from dstack.attestation.appraise import Appraisal
 from dstack.errors import DstackError, HandoverRefusedError, KeystoreError, SealError
 from dstack.keys.sealing import open_sealed
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
@@ -18,7 +17,7 @@ from replicator.answers import Answer, parse_answer
 from replicator.custody import Receipt, fingerprint_of
 from replicator.documents import Party, QuotedRequest, Request
 from replicator.handover import REQUEST_LIFETIME, Asked, NewNode, require_parties
-from replicator.law import LawReader, require_genesis, require_granted
+from replicator.law import Judged, LawReader, require_genesis
 from replicator.parts import Parts
 from replicator.peers import boot_info_of
 from replicator.receipts import KeptReceipt
@@ -30,7 +29,7 @@ class _Transfer:
     """An accepted answer and what has come of its content."""
 
     answer: Answer
-    sender_simulated: bool
+    sender: Judged
     cipher: StreamCipher
     shape: StreamShape
     incoming: Incoming
@@ -41,7 +40,12 @@ class Delivery:
     """One connection that brings chunks of a transfer; the next one goes on where this one ended."""
 
     def __init__(
-        self, receiver: Receiver, receipt: Receipt, shape: StreamShape, next_chunk: int, transfer: _Transfer | None
+        self,
+        receiver: Receiver,
+        receipt: Receipt,
+        shape: StreamShape,
+        next_chunk: int,
+        transfer: _Transfer | None,
     ) -> None:
         self.receipt = receipt
         self.shape = shape
@@ -77,11 +81,13 @@ class Delivery:
         self._receiver.write(self.receipt, self.next_chunk, content)
         self.next_chunk += 1
 
-    def finish(self) -> Receipt:
-        """Have what came take its place.
+    def finish(self, law: LawReader) -> Receipt:
+        """Have what came take its place, if the sender is still allowed.
 
         Raises:
             HandoverRefusedError: Chunks are missing; says which comes next.
+            KeyReleaseDeniedError: The chain no longer allows the sender.
+            ChainUnavailableError: Could not ask; what came stays.
             SealError: It is not the content that the receipt names.
             KeystoreError: The disk refuses.
         """
@@ -89,7 +95,7 @@ class Delivery:
             raise HandoverRefusedError(
                 f"stream: want {self.shape.chunks} chunks, got {self.next_chunk}; go on with chunk {self.next_chunk}"
             )
-        return self._receiver.finish(self.receipt)
+        return self._receiver.finish(self.receipt, law)
 
     def close(self) -> None:
         """The connection has ended, in whichever way."""
@@ -157,8 +163,7 @@ class Receiver:
         if asked.stored:
             return self._stored(asked, answer, shape)
         if asked.receipt != answer.receipt:
-            sender = self._judged(answer, law, at)
-            self._accept(asked, answer, sender, shape)
+            self._accept(asked, answer, self._judged(answer, law, at), shape)
         return self._deliver(answer.receipt, shape)
 
     def open_into(self, receipt: Receipt, number: int, sealed: bytes | memoryview, content: memoryview) -> None:
@@ -173,14 +178,16 @@ class Receiver:
         with self._lock:
             self._new = self._new.received(receipt, number + 1)
 
-    def finish(self, receipt: Receipt) -> Receipt:
-        """Verify all that came and have it take the place of the secure file."""
+    def finish(self, receipt: Receipt, law: LawReader) -> Receipt:
+        """As `Delivery.finish`."""
         with self._lock:
             asked = self._new.of(receipt)
         if asked.stored:
             return receipt
+        transfer = self._transfer(receipt)
+        transfer.sender.require_still_granted(law)
         try:
-            self._store(self._transfer(receipt), asked.quoted)
+            self._store(transfer, asked.quoted)
         except DstackError:
             with self._lock:
                 self._new = self._new.failing(receipt)
@@ -196,18 +203,17 @@ class Receiver:
         with self._lock:
             transfer.busy = False
 
-    def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Appraisal:
+    def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Judged:
         """Verify, appraise and authorize who answered, and see that the receipt says what is so."""
         receipt, own = answer.receipt, self._parts.identity.boot()
         sender = self._parts.verifier.appraise_blob(answer.evidence, expected=receipt.report_data(), at=at)
         boot = boot_info_of(sender, own.app_id, who="old node")
         require_parties(receipt, sender=Party.of(boot), receiver=Party.of(own))
         answer.custody.require_before(receipt.terms)
-        verdict = law.judge(boot, sender)
-        require_granted(verdict.decision, who="old node")
-        require_genesis(receipt.terms.genesis, verdict.genesis, required=law.requires_genesis, who="old node")
+        judged = Judged.by(law, boot, sender, who="old node")
+        require_genesis(receipt.terms.genesis, judged.genesis, required=law.requires_genesis, who="old node")
         self._require_place(answer)
-        return sender
+        return judged
 
     def _require_place(self, answer: Answer) -> bool:
         """See that the content may be stored here; says whether it is here already."""
@@ -223,7 +229,7 @@ class Receiver:
         answer.custody.after(answer.receipt).require_descends(held.custody, held.fingerprint)
         return False
 
-    def _accept(self, asked: Asked, answer: Answer, sender: Appraisal, shape: StreamShape) -> None:
+    def _accept(self, asked: Asked, answer: Answer, sender: Judged, shape: StreamShape) -> None:
         terms = answer.receipt.terms
         key = open_sealed(asked.private_key, answer.sealed_key, terms.seal_info())
         cipher = StreamCipher(key, shape, terms.seal_info())
@@ -236,8 +242,7 @@ class Receiver:
                 self._drop(asked.request)
                 before = None
             incoming = before.incoming if before else self._place_for(answer.receipt)
-            simulated = sender.verified.root.simulated
-            self._transfers[asked.request] = _Transfer(answer, simulated, cipher, shape, incoming)
+            self._transfers[asked.request] = _Transfer(answer, sender, cipher, shape, incoming)
 
     def _place_for(self, receipt: Receipt) -> Incoming:
         try:
@@ -272,7 +277,7 @@ class Receiver:
         if fingerprint_of(transfer.incoming.seal_off()) != answer.receipt.terms.fingerprint:
             raise SealError("stream: what came is not the content that the receipt names")
         kept = KeptReceipt(
-            "received", answer.receipt, answer.evidence, transfer.sender_simulated, quoted, answer.sealed_key
+            "received", answer.receipt, answer.evidence, transfer.sender.simulated, quoted, answer.sealed_key
         )
         with self._storing:
             if self._require_place(answer):

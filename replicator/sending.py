@@ -7,20 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 
-from dstack.attestation.appraise import Appraisal
 from dstack.errors import HandoverRefusedError, KeystoreError, ServiceBusyError
 from dstack.keys.sealing import KEY_SIZE, TAG_SIZE, seal
 from dstack.keys.sealing_stream import CHUNK, StreamCipher, StreamShape
-from dstack.policy import BlockRef, BootInfo
 from dstack.values import Digest32
 from replicator.answers import Answer, serialise_answer
 from replicator.custody import Receipt, Terms
 from replicator.documents import Party, QuotedRequest, parse_request
 from replicator.handover import OldNode
-from replicator.law import LawReader, require_genesis, require_granted
+from replicator.law import Judged, LawReader, require_genesis
 from replicator.parts import Parts
 from replicator.peers import boot_info_of
 from replicator.receipts import KeptReceipt
@@ -36,21 +33,6 @@ ASK_AGAIN_SECONDS = 15.0
 _WAIT_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A request that may be answered, in the state of one block."""
-
-    boot: BootInfo
-    appraisal: Appraisal
-    block: BlockRef
-    genesis: Digest32 | None
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the new node's evidence rests on a simulated root."""
-        return self.appraisal.verified.root.simulated
-
-
 class Sending:
     """An answer on its way: a line, then sealed chunks.
 
@@ -58,18 +40,18 @@ class Sending:
         answer: What was answered.
         key: Of the stream.
         secure_file: The content.
-        require_granted: Asks the chain once more whether the new node may have it; raises as `Sender.onboard`.
+        require_still_granted: Asks the chain once more whether the new node may have it.
     """
 
     def __init__(
-        self, answer: Answer, key: bytes, secure_file: SecureFile, require_granted: Callable[[], None]
+        self, answer: Answer, key: bytes, secure_file: SecureFile, require_still_granted: Callable[[], None]
     ) -> None:
         self.receipt = answer.receipt
         self.line = serialise_answer(answer)
         self.shape = StreamShape(answer.receipt.terms.size)
         self._cipher = StreamCipher(key, self.shape, answer.receipt.terms.seal_info())
         self._file = secure_file
-        self._require_granted = require_granted
+        self._require_still_granted = require_still_granted
 
     def chunks(self, first: int) -> Iterator[memoryview]:
         """Sealed chunks from number *first* on, read one by one; each is good until the next is asked for.
@@ -87,7 +69,7 @@ class Sending:
         with self._file.reading_of(self.receipt.terms.fingerprint) as read_into:
             for number in range(first, self.shape.chunks):
                 if time.monotonic() - asked >= ASK_AGAIN_SECONDS:
-                    self._require_granted()
+                    self._require_still_granted()
                     asked = time.monotonic()
                 content = content_buffer[: self.shape.length(number)]
                 sealed = sealed_buffer[: self.shape.sealed_length(number)]
@@ -146,7 +128,7 @@ class Sender:
             judged, at = self._judged(quoted, law, known=known)
             held = self._held(judged.genesis, law)
             answer, key = self._again(known, held) if known is not None else self._answer(quoted, judged, held, at)
-        return Sending(answer, key, self._parts.secure_file, lambda: _ask_again(judged, law))
+        return Sending(answer, key, self._parts.secure_file, lambda: judged.require_still_granted(law))
 
     def _judged(self, quoted: QuotedRequest, law: LawReader, *, known: Receipt | None) -> tuple[Judged, datetime]:
         request, at = quoted.request, self._parts.moments.now(law.block())
@@ -155,9 +137,7 @@ class Sender:
             self._old.admit(quoted, law=law.law, app_id=app_id, at=at)
         receiver = self._parts.verifier.appraise_blob(quoted.evidence, expected=request.report_data(), at=at)
         boot = boot_info_of(receiver, app_id, who="new node")
-        verdict = law.judge(boot, receiver)
-        block = require_granted(verdict.decision, who="new node")
-        return Judged(boot, receiver, block, verdict.genesis), at
+        return Judged.by(law, boot, receiver, who="new node"), at
 
     def _held(self, recorded: Digest32 | None, law: LawReader) -> Held:
         held = self._parts.secure_file.held()
@@ -231,10 +211,6 @@ def _taken(places: threading.Semaphore, seconds: float) -> Iterator[None]:
         yield
     finally:
         places.release()
-
-
-def _ask_again(judged: Judged, law: LawReader) -> None:
-    require_granted(law.judge(judged.boot, judged.appraisal).decision, who="new node")
 
 
 def _require_unchanged(known: Receipt, held: Held) -> None:

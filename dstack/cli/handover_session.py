@@ -123,11 +123,13 @@ class Session:
 
     Attributes:
         request: What the new node asked, once it has.
+        has_answer: Whether the old node has answered.
     """
 
     old: Node
     new: Node
     request: bytes = b""
+    has_answer: bool = False
 
     @property
     def quoted(self) -> QuotedRequest:
@@ -163,24 +165,23 @@ class Session:
     def transfer(self, progress: Progress) -> Receipt:
         """Rounds 2 and 3; goes on where a connection broke, up to `TRIES` times without progress.
 
-        A node that cannot answer just now is asked again once the transfer had begun, like one that went away.
+        Once the old node has answered, a node that cannot answer just now is asked again like one that went away.
 
         Raises:
             DstackError: A node refused, or they could not be reached.
         """
-        first, left, has_begun = 0, TRIES, False
+        first, left = 0, TRIES
         while True:
             try:
                 return self._pass_on(first, progress)
             except (BrokenTransferError, PeerUnavailableError) as exc:
-                if not has_begun and isinstance(exc, PeerUnavailableError):
+                if isinstance(exc, PeerUnavailableError) and not self.has_answer:
                     raise
-                has_begun = True
                 reached = self._next_chunk(first)
                 left = TRIES if reached > first else left - 1
                 first = reached
                 if not left:
-                    raise PeerUnavailableError(f"the connection broke {TRIES} times: {exc}") from exc
+                    raise PeerUnavailableError(f"gave up after {TRIES} tries without progress: {exc}") from exc
                 time.sleep(_PAUSE_SECONDS)
 
     def _next_chunk(self, otherwise: int) -> int:
@@ -202,6 +203,7 @@ class Session:
             if response.status != http.client.OK:
                 raise self.old.refusal(response.status, response.read(_MAX_BODY))
             answer, line = _line(response)
+            self.has_answer = True
             shape = StreamShape(answer.receipt.terms.size)
             try:
                 self._send(target, source, response, line, shape, first, progress)

@@ -35,7 +35,7 @@ from replicator.app import replicator_app
 from replicator.documents import QuotedRequest, parse_request
 from tests.handover_attacks import quoted_by
 from tests.http_answers import answering
-from tests.worlds import SECRET, Handover, MemoryChain, Site, make_handover
+from tests.worlds import SECRET, Handover, Machine, MemoryChain, Site, make_handover
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def test_a_node_denied_while_it_receives_is_told_by_which_rule(
         if number == 3:
             world.chain.allowed.discard(denied)
 
-    with questions_about_the_new_node(world, deny), served(world) as (old, new):
+    with questions_about(world.new_machine, deny), served(world) as (old, new):
         said = handover(old, new, "--json")
 
     assert (said.code, said.facts["rule"]) == (1, "COMPOSE_HASH")
@@ -231,7 +231,7 @@ def test_a_chain_that_is_silent_for_a_moment_costs_no_handover(
         if 3 <= number <= 5:
             raise ChainUnavailableError("no endpoint answers")
 
-    with questions_about_the_new_node(world, be_silent) as asked, served(world) as (old, new):
+    with questions_about(world.new_machine, be_silent) as asked, served(world) as (old, new):
         said = handover(old, new, "--json")
 
     assert asked[0] > 5
@@ -240,13 +240,58 @@ def test_a_chain_that_is_silent_for_a_moment_costs_no_handover(
     assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
 
 
+def test_a_chain_that_is_silent_at_the_end_costs_no_handover(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All chunks have come and stay; the answer's line alone is carried until the sender can be judged once more."""
+    monkeypatch.setattr(handover_session, "_PAUSE_SECONDS", 0.1)
+    content = bytes(range(256)) * (2 * CHUNK // 256)
+    world = make_handover(tmp_path, site, content)
+    seen: list[dict[str, Any]] = []
+
+    def be_silent(number: int) -> None:
+        if 2 <= number <= 3:
+            seen.append(world.new.status()["pending"][0])
+            raise ChainUnavailableError("no endpoint answers")
+
+    with questions_about(world.old_machine, be_silent) as asked, served(world) as (old, new):
+        said = handover(old, new, "--json")
+
+    assert [(each["next_chunk"], each["chunks"]) for each in seen] == [(2, 2)] * 2
+    assert asked == [4]
+    assert (said.code, world.new_secure_file.read_bytes()) == (0, content)
+    assert (len(world.receipts("old")), len(world.receipts("new"))) == (1, 1)
+
+
+def test_a_chain_that_stays_silent_is_could_not_ask(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some tries the command gives up, which is exit code 3; nothing was stored."""
+    monkeypatch.setattr(handover_session, "_PAUSE_SECONDS", 0.01)
+    world = make_handover(tmp_path, site)
+
+    def be_silent(number: int) -> None:
+        if number >= 2:
+            raise ChainUnavailableError("no endpoint answers")
+
+    with (
+        questions_about(world.old_machine, be_silent),
+        served(world) as (old, new),
+        pytest.raises(PeerUnavailableError, match="gave up after 5 tries without progress: new node: no end") as raised,
+    ):
+        handover(old, new)
+
+    assert raised.value.exit_code == 3
+    assert not world.new_secure_file.exists()
+
+
 @contextmanager
-def questions_about_the_new_node(world: Handover, happens: Callable[[int], object]) -> Iterator[list[int]]:
-    """Something happens before the chain is asked about the new node, given how many times it was; so many."""
+def questions_about(machine: Machine, happens: Callable[[int], object]) -> Iterator[list[int]]:
+    """Something happens before the chain is asked about *machine*, given how many times it was; so many."""
     authorize, count = MemoryChain.authorize_app, [0]
 
     def counted(chain: MemoryChain, boot: BootInfo) -> Decision:
-        if boot.compose_hash == world.new_machine.booted.app_compose.compose_hash:
+        if boot.compose_hash == machine.booted.app_compose.compose_hash:
             count[0] += 1
             happens(count[0])
         return authorize(chain, boot)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dstack.chain.action_data import Genesis as RecordedGenesis
+from dstack.chain.endpoints import HEAD_SECONDS
 from dstack.chain.operator import Action, Kind, cancel_call, deny_call, execute_call
 from dstack.errors import HandoverRefusedError, KeyReleaseDeniedError
 from dstack.keys.sealing_stream import CHUNK
@@ -129,6 +130,31 @@ def test_configuration_denied_while_it_receives_gets_no_more(
         old.onboard(request)
 
     assert (under_way.value.rule, again.value.rule) == ("COMPOSE_HASH", "COMPOSE_HASH")
+
+
+def test_a_sender_denied_while_it_sends_is_not_believed(
+    law: LawWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new node stores nothing of a version that was denied before all of it had come."""
+    clock = Stopwatch()
+    monkeypatch.setattr(sending.time, "monotonic", clock)
+    law.chain.grant(law.version(1, OLD), law.version(2, NEW))
+    old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD))
+    new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW))
+    place_genesis(old)
+    answer = old.onboard(serialise_request(new.request_key()).encode())
+    delivery = new.receive(answer.line.encode())
+    delivery.add(next(answer.chunks(0)))
+    compose = old.identity.boot().compose_hash
+    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+
+    clock.seconds += HEAD_SECONDS + 1
+    with pytest.raises(KeyReleaseDeniedError, match="old node: Compose hash not allowed") as denied:
+        new.finish(delivery)
+
+    assert denied.value.rule == "COMPOSE_HASH"
+    assert not new.around.secure_file.exists()
+    assert new.around.receipts.count() == 0
 
 
 class Stopwatch:

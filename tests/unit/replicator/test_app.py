@@ -122,6 +122,19 @@ def test_a_place_that_is_no_number_answers_nothing(world: Handover) -> None:
     assert world.receipts("old") == []
 
 
+def test_an_answer_begins_at_any_chunk_and_at_the_end(world: Handover) -> None:
+    """From behind the last chunk it is the line alone; what lies further is bad input."""
+    request = world.request()
+    with serving(world.old) as old:
+        whole = old.post("/onboard", content=request)
+        line = old.post("/onboard?from=1", content=request)
+        beyond = old.post("/onboard?from=2", content=request)
+
+    assert line.content == whole.content[: whole.content.index(b"\n") + 1]
+    assert len(whole.content) == len(line.content) + len(SECRET) + 16
+    assert (beyond.status_code, beyond.json()["error"]) == (400, "onboard: from: want 0 to 1, got 2")
+
+
 def test_denial_is_403_and_names_the_rule(world: Handover) -> None:
     """The chain's refusal is told with the rule and the block, and is remembered for whoever asks why."""
     world.chain.allowed.remove(world.new_machine.booted.app_compose.compose_hash)
