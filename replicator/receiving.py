@@ -40,12 +40,7 @@ class Delivery:
     """One connection that brings chunks of a transfer; the next one goes on where this one ended."""
 
     def __init__(
-        self,
-        receiver: Receiver,
-        receipt: Receipt,
-        shape: StreamShape,
-        next_chunk: int,
-        transfer: _Transfer | None,
+        self, receiver: Receiver, receipt: Receipt, shape: StreamShape, next_chunk: int, transfer: _Transfer | None
     ) -> None:
         self.receipt = receipt
         self.shape = shape

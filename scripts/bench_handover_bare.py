@@ -42,9 +42,10 @@ def bare_seconds(path: Path, to: Path) -> float:
         ]
         for program in programs:
             program.start()
-        theirs.close()
-        for program in programs:
-            program.join()
+    # Here nothing stays open that one of them would wait for after another has failed.
+    theirs.close()
+    for program in programs:
+        program.join()
     to.unlink(missing_ok=True)
     return float(ours.recv())
 

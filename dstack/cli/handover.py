@@ -102,7 +102,12 @@ def run(
         with _progress(as_json) as progress:
             done = session.transfer(progress)
     except (KeyReleaseDeniedError, PeerRefusedError) as exc:
-        whens = _whens(session, deployment, rpc_url) if deployment and rpc_url else ()
+        whens: tuple[When, ...] | DstackError = ()
+        if deployment and rpc_url:
+            try:
+                whens = _whens(session, deployment, rpc_url)
+            except DstackError as unknown:
+                whens = unknown  # The refusal is the answer, whether or not that could be found out besides.
         return _refused(exc, session, compose, whens, as_json)
     if receipt:
         Path(receipt).write_text(json.dumps(done.members(), indent=2) + "\n")
@@ -111,9 +116,16 @@ def run(
 
 
 def _refused(
-    error: DstackError, session: Session, compose: bytes | None, whens: tuple[When, ...], as_json: bool
+    error: DstackError,
+    session: Session,
+    compose: bytes | None,
+    whens: tuple[When, ...] | DstackError,
+    as_json: bool,
 ) -> int:
     reasons = list(explain(error, session.quoted if session.request else None, compose))
+    if isinstance(whens, DstackError):
+        reasons.append(f"when this may change is not known: {whens}")
+        whens = ()
     if as_json:
         rule = error.rule if isinstance(error, KeyReleaseDeniedError) else ""
         facts = {"accepted": False, "error": str(error), "kind": type(error).__name__, "rule": rule}

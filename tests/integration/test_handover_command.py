@@ -109,6 +109,22 @@ def test_a_refusal_is_explained(world: Handover, tmp_path: Path) -> None:
     assert f"RTMR3 differs at compose-hash: the machine measured {measured.hex()}" in text.out
 
 
+def test_a_refusal_is_told_where_nobody_knows_when_it_changes(
+    world: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment file that is not there hides no refusal."""
+    world.chain.allowed.remove(world.new_machine.booted.app_compose.compose_hash)
+    monkeypatch.setenv("DSTACK_DEPLOYMENT", str(tmp_path / "nowhere.json"))
+    monkeypatch.setenv("DSTACK_RPC_URL", "http://127.0.0.1:1")
+
+    with served(world) as (old, new):
+        said = handover(old, new, "--json")
+
+    assert (said.code, said.facts["rule"], said.facts["when"]) == (1, "COMPOSE_HASH", [])
+    assert said.facts["because"][-1].startswith("when this may change is not known: ")
+    assert "nowhere.json" in said.facts["because"][-1]
+
+
 def test_a_silent_chain_is_could_not_ask(world: Handover) -> None:
     """The new node's 503 is exit code 3, not a refusal."""
     world.chain.reachable = False

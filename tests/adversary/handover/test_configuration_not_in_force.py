@@ -14,8 +14,10 @@ from dstack.chain.endpoints import HEAD_SECONDS
 from dstack.chain.operator import Action, Kind, cancel_call, deny_call, execute_call
 from dstack.errors import HandoverRefusedError, KeyReleaseDeniedError
 from dstack.keys.sealing_stream import CHUNK
+from dstack.values import ComposeHash
 from replicator import sending
 from replicator.documents import serialise_request
+from replicator.node import Replicator
 from tests.chain_world import DELAY, WINDOW
 from tests.law_world import LawWorld
 from tests.worlds import SECRET, app_compose, place_genesis, receive
@@ -23,12 +25,22 @@ from tests.worlds import SECRET, app_compose, place_genesis, receive
 OLD, NEW = app_compose("notes:old"), app_compose("notes:new")
 
 
+def started(law: LawWorld, folder: Path, content: bytes = SECRET) -> tuple[Replicator, Replicator]:
+    """An old node that holds *content*, or what it held before, and a new one, both just started."""
+    old = law.node(folder / "old", law.machine(folder / "old", OLD))
+    if not old.around.secure_file.exists():
+        place_genesis(old, content)
+    return old, law.node(folder / "new", law.machine(folder / "new", NEW))
+
+
+def deny(law: LawWorld, compose: ComposeHash) -> None:
+    """Take a version back that is in force."""
+    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+
+
 def hand_over(law: LawWorld, folder: Path) -> bytes:
     """All three rounds between two nodes that were just started; what the new one holds then."""
-    old = law.node(folder / "old", law.machine(folder / "old", OLD))
-    new = law.node(folder / "new", law.machine(folder / "new", NEW))
-    if not old.around.secure_file.exists():
-        place_genesis(old)
+    old, new = started(law, folder)
     receive(new, old.onboard(serialise_request(new.request_key()).encode()))
     return new.around.secure_file.path.read_bytes()
 
@@ -99,8 +111,7 @@ def test_a_sender_at_its_sunset_is_not_believed(law: LawWorld, tmp_path: Path) -
 def test_denied_configuration_gets_nothing(law: LawWorld, tmp_path: Path) -> None:
     """What was in force and was taken back gets nothing from that block on."""
     law.chain.grant(law.version(1, OLD), law.version(2, NEW))
-    compose = law.machine(tmp_path / "look", NEW).booted.app_compose.compose_hash
-    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+    deny(law, law.machine(tmp_path / "look", NEW).booted.app_compose.compose_hash)
 
     refused(law, tmp_path)
 
@@ -112,14 +123,11 @@ def test_configuration_denied_while_it_receives_gets_no_more(
     clock = Stopwatch()
     monkeypatch.setattr(sending.time, "monotonic", clock)
     law.chain.grant(law.version(1, OLD), law.version(2, NEW))
-    old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD))
-    new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW))
-    place_genesis(old, bytes(4 * CHUNK))
+    old, new = started(law, tmp_path, bytes(4 * CHUNK))
     request = serialise_request(new.request_key()).encode()
     chunks = old.onboard(request).chunks(0)
     next(chunks)
-    compose = new.identity.boot().compose_hash
-    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+    deny(law, new.identity.boot().compose_hash)
 
     clock.seconds += sending.ASK_AGAIN_SECONDS - 1
     next(chunks)
@@ -139,14 +147,11 @@ def test_a_sender_denied_while_it_sends_is_not_believed(
     clock = Stopwatch()
     monkeypatch.setattr(sending.time, "monotonic", clock)
     law.chain.grant(law.version(1, OLD), law.version(2, NEW))
-    old = law.node(tmp_path / "old", law.machine(tmp_path / "old", OLD))
-    new = law.node(tmp_path / "new", law.machine(tmp_path / "new", NEW))
-    place_genesis(old)
+    old, new = started(law, tmp_path)
     answer = old.onboard(serialise_request(new.request_key()).encode())
     delivery = new.receive(answer.line.encode())
     delivery.add(next(answer.chunks(0)))
-    compose = old.identity.boot().compose_hash
-    law.chain.call(deny_call(law.chain.deployment.operator, [law.chain.on_app(Kind.COMPOSE_HASH, compose)]))
+    deny(law, old.identity.boot().compose_hash)
 
     clock.seconds += HEAD_SECONDS + 1
     with pytest.raises(KeyReleaseDeniedError, match="old node: Compose hash not allowed") as denied:
