@@ -128,7 +128,11 @@ def translated() -> Iterator[None]:
         yield
     except ContractLogicError as exc:
         raise RefusedError(_reason(exc)) from exc
-    except (RequestException, Web3Exception, ValueError) as exc:
+    except RequestException as exc:
+        # Its text holds the whole URL, and that may hold a credential.
+        status = f" {exc.response.status_code}" if exc.response is not None else ""
+        raise ChainUnavailableError(f"chain: {type(exc).__name__}{status}") from exc
+    except (Web3Exception, ValueError) as exc:
         raise ChainUnavailableError(f"chain: {type(exc).__name__}: {printable(str(exc))}") from exc
 
 
