@@ -206,6 +206,10 @@ class Session:
             self.has_answer = True
             shape = StreamShape(answer.receipt.terms.size)
             try:
+                target.connect()
+            except OSError as exc:
+                raise BrokenTransferError(f"{self.new.name}: {exc}") from exc
+            try:
                 self._send(target, source, response, line, shape, first, progress)
             except SourceBrokeError as exc:
                 raise BrokenTransferError(f"{self.old.name}: {exc}") from exc

@@ -6,8 +6,9 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from dstack.attestation.collateral import serialise_collateral
 from dstack.cli import handover_session
 from dstack.cli.handover import command
+from dstack.cli.handover_session import Node, Session
 from dstack.cli.handover_words import explain
 from dstack.errors import (
     AppraisalError,
@@ -299,6 +301,48 @@ def test_a_chain_that_stays_silent_is_could_not_ask(
 
     assert raised.value.exit_code == 3
     assert not world.new_secure_file.exists()
+
+
+def test_a_new_node_that_goes_away_is_could_not_ask(world: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens any more when the stream is to be passed on: exit code 3 after some tries, nothing was stored."""
+    monkeypatch.setattr(handover_session, "_PAUSE_SECONDS", 0.01)
+
+    with Listener(replicator_app(world.old)).running() as old:
+        with Listener(replicator_app(world.new)).running() as new:
+            session = session_of(old, new)
+            session.ask()
+        with pytest.raises(PeerUnavailableError, match="gave up after 5 tries without progress: new node: ") as raised:
+            session.transfer(lambda _done, _all: None)
+
+    assert raised.value.exit_code == 3
+    assert not world.new_secure_file.exists()
+
+
+def test_a_new_node_that_comes_back_is_tried_again(world: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was out of reach when the stream was to be passed on, and has not forgotten its request."""
+    back: list[Listener] = []
+
+    def come_back(_seconds: float) -> None:
+        if not back:
+            back.append(cleanup.enter_context(Listener(replicator_app(world.new), port=port).running()))
+
+    with ExitStack() as cleanup:
+        old = cleanup.enter_context(Listener(replicator_app(world.old)).running())
+        with Listener(replicator_app(world.new)).running() as new:
+            port = new.port
+            session = session_of(old, new)
+            session.ask()
+        monkeypatch.setattr(time, "sleep", come_back)
+        session.transfer(lambda _done, _all: None)
+
+    assert world.new_secure_file.read_bytes() == SECRET
+
+
+def session_of(old: Listener, new: Listener) -> Session:
+    """Between two listeners of this process."""
+    return Session(
+        *(Node.at(f"http://127.0.0.1:{each.port}", name) for each, name in ((old, "old node"), (new, "new node")))
+    )
 
 
 @contextmanager
