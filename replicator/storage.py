@@ -231,6 +231,8 @@ class SecureFile:
         """
         try:
             descriptor = os.open(self.path, _READ)
+        except FileNotFoundError as exc:
+            raise KeystoreError("secure file: want one, got none: this node holds none yet") from exc
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be read: {exc.strerror}") from exc
         try:

@@ -71,7 +71,7 @@ def grant_sentence(action: Action) -> str:
         return f"the KMS gives keys of epoch {meaning.epoch}, and those of epoch {meaning.epoch - 1} for {rest} more"
     if isinstance(meaning, Genesis):
         return (
-            f"the secure file of app {action.target} begins with secret {meaning.fingerprint.hex()}, for good "
+            f"the secure file of app {action.target} begins with fingerprint {meaning.fingerprint.hex()}, for good "
             f"(evidence {meaning.evidence.hex()})"
         )
     return _filled(_GRANTS, action, meaning)

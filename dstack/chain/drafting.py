@@ -48,7 +48,7 @@ def draft_version(draft: VersionDraft, app: AllowedApp, *, at: datetime) -> Acti
     if supersedes and supersedes not in app.versions:
         raise RefusedError(f"app {app.address}: there is no version {supersedes} to supersede")
     if supersedes and draft.sunset is None:
-        raise InputError(f"--sunset: want the time when version {supersedes} ends")
+        raise InputError(f"--sunset: want the time when version {supersedes} ends; --supersedes 0 replaces none")
     if not supersedes and draft.sunset is not None:
         raise InputError("--sunset: there is no version that it could end")
     known_images = all((draft.compose_hash, image) in app.holders for image in draft.os_image_hashes)

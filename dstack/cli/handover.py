@@ -20,9 +20,9 @@ from dstack.cli.files import read_input
 from dstack.cli.handover_anchor import command as anchor
 from dstack.cli.handover_receipt import command as verify
 from dstack.cli.handover_session import Node, Progress, Session
-from dstack.cli.handover_words import When, explain, measured_compose_hash, when_allowed
+from dstack.cli.handover_words import When, explain, what_would_help, when_allowed
 from dstack.cli.printable import printable
-from dstack.errors import DstackError, KeyReleaseDeniedError, PeerRefusedError
+from dstack.errors import DstackError, InputError, KeyReleaseDeniedError, PeerRefusedError
 from replicator.custody import Receipt
 
 _MAX_COMPOSE = 50 << 20
@@ -75,7 +75,7 @@ def command() -> None:
     help="Where the contracts are; with --rpc-url, says when it may change.",
 )
 @click.option("--rpc-url", metavar="URL", envvar="DSTACK_RPC_URL", help="The chain's endpoint, JSON-RPC.")
-@click.option("--receipt", metavar="FILE", help="Write the receipt here.")
+@click.option("--receipt", metavar="FILE", help="Write the receipt here, with the evidence that binds it.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def run(
     *,
@@ -90,28 +90,32 @@ def run(
 ) -> int:
     """Carry the three rounds between OLD and NEW."""
     compose = read_input(app_compose, limit=_MAX_COMPOSE) if app_compose else None
+    if receipt and not Path(receipt).absolute().parent.is_dir():
+        raise InputError(f"--receipt: want a file in a folder that is there, got {receipt}")
     session = Session(Node.at(old, "old node"), Node.at(new, "new node"))
     began = time.monotonic()
     try:
         session.ask()
         if dry_run:
-            _say(
-                {"accepted": True, **session.dry_run()}, as_json, "would be accepted now, in the state of block {block}"
-            )
+            judged = session.dry_run()
+            words = "would be accepted now, in the state of block {block}"
+            _say({"accepted": True, **judged}, as_json, words, simulated=judged["simulated"])
             return 0
         with _progress(as_json) as progress:
+            if not as_json:
+                session.say = _on_a_line_of_its_own
             done = session.transfer(progress)
     except (KeyReleaseDeniedError, PeerRefusedError) as exc:
-        whens: tuple[When, ...] | DstackError = ()
+        whens: tuple[When, ...] | DstackError | None = None
         if deployment and rpc_url:
             try:
-                whens = _whens(session, deployment, rpc_url)
+                whens = _whens(exc, session, deployment, rpc_url)
             except DstackError as unknown:
                 whens = unknown  # The refusal is the answer, whether or not that could be found out besides.
         return _refused(exc, session, compose, whens, as_json)
-    if receipt:
-        Path(receipt).write_text(json.dumps(done.members(), indent=2) + "\n")
     _handed_over(done, time.monotonic() - began, as_json)
+    if receipt:
+        Path(receipt).write_text(json.dumps(session.kept(), indent=2) + "\n")
     return 0
 
 
@@ -119,38 +123,38 @@ def _refused(
     error: DstackError,
     session: Session,
     compose: bytes | None,
-    whens: tuple[When, ...] | DstackError,
+    whens: tuple[When, ...] | DstackError | None,
     as_json: bool,
 ) -> int:
     reasons = list(explain(error, session.quoted if session.request else None, compose))
     if isinstance(whens, DstackError):
         reasons.append(f"when this may change is not known: {whens}")
-        whens = ()
+    elif whens == ():
+        reasons.append("no proposal that waits would change this: an owner announces one (dstack govern propose)")
+    known = whens if isinstance(whens, tuple) else ()
     if as_json:
         rule = error.rule if isinstance(error, KeyReleaseDeniedError) else ""
         facts = {"accepted": False, "error": str(error), "kind": type(error).__name__, "rule": rule}
         when = [
-            {"proposal": each.proposal, "stage": each.stage, "ready_at": each.ready_at.isoformat()} for each in whens
+            {"proposal": each.proposal, "stage": each.stage, "ready_at": each.ready_at.isoformat()} for each in known
         ]
         click.echo(json.dumps({**facts, "because": reasons, "when": when}))
         return error.exit_code
     # A node's log, and what a node says, may hold anything.
     click.echo(printable(f"refused: {error}"))
-    for reason in (*reasons, *(each.sentence() for each in whens)):
+    for reason in (*reasons, *(each.sentence() for each in known)):
         click.echo(f"  {printable(reason)}")
     return error.exit_code
 
 
-def _whens(session: Session, deployment: str, rpc_url: str) -> tuple[When, ...]:
-    """Which pending proposals would let the new node through."""
-    if not session.request:
-        return ()
-    wanted = measured_compose_hash(session.quoted)
+def _whens(refusal: DstackError, session: Session, deployment: str, rpc_url: str) -> tuple[When, ...] | None:
+    """Which pending proposals would change *refusal*; None where none is of a kind that could."""
+    wanted = what_would_help(refusal, session.quoted if session.request else None)
     if wanted is None:
-        return ()
+        return None
     where, first_block = parse_deployment(read_input(deployment, limit=MAX_FILE))
     governed = read_governed(Web3(HTTPProvider(rpc_url)), where, first_block=first_block)
-    return when_allowed(governed, f"0x{session.quoted.request.app_id.hex()}", wanted)
+    return when_allowed(governed, wanted)
 
 
 def _handed_over(receipt: Receipt, seconds: float, as_json: bool) -> None:
@@ -171,13 +175,18 @@ def _handed_over(receipt: Receipt, seconds: float, as_json: bool) -> None:
         "handed over {size} bytes in {seconds} s, allowed in the state of block {block}\n"
         "fingerprint {fingerprint}\nreceipt {receipt}, handover {depth} since genesis {genesis}"
     )
-    if terms.simulated_root:
+    _say(facts, as_json, text, simulated=terms.simulated_root)
+
+
+def _say(facts: dict[str, Any], as_json: bool, text: str, *, simulated: bool) -> None:
+    if simulated:
         text = "SIMULATED: no Intel CPU stands behind these quotes\n" + text
-    _say(facts, as_json, text)
-
-
-def _say(facts: dict[str, Any], as_json: bool, text: str) -> None:
     click.echo(json.dumps(facts) if as_json else text.format(**facts))
+
+
+def _on_a_line_of_its_own(text: str) -> None:
+    start = "\n" if sys.stderr.isatty() else ""
+    click.echo(f"{start}... {printable(text)}", err=True)
 
 
 @contextmanager

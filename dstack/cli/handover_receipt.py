@@ -145,7 +145,12 @@ def _text(facts: dict[str, Any]) -> str:
     lines = ["VERIFIED: the quotes are genuine and bind this receipt"]
     if facts["simulated_root"]:
         lines = ["SIMULATED: no Intel CPU stands behind these quotes", *lines]
+    # Of a handover, app and contracts are in the request.
+    named = {**facts.get("request", {}), **facts}
     shown = {name: value for name, value in facts.items() if not isinstance(value, dict)}
+    shown["chain_id"] = named["chain_id"]
+    shown |= {name: f"0x{named[name]}" for name in ("app_id", "operator", "contract")}
+    shown["at"] = f"{_time_of(facts['at']):%Y-%m-%d %H:%M:%S} UTC"
     for role in ("maker", "sender", "receiver"):
         if role in facts:
             shown |= {f"{role} {name}": value for name, value in facts[role].items()}

@@ -28,6 +28,7 @@ from dstack.web.urls import split_url
 from replicator.answers import MAX_ANSWER, Answer, parse_answer
 from replicator.custody import Receipt, parse_receipt
 from replicator.documents import MAX_INTEGER, QuotedRequest, document, parse_request
+from replicator.receipts import KeptReceipt
 
 TIMEOUT = 60.0
 TRIES = 5
@@ -123,13 +124,15 @@ class Session:
 
     Attributes:
         request: What the new node asked, once it has.
-        has_answer: Whether the old node has answered.
+        answer: What the old node answered, once it has.
+        say: Told what broke and is tried again.
     """
 
     old: Node
     new: Node
     request: bytes = b""
-    has_answer: bool = False
+    answer: Answer | None = None
+    say: Callable[[str], None] = lambda _text: None
 
     @property
     def quoted(self) -> QuotedRequest:
@@ -175,14 +178,27 @@ class Session:
             try:
                 return self._pass_on(first, progress)
             except (BrokenTransferError, PeerUnavailableError) as exc:
-                if isinstance(exc, PeerUnavailableError) and not self.has_answer:
+                if isinstance(exc, PeerUnavailableError) and self.answer is None:
                     raise
                 reached = self._next_chunk(first)
                 left = TRIES if reached > first else left - 1
                 first = reached
                 if not left:
                     raise PeerUnavailableError(f"gave up after {TRIES} tries without progress: {exc}") from exc
+                self.say(f"{exc}; going on at chunk {first}")
                 time.sleep(_PAUSE_SECONDS)
+
+    def kept(self) -> dict[str, Any]:
+        """The receipt as the new node keeps it: with the evidence that binds it, so that it can be verified.
+
+        Raises:
+            PeerUnavailableError: The old node has not answered yet.
+        """
+        if self.answer is None:
+            raise PeerUnavailableError("old node: want an answer, got none yet")
+        receipt, sealed_key = self.answer.receipt, self.answer.sealed_key
+        simulated = receipt.terms.simulated_root
+        return KeptReceipt("received", receipt, self.answer.evidence, simulated, self.quoted, sealed_key).members()
 
     def _next_chunk(self, otherwise: int) -> int:
         name = self.quoted.request.hash().hex()
@@ -202,9 +218,8 @@ class Session:
                 raise BrokenTransferError(f"{self.old.name}: {exc or type(exc).__name__}") from exc
             if response.status != http.client.OK:
                 raise self.old.refusal(response.status, response.read(_MAX_BODY))
-            answer, line = _line(response)
-            self.has_answer = True
-            shape = StreamShape(answer.receipt.terms.size)
+            self.answer, line = _line(response)
+            shape = StreamShape(self.answer.receipt.terms.size)
             try:
                 target.connect()
             except OSError as exc:

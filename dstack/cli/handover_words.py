@@ -8,8 +8,8 @@ from datetime import datetime
 
 from dstack.attestation.evidence import Evidence, parse_evidence
 from dstack.chain.action_data import AppVersion, parse_action_data
-from dstack.chain.governed import Governed, KnownProposal
-from dstack.chain.operator import Kind
+from dstack.chain.governed import Governed
+from dstack.chain.operator import Action, Kind
 from dstack.errors import DstackError, InputError, KeyReleaseDeniedError
 from dstack.measurement.compose import compose_hash
 from dstack.measurement.event_log import runtime_event_digest
@@ -49,8 +49,30 @@ class When:
     def sentence(self) -> str:
         """For people."""
         if self.stage == Stage.READY.value:
-            return f"proposal 0x{self.proposal} allows it: anybody may execute it now, until {self.expires_at}"
-        return f"proposal 0x{self.proposal} allows it: anybody may execute it from {self.ready_at} to {self.expires_at}"
+            return f"proposal 0x{self.proposal} allows it: anybody may execute it now, until {_clock(self.expires_at)}"
+        return (
+            f"proposal 0x{self.proposal} allows it: anybody may execute it from {_clock(self.ready_at)} "
+            f"to {_clock(self.expires_at)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a proposal must hold to let a node through: a version with this compose hash, or (None) the genesis."""
+
+    app: str
+    compose_hash: ComposeHash | None
+
+    def is_in(self, action: Action) -> bool:
+        """Whether *action* grants it."""
+        if action.target.lower() != self.app.lower():
+            return False
+        if self.compose_hash is None:
+            return action.kind is Kind.GENESIS
+        if action.kind is Kind.COMPOSE_HASH and bytes(action.data) == self.compose_hash:
+            return True
+        meaning = parse_action_data(action.kind, action.data)
+        return isinstance(meaning, AppVersion) and meaning.compose_hash == self.compose_hash
 
 
 def explain(error: DstackError, quoted: QuotedRequest | None, app_compose: bytes | None) -> Iterator[str]:
@@ -73,13 +95,31 @@ def explain(error: DstackError, quoted: QuotedRequest | None, app_compose: bytes
     for name, what in _REGISTERS.items():
         if f"{name}: want" in text:
             yield f"{name} differs: {what} is not that of the OS image that the machine names"
+    if "waits here" in text:
+        yield "the new node was started anew, or took too long: run the command again"
+    if "does not descend" in text:
+        yield "what the new node holds would be lost: only a node that got it from there can hand over to it"
     if "step " in text:
         yield "the numbers of the steps are those of docs/verification-steps.md"
 
 
-def when_allowed(governed: Governed, app: str, wanted: ComposeHash) -> tuple[When, ...]:
-    """Pending proposals that would allow *wanted*, soonest first."""
-    found = [known for known in governed.pending() if _allows(known, app, wanted)]
+def what_would_help(error: DstackError, quoted: QuotedRequest | None) -> Wanted | None:
+    """Which action of a proposal would change this refusal; None where none of an app would, or it cannot be said."""
+    evidence = _evidence(quoted)
+    if quoted is None or evidence is None:
+        return None
+    app = f"0x{quoted.request.app_id.hex()}"
+    if "genesis: want" in str(error):
+        return Wanted(app, None)
+    measured = _payload(evidence, "compose-hash")
+    if not isinstance(error, KeyReleaseDeniedError) or measured is None or len(measured) != ComposeHash.SIZE:
+        return None
+    return Wanted(app, ComposeHash(measured))
+
+
+def when_allowed(governed: Governed, wanted: Wanted) -> tuple[When, ...]:
+    """Pending proposals that hold what is *wanted*, soonest first."""
+    found = [known for known in governed.pending() if any(map(wanted.is_in, known.actions))]
     return tuple(
         When(
             known.id.hex(),
@@ -89,25 +129,6 @@ def when_allowed(governed: Governed, app: str, wanted: ComposeHash) -> tuple[Whe
         )
         for known in sorted(found, key=lambda known: known.proposal.ready_at)
     )
-
-
-def measured_compose_hash(quoted: QuotedRequest) -> ComposeHash | None:
-    """What the new node's log says that it runs; not verified here."""
-    evidence = _evidence(quoted)
-    payload = _payload(evidence, "compose-hash") if evidence else None
-    return ComposeHash(payload) if payload is not None and len(payload) == ComposeHash.SIZE else None
-
-
-def _allows(known: KnownProposal, app: str, wanted: ComposeHash) -> bool:
-    for action in known.actions:
-        if action.target.lower() != app.lower():
-            continue
-        if action.kind is Kind.COMPOSE_HASH and bytes(action.data) == wanted:
-            return True
-        meaning = parse_action_data(action.kind, action.data)
-        if isinstance(meaning, AppVersion) and meaning.compose_hash == wanted:
-            return True
-    return False
 
 
 def _compose(evidence: Evidence, app_compose: bytes | None) -> Iterator[str]:
@@ -138,6 +159,10 @@ def _replay(evidence: Evidence) -> Iterator[str]:
         yield f"RTMR3 differs at {missing[0]}: the log does not hold it"
     else:
         yield f"RTMR3 differs: after {names[-1]!r} more was extended than the log shows, or an event was changed"
+
+
+def _clock(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _payload(evidence: Evidence, name: str) -> bytes | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from dstack.attestation.collateral import serialise_collateral
 from dstack.cli import handover_session
 from dstack.cli.handover import command
 from dstack.cli.handover_session import Node, Session
-from dstack.cli.handover_words import explain
+from dstack.cli.handover_words import Wanted, explain, what_would_help
 from dstack.errors import (
     AppraisalError,
     ChainUnavailableError,
     DstackError,
     KeyReleaseDeniedError,
+    PeerRefusedError,
     PeerUnavailableError,
 )
 from dstack.keys.sealing_stream import CHUNK
@@ -74,21 +77,33 @@ def world(tmp_path: Path, site: Site) -> Handover:
 
 
 def test_it_hands_over_and_writes_the_receipt(world: Handover, tmp_path: Path) -> None:
-    """Exit code 0, the receipt in a file, and people are told that the root was simulated."""
+    """Exit code 0, the receipt as the new node keeps it in a file, and people are told that the root was simulated."""
     with served(world) as (old, new):
         said = handover(old, new, "--receipt", str(tmp_path / "receipt.json"))
 
     assert (said.code, world.new_secure_file.read_bytes()) == (0, SECRET)
     assert said.out.startswith("SIMULATED: no Intel CPU")
-    assert json.loads((tmp_path / "receipt.json").read_text()) == world.receipts("new")[0]["receipt"]
+    assert json.loads((tmp_path / "receipt.json").read_text()) == world.receipts("new")[0]
+
+
+def test_a_receipt_that_cannot_be_written_is_bad_input(world: Handover, tmp_path: Path) -> None:
+    """Its folder is not there: exit code 2 before anything is handed over."""
+    with served(world) as (old, new), pytest.raises(DstackError, match="--receipt: want a file in a folder") as raised:
+        handover(old, new, "--receipt", str(tmp_path / "nowhere" / "receipt.json"))
+
+    assert raised.value.exit_code == 2
+    assert (world.receipts("old"), world.new_secure_file.exists()) == ([], False)
 
 
 def test_a_dry_run_hands_nothing_over(world: Handover) -> None:
-    """It says that it would be accepted, and at which block."""
+    """It says that it would be accepted, at which block, and that the root is simulated."""
     with served(world) as (old, new):
         said = handover(old, new, "--dry-run")
 
-    assert (said.code, said.out) == (0, "would be accepted now, in the state of block 1234\n")
+    assert said.code == 0
+    assert said.out == (
+        "SIMULATED: no Intel CPU stands behind these quotes\nwould be accepted now, in the state of block 1234\n"
+    )
     assert world.receipts("old") == []
 
 
@@ -146,6 +161,19 @@ def test_what_is_no_address_is_bad_input(url: str) -> None:
         handover(url, "http://127.0.0.1:1")
 
     assert raised.value.exit_code == 2
+
+
+def test_a_node_without_a_secure_file_says_so(tmp_path: Path, site: Site) -> None:
+    """Who is asked the wrong way round has nothing to hand over, and the refusal says that."""
+    world = make_handover(tmp_path, site)
+
+    with served(world) as (old, new):
+        said = handover(new, old)
+
+    assert (said.code, said.out) == (
+        1,
+        "refused: old node: secure file: want one, got none: this node holds none yet\n",
+    )
 
 
 def test_nobody_there_is_could_not_ask() -> None:
@@ -361,6 +389,40 @@ def questions_about(machine: Machine, happens: Callable[[int], object]) -> Itera
         yield count
 
 
+def test_what_broke_is_said_on_standard_error(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is tried again people read why nothing seems to happen."""
+    monkeypatch.setattr(sending, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(handover_session, "_PAUSE_SECONDS", 0.1)
+    world = make_handover(tmp_path, site, bytes(4 * CHUNK))
+
+    def be_silent(number: int) -> None:
+        if number == 3:
+            raise ChainUnavailableError("no endpoint answers")
+
+    with questions_about(world.new_machine, be_silent), served(world) as (old, new):
+        result = CliRunner(mix_stderr=False).invoke(command, (old, new), standalone_mode=False, catch_exceptions=False)
+
+    assert re.fullmatch(r"\.\.\. (old node: .+); going on at chunk [0-9]\n", result.stderr)
+
+
+def test_a_forgotten_request_is_explained(world: Handover) -> None:
+    """A new node that was started anew knows nothing of its request; the command can be run again."""
+    error = PeerRefusedError(f"new node: answer: no request {'66' * 32} waits here")
+
+    assert words(world.request(), error) == ["the new node was started anew, or took too long: run the command again"]
+
+
+def test_what_would_help_depends_on_the_refusal(world: Handover) -> None:
+    """A version with the measured compose hash, the genesis of the app, or nothing that an app's proposal holds."""
+    quoted = parse_request(world.request())
+    app, measured = f"0x{quoted.request.app_id.hex()}", world.new_machine.booted.app_compose.compose_hash
+
+    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), quoted) == Wanted(app, measured)
+    assert what_would_help(PeerRefusedError("old node: genesis: want 66 recorded"), quoted) == Wanted(app, None)
+    assert what_would_help(PeerRefusedError("old node: step 3"), quoted) is None
+    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), None) is None
+
+
 def words(raw: bytes, error: DstackError) -> list[str]:
     """How a refusal of *raw* is explained."""
     return list(explain(error, parse_request(raw), None))
@@ -487,6 +549,9 @@ def test_receipts_verify_offline(world: Handover, tmp_path: Path) -> None:
     assert [answer["kind"] for answer in answers] == ["handover", "genesis"]
     assert answers[0]["genesis"] == answers[1]["hash"]
     assert text.startswith("SIMULATED: no Intel CPU stands behind these quotes\nVERIFIED")
+    kept = json.loads(sent.read_text())["receipt"]
+    assert f"app_id: 0x{kept['request']['app_id']}\n" in text
+    assert f"\nat: {datetime.fromtimestamp(kept['at'], UTC):%Y-%m-%d %H:%M:%S} UTC\n" in text
     with pytest.raises(DstackError, match="step 3"):
         handover("verify", str(sent), *offline, "--root", str(tmp_path / "other.der"))
 

@@ -52,7 +52,11 @@ KeyEpoch=NUMBER,SECONDS. Of UpgradeOperator: Owner, Guardian, ForcedGuardian, De
 @click.option("--allow-image", is_flag=True, help="Also allow these images, for every app and KMS.")
 @click.option("--number", type=click.IntRange(1), help="Of the version. Default: the next.")
 @click.option("--supersedes", type=click.IntRange(0), help="Version that it replaces; 0: none. Default: the newest.")
-@click.option("--sunset", metavar="TIME", help="When the replaced version ends, such as 2027-01-15T08:00:00Z.")
+@click.option(
+    "--sunset",
+    metavar="TIME",
+    help="When the replaced version ends, such as 2027-01-15T08:00:00Z. Needed where one is replaced.",
+)
 @click.option("--previous", metavar="FILE", help="The app-compose.json that is allowed now: show what changes.")
 @click.option("--rollback", multiple=True, metavar="ACTION", help="Stage an action to undo it with. Repeatable.")
 @click.option("--stage-rollback", is_flag=True, help="Stage the replaced version's content as a rollback.")

@@ -120,7 +120,7 @@ def _lines(facts: dict[str, object], governed: Governed) -> list[str]:
     for app in governed.allowed.apps.values():
         lines += _app_lines(app, governed.at)
         genesis = governed.genesis.get(app.address)
-        lines += [] if genesis is None else [f"  secure file  begins with secret {genesis.fingerprint.hex()}"]
+        lines += [] if genesis is None else [f"  secure file  begins with fingerprint {genesis.fingerprint.hex()}"]
     for known in governed.pending():
         stage = known.timetable.stage(governed.at).value
         sentence = proposal_sentence(known.actions, ready_at=known.proposal.ready_at)
