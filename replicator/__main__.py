@@ -62,13 +62,14 @@ def bootstrap(settings: Settings, *, adopt: bool) -> None:
     if not settings.chain.rpc_urls:
         raise ConfigError("bootstrap: want chain.rpc_urls in the settings")
     with contextlib.ExitStack() as stack:
-        _make_genesis(make_node(settings, stack), adopt=adopt)
+        genesis = _make_genesis(make_node(settings, stack), adopt=adopt)
+        sys.stdout.write(f"dstack govern propose {genesis_words(genesis)}\n")
 
 
-def _make_genesis(node: Replicator, *, adopt: bool = False) -> None:
+def _make_genesis(node: Replicator, *, adopt: bool = False) -> Genesis:
     genesis = make_genesis(node.parts, node.law, adopt=adopt)
     _log.info("bootstrap: genesis %s of app %s", genesis.hash().hex(), genesis.app_id.hex())
-    _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
+    return genesis
 
 
 def _bootstrap_as_requested(node: Replicator, request: Path | None) -> None:
@@ -82,7 +83,8 @@ def _bootstrap_as_requested(node: Replicator, request: Path | None) -> None:
     if request is None or not request.exists() or node.parts.secure_file.exists():
         return
     try:
-        _make_genesis(node)
+        genesis = _make_genesis(node)
+        _log.info("bootstrap: for the owners: dstack govern propose %s", genesis_words(genesis))
     except HandoverRefusedError as exc:
         _log.warning("%s; %s asks in vain", exc, request)
 
@@ -153,7 +155,7 @@ def serve(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="replicator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m replicator", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["serve", "bootstrap"], default="serve", help="default: serve")
     parser.add_argument(
         "-c",

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -78,7 +79,7 @@ class _Route:
 
 def replicator_app(node: Replicator) -> FastAPI:
     """The application of *node*."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = _bare_app()
     for route in (
         _Route("GET", "/", lambda *_: _page(node)),
         _Route("GET", "/status", lambda request, _: _json(200, json.dumps(_status(node, request)))),
@@ -96,10 +97,25 @@ def replicator_app(node: Replicator) -> FastAPI:
 
 def container_app(node: Replicator, container: Container) -> FastAPI:
     """What one container reaches at its own socket: `/getkey`, and nothing else."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = _bare_app()
     route = _Route("POST", "/getkey", lambda _, raw: _key(node, container, raw))
     app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
     return app
+
+
+def _bare_app() -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(HTTPException, _not_here)
+    return app
+
+
+def _not_here(request: Request, exc: Exception) -> Response:
+    """Another path or method, in the form of all errors."""
+    assert isinstance(exc, HTTPException)
+    allowed = (exc.headers or {}).get("Allow")
+    text = f"want {allowed}, got {request.method}" if allowed else "there is no such path"
+    body = {"error": f"{request.url.path[:80]}: {text}", "kind": str(exc.detail).title().replace(" ", "")}
+    return Response(json.dumps(body), exc.status_code, exc.headers, media_type="application/json")
 
 
 def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[Response]]:

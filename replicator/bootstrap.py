@@ -39,8 +39,10 @@ def make_genesis(parts: Parts, law: LawReader, *, adopt: bool = False) -> Genesi
             f"want the secure file from another node"
         )
     if secure_file.exists() != adopt:
-        found = "a secure file exists" if secure_file.exists() else "there is no secure file"
-        raise KeystoreError(f"bootstrap: {found} at {secure_file.path}")
+        found = f"there is no secure file at {secure_file.path} to adopt"
+        if secure_file.exists():
+            found = f"a secure file exists at {secure_file.path}; --adopt takes it"
+        raise KeystoreError(f"bootstrap: {found}")
     if adopt and secure_file.held().custody is not None:
         raise KeystoreError("bootstrap: the secure file has a custody record already")
     incoming = secure_file.incoming("genesis")

@@ -5,6 +5,7 @@ The file belongs into the measured app-compose: whoever writes it decides whom t
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -112,7 +113,10 @@ def load_settings(path: Path) -> Settings:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
     if len(raw) > MAX_FILE:
         raise ConfigError(f"{path}: want at most {MAX_FILE} bytes, got {len(raw)}")
-    return parse_settings(raw)
+    try:
+        return parse_settings(raw)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
 
 
 def parse_settings(raw: bytes) -> Settings:
@@ -167,8 +171,16 @@ def _tables(raw: bytes) -> dict[str, Members]:
         raise ConfigError(f"settings: unknown table {unknown[0][:80]!r}")
     tables = {name: Members.of(content.get(name, {}), what=name, error=ConfigError) for name in _KNOWN}
     for name, members in tables.items():
-        members.refuse_others(_KNOWN[name])
+        _refuse_unknown(members, _KNOWN[name])
     return tables
+
+
+def _refuse_unknown(members: Members, known: frozenset[str]) -> None:
+    unknown = min(members.values.keys() - known, default=None)
+    if unknown is not None:
+        close = difflib.get_close_matches(unknown[:80], sorted(known), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"{members.what}: unknown setting {unknown[:80]!r}{hint}")
 
 
 def _positive(members: Members, name: str, default: int, *, maximum: int) -> int:

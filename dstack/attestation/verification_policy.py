@@ -113,7 +113,8 @@ def accept_statuses(statuses: Iterable[TcbStatus], until: datetime | None) -> tu
         raise ConfigError("accepted TCB statuses: Revoked cannot be accepted")
     if until is None:
         if others:
-            raise ConfigError(f"accepting {others[0].value}: want the time at which that ends, got none")
+            what = "the time at which that ends in accepted_tcb_statuses_until"
+            raise ConfigError(f"accepting {others[0].value}: want {what}, got none")
         return ()
     return tuple(AcceptStatus(status, until) for status in others)
 

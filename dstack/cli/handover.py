@@ -126,7 +126,8 @@ def _refused(
     whens: tuple[When, ...] | DstackError | None,
     as_json: bool,
 ) -> int:
-    reasons = list(explain(error, session.quoted if session.request else None, compose))
+    meant = None if session.refused_old_node(error) else compose
+    reasons = list(explain(error, session.evidence_of_refused(error), meant))
     if isinstance(whens, DstackError):
         reasons.append(f"when this may change is not known: {whens}")
     elif whens == ():
@@ -149,7 +150,10 @@ def _refused(
 
 def _whens(refusal: DstackError, session: Session, deployment: str, rpc_url: str) -> tuple[When, ...] | None:
     """Which pending proposals would change *refusal*; None where none is of a kind that could."""
-    wanted = what_would_help(refusal, session.quoted if session.request else None)
+    if not session.request:
+        return None
+    app = f"0x{session.quoted.request.app_id.hex()}"
+    wanted = what_would_help(refusal, app, session.evidence_of_refused(refusal))
     if wanted is None:
         return None
     where, first_block = parse_deployment(read_input(deployment, limit=MAX_FILE))

@@ -188,6 +188,16 @@ class Session:
                 self.say(f"{exc}; going on at chunk {first}")
                 time.sleep(_PAUSE_SECONDS)
 
+    def refused_old_node(self, error: DstackError) -> bool:
+        """Whether *error* is what the new node says of the old one; else the old node says it of the new one."""
+        return self.answer is not None and str(error).startswith(f"{self.new.name}: ")
+
+    def evidence_of_refused(self, error: DstackError) -> bytes | None:
+        """Evidence of the node that *error* is about, as far as it was seen; not verified here."""
+        if self.answer is not None and self.refused_old_node(error):
+            return self.answer.evidence
+        return self.quoted.evidence if self.request else None
+
     def kept(self) -> dict[str, Any]:
         """The receipt as the new node keeps it: with the evidence that binds it, so that it can be verified.
 

@@ -17,7 +17,6 @@ from dstack.measurement.rtmr3 import SYSTEM_READY
 from dstack.policy.decision import Rule
 from dstack.policy.timelock import Stage
 from dstack.values import ComposeHash
-from replicator.documents import QuotedRequest
 
 _REGISTERS = {
     "MRTD": "the firmware",
@@ -75,15 +74,15 @@ class Wanted:
         return isinstance(meaning, AppVersion) and meaning.compose_hash == self.compose_hash
 
 
-def explain(error: DstackError, quoted: QuotedRequest | None, app_compose: bytes | None) -> Iterator[str]:
-    """What lies behind a refusal of the old node.
+def explain(error: DstackError, blob: bytes | None, app_compose: bytes | None) -> Iterator[str]:
+    """What lies behind a refusal.
 
     Args:
-        error: As the node answered.
-        quoted: The new node's request; None if there was none yet.
-        app_compose: The app-compose.json that the new node is meant to run, if it is known.
+        error: As a node answered.
+        blob: Evidence of the node that was refused, if there is any.
+        app_compose: The app-compose.json that this node is meant to run, if it is known.
     """
-    evidence = _evidence(quoted)
+    evidence = _evidence(blob)
     text = str(error)
     if isinstance(error, KeyReleaseDeniedError):
         if error.rule == Rule.COMPOSE_HASH.name and evidence is not None:
@@ -103,12 +102,15 @@ def explain(error: DstackError, quoted: QuotedRequest | None, app_compose: bytes
         yield "the numbers of the steps are those of docs/verification-steps.md"
 
 
-def what_would_help(error: DstackError, quoted: QuotedRequest | None) -> Wanted | None:
-    """Which action of a proposal would change this refusal; None where none of an app would, or it cannot be said."""
-    evidence = _evidence(quoted)
-    if quoted is None or evidence is None:
+def what_would_help(error: DstackError, app: str, blob: bytes | None) -> Wanted | None:
+    """Which action of a proposal about *app* would change a refusal of the node that *blob* is evidence of.
+
+    Returns:
+        None where none would, or it cannot be said.
+    """
+    evidence = _evidence(blob)
+    if evidence is None:
         return None
-    app = f"0x{quoted.request.app_id.hex()}"
     if "genesis: want" in str(error):
         return Wanted(app, None)
     measured = _payload(evidence, "compose-hash")
@@ -169,8 +171,8 @@ def _payload(evidence: Evidence, name: str) -> bytes | None:
     return next((event.payload for event in evidence.runtime_events if event.name == name), None)
 
 
-def _evidence(quoted: QuotedRequest | None) -> Evidence | None:
+def _evidence(blob: bytes | None) -> Evidence | None:
     try:
-        return parse_evidence(quoted.evidence) if quoted else None
+        return parse_evidence(blob) if blob is not None else None
     except InputError:
         return None

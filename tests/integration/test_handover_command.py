@@ -126,6 +126,22 @@ def test_a_refusal_is_explained(world: Handover, tmp_path: Path) -> None:
     assert f"RTMR3 differs at compose-hash: the machine measured {measured.hex()}" in text.out
 
 
+def test_a_refused_old_node_is_explained_by_its_own_evidence(world: Handover, tmp_path: Path) -> None:
+    """What the new node is meant to run explains nothing here; what the old node measured does."""
+    denied = world.old_machine.booted.app_compose.compose_hash
+    world.chain.allowed.remove(denied)
+    (tmp_path / "app-compose.json").write_bytes(world.new_machine.booted.app_compose.raw)
+
+    with served(world) as (old, new):
+        said = handover(old, new, "--app-compose", str(tmp_path / "app-compose.json"), "--json")
+
+    assert (said.code, said.facts["rule"]) == (1, "COMPOSE_HASH")
+    assert said.facts["error"].startswith("new node: old node: Compose hash not allowed")
+    assert said.facts["because"] == [
+        f"RTMR3 differs at compose-hash: the machine measured {denied.hex()}, which no version in force names"
+    ]
+
+
 def test_a_refusal_is_told_where_nobody_knows_when_it_changes(
     world: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,15 +433,16 @@ def test_what_would_help_depends_on_the_refusal(world: Handover) -> None:
     quoted = parse_request(world.request())
     app, measured = f"0x{quoted.request.app_id.hex()}", world.new_machine.booted.app_compose.compose_hash
 
-    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), quoted) == Wanted(app, measured)
-    assert what_would_help(PeerRefusedError("old node: genesis: want 66 recorded"), quoted) == Wanted(app, None)
-    assert what_would_help(PeerRefusedError("old node: step 3"), quoted) is None
-    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), None) is None
+    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), app, quoted.evidence) == Wanted(app, measured)
+    recorded = PeerRefusedError("old node: genesis: want 66 recorded")
+    assert what_would_help(recorded, app, quoted.evidence) == Wanted(app, None)
+    assert what_would_help(PeerRefusedError("old node: step 3"), app, quoted.evidence) is None
+    assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), app, None) is None
 
 
 def words(raw: bytes, error: DstackError) -> list[str]:
     """How a refusal of *raw* is explained."""
-    return list(explain(error, parse_request(raw), None))
+    return list(explain(error, parse_request(raw).evidence, None))
 
 
 def test_a_log_that_does_not_replay_is_explained_by_its_event(world: Handover) -> None:
@@ -529,7 +546,7 @@ def test_evidence_that_cannot_be_read_is_not_explained(world: Handover) -> None:
     """A request with rubbish for evidence gets the plain refusal."""
     quoted = QuotedRequest(parse_request(world.request()).request, b"rubbish")
 
-    assert list(explain(KeyReleaseDeniedError("COMPOSE_HASH", "x"), quoted, None)) == []
+    assert list(explain(KeyReleaseDeniedError("COMPOSE_HASH", "x"), quoted.evidence, None)) == []
 
 
 def test_receipts_verify_offline(world: Handover, tmp_path: Path) -> None:

@@ -118,7 +118,10 @@ def test_settings_need_an_end_for_each_status():
     """A list of statuses needs an end, unless it is UpToDate alone."""
     assert accept_statuses([TcbStatus.UP_TO_DATE], None) == ()
     assert accept_statuses([TcbStatus.OUT_OF_DATE], END) == (AcceptStatus(TcbStatus.OUT_OF_DATE, END),)
-    with pytest.raises(ConfigError, match="accepting OutOfDate: want the time at which that ends, got none"):
+    with pytest.raises(
+        ConfigError,
+        match="accepting OutOfDate: want the time at which that ends in accepted_tcb_statuses_until, got none",
+    ):
         accept_statuses([TcbStatus.OUT_OF_DATE], None)
     with pytest.raises(ConfigError, match="with its zone"):
         AllowLegacyModule(datetime(2027, 6, 30))

@@ -176,6 +176,18 @@ def test_malformed_bodies_are_400(world: Handover, path: str, body: bytes, code:
     assert answer.status_code == code
 
 
+def test_another_path_or_method_is_told_in_the_form_of_errors(world: Handover) -> None:
+    """404 says what is not there, 405 what is wanted, both as JSON."""
+    with serving(world.old) as old:
+        answers = [old.get("/nope"), old.get("/receipts")]
+
+    assert [(each.status_code, each.json()) for each in answers] == [
+        (404, {"error": "/nope: there is no such path", "kind": "NotFound"}),
+        (405, {"error": "/receipts: want POST, got GET", "kind": "MethodNotAllowed"}),
+    ]
+    assert answers[1].headers["allow"] == "POST"
+
+
 def test_silent_chain_is_503(world: Handover) -> None:
     """That the chain could not be asked is told as such, not as a refusal."""
     request = world.request()

@@ -81,18 +81,21 @@ def test_endpoints_can_be_left_to_configure_only_explicitly() -> None:
     [
         ("", "'operator' is missing|'secure_file' is missing"),
         (MINIMAL + "[debug]\n", "unknown table 'debug'"),
-        (MINIMAL + "[http]\nproxy = 1\n", "http: unknown member 'proxy'"),
+        (MINIMAL + "[http]\nproxy = 1\n", "http: unknown setting 'proxy'$"),
         (MINIMAL + "[http]\nport = 70000\n", "port: want 0 to 65535"),
         (MINIMAL + "[http]\nconnections_of_peer = 0\n", "connections_of_peer: want 1 to 256, got 0"),
         (MINIMAL + "[http]\nconnections_of_peer = 257\n", "connections_of_peer: want 0 to 256, got 257"),
-        (MINIMAL.replace("kms_auth", "kms"), "chain: unknown member 'kms'"),
+        (MINIMAL.replace("kms_auth", "kms"), "chain: unknown setting 'kms'"),
         (MINIMAL.replace("chain_id = 8453", ""), "'chain_id' is missing"),
         (MINIMAL.replace("c1c1", "c1", 1), "kms_auth: .*want 20 bytes, got 19"),
         (MINIMAL.replace("https://rpc", "file://rpc"), "rpc_urls: want http or https URLs"),
         (MINIMAL.replace("chain_id", 'block_tag = "pending"\nchain_id'), "block_tag: want one of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Fine"]\n', "accepted_tcb_statuses: want some of"),
         (MINIMAL + 'accepted_tcb_statuses = ["Revoked"]\n', "Revoked cannot be accepted"),
-        (MINIMAL + 'accepted_tcb_statuses = ["OutOfDate"]\n', "accepting OutOfDate: want the time at which that ends"),
+        (
+            MINIMAL + 'accepted_tcb_statuses = ["OutOfDate"]\n',
+            "accepting OutOfDate: want the time at which that ends in accepted_tcb_statuses_until",
+        ),
         (MINIMAL + "accepted_tcb_statuses_until = 2027-01-15T08:00:00\n", "want a time with a zone"),
         (MINIMAL + 'root_ca = "/data/root.der"\n', "insecure_allow_external_trust_anchors = true"),
         (
@@ -119,6 +122,18 @@ def test_bad_settings_are_refused(text: str, match: str) -> None:
     """Each bad setting is refused, and the error names it."""
     with pytest.raises(ConfigError, match=match):
         parse_settings(text.encode())
+
+
+def test_what_is_wrong_is_said_with_file_and_meant_setting(tmp_path: Path) -> None:
+    """A slip of the pen is found without a look at the manual."""
+    (tmp_path / "slip.toml").write_text(MINIMAL.replace("secure_file", "secure_fil"))
+
+    with pytest.raises(ConfigError) as raised:
+        load_settings(tmp_path / "slip.toml")
+
+    assert str(raised.value) == (
+        f"{tmp_path}/slip.toml: files: unknown setting 'secure_fil' (did you mean secure_file?)"
+    )
 
 
 def test_acpi_tables_are_known_or_the_chain_lists_registers() -> None:

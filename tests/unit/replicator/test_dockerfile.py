@@ -68,5 +68,5 @@ def test_the_entry_point_runs_with_the_images_distributions_alone() -> None:
     whole, lacking = confined(image), confined(image - {"fastapi"})
 
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert whole.stdout.startswith("usage: replicator [-h] [-c CONFIG] [--adopt]")
+    assert whole.stdout.startswith("usage: python -m replicator [-h] [-c CONFIG] [--adopt]")
     assert (lacking.returncode, "not in the image: fastapi" in lacking.stderr) == (1, True)
