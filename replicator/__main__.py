@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import secrets
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,12 +130,14 @@ def _now() -> datetime:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM.
+    """Answer until SIGTERM or SIGINT, and close what was opened.
 
     Raises:
         ConfigError: As `make_node`; or an address cannot be listened at.
         DstackError: As `make_node`.
     """
+    # The listener stops gracefully before: uvicorn passes the signal on at its end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
         _bootstrap_as_requested(node, settings.bootstrap_request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,27 @@ def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "nothing.toml: cannot be read: No such file or directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_who_is_told_to_end_leaves_no_socket(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """SIGTERM is a clean end, Ctrl-C is 130; the containers' sockets are gone after both."""
+    path, socket = settings(tmp_path), tmp_path / "app.sock"
+    endpoints = 'rpc_urls = ["http://127.0.0.1:1"]'
+    text = path.read_text().replace(endpoints, "insecure_endpoints_from_configure = true")
+    path.write_text(f'{text}[http]\nport = 0\n[[getkey.containers]]\nname = "app"\nsocket = "{socket}"\n')
+    command = [sys.executable, "-m", "replicator", "-c", str(path)]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        said = next(line for line in program.stderr if "listening at" in line or "ERROR" in line)
+        there = socket.is_socket()
+        program.send_signal(number)
+        rest = program.stderr.read()
+
+    assert ("listening at" in said, there) == (True, True)
+    assert (program.returncode, socket.exists()) == (code, False)
+    assert "Traceback" not in rest
 
 
 def test_a_plan_left_by_a_crash_that_is_damaged_stops_the_start(tmp_path: Path) -> None:
