@@ -47,7 +47,7 @@ from dstack.transport.collateral import DirectoryCollateral
 from dstack.transport.key_provider import KeyProviderClient
 from dstack.transport.listener import Listener
 from dstack.transport.private_file import replace_private
-from dstack.values import Digest32
+from dstack.values import AppId, Digest32
 
 _NOTICE = "NOT PRODUCTION: this is a simulator; its quotes come from software, under a root of its own"
 _PKI = "the platform: a folder that `pki` made"
@@ -133,6 +133,9 @@ def run_cvm(arguments: argparse.Namespace) -> None:
     if arguments.root_out:
         arguments.root_out.write_bytes(pki.root_der)
     shared = _take_host_shared(arguments.host_shared, arguments.state)
+    if arguments.app_id is not None:
+        app_id = AppId.from_hex(arguments.app_id)
+        shared = replace(shared, instance_info=replace(shared.instance_info, app_id=app_id))
     platform = SimulatedPlatform(
         pki,
         SimulatedImage.load(arguments.image),
@@ -244,7 +247,7 @@ def _say(answer: Mapping[str, object]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dstack.simulator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dstack.simulator", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     pki = commands.add_parser("pki", help="generate a platform: keys, certificates, collateral")
@@ -283,6 +286,11 @@ def _parser() -> argparse.ArgumentParser:
     cvm = commands.add_parser("cvm", help="boot a machine and serve its guest agent")
     for name, meaning in _CVM_FILES.items():
         cvm.add_argument(name, type=Path, required=True, help=meaning)
+    cvm.add_argument(
+        "--app-id",
+        metavar="ADDRESS",
+        help="of its app: the contract's address; default: what .instance_info says, else of the compose hash",
+    )
     statuses = [each.value for each in TcbStatus]
     cvm.add_argument(
         "--tcb-status",

@@ -95,6 +95,16 @@ def test_machine_serves_evidence_of_what_it_booted(host: Host, site: Site) -> No
     assert appraisal.compose_hash == compose_hash(app_compose())
 
 
+def test_the_app_id_of_the_command_line_counts(host: Host) -> None:
+    """An address as it is printed elsewhere replaces what the host's file says; what is none is refused."""
+    with running(host, "--app-id", "0xAaAD3C072138f8523FF9890B5c994E332529D1B1") as (ready, _):
+        pass
+
+    assert ready["app_id"] == "aaad3c072138f8523ff9890b5c994e332529d1b1"
+    code, answer = refused(host, "--app-id", "0xaa")
+    assert (code, answer["kind"]) == (2, "InputError")
+
+
 def test_machine_says_that_it_is_a_simulator_and_ends_on_sigterm(host: Host) -> None:
     """Standard error says NOT PRODUCTION; SIGTERM ends it with its socket removed; state is for its owner only."""
     process = subprocess.Popen(host.arguments(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

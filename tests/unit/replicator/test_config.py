@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from dstack.attestation.roots import INTEL_ROOTS
 from dstack.attestation.verification_policy import STRICT
 from dstack.errors import ConfigError
-from replicator.config import ChainSettings, load_settings, parse_settings
+from replicator.config import _KNOWN, ChainSettings, load_settings, parse_settings
 from replicator.configure import parse_configure
 from replicator.documents import Address, Law
 from tests.worlds import Site
@@ -122,6 +123,15 @@ def test_bad_settings_are_refused(text: str, match: str) -> None:
     """Each bad setting is refused, and the error names it."""
     with pytest.raises(ConfigError, match=match):
         parse_settings(text.encode())
+
+
+def test_every_setting_has_a_row(project_root: Path) -> None:
+    """docs/settings-replicator.md names each setting there is, and none that there is not."""
+    page = (project_root / "docs" / "settings-replicator.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z]+\.[a-z_]+`(?:, )?)+) \|", page, re.MULTILINE)
+    documented = [name for row in rows for name in re.findall(r"`(.+?)`", row)]
+
+    assert sorted(documented) == sorted(f"{table}.{name}" for table, names in _KNOWN.items() for name in names)
 
 
 def test_what_is_wrong_is_said_with_file_and_meant_setting(tmp_path: Path) -> None:
