@@ -8,6 +8,7 @@ import logging
 import secrets
 import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -154,7 +155,20 @@ def serve(settings: Settings) -> None:
                 )
                 stack.enter_context(own.running())
         _log.info("listening at %s:%d", settings.host, listener.port)
+        # An agent may take its time; requests need not wait for that.
+        threading.Thread(target=_introduce, args=(node,), daemon=True).start()
         listener.run()
+
+
+def _introduce(node: Replicator) -> None:
+    """Log what this machine is, or what is missing so that nothing can be handed over."""
+    try:
+        boot = node.identity.boot()
+    except DstackError as exc:
+        _log.warning("no handover before this is mended: %s", exc)
+        return
+    what = boot.app_id.hex(), boot.compose_hash.hex(), boot.os_image_hash.hex(), boot.device_id.hex()
+    _log.info("this node: app %s, compose hash %s, OS image %s, device %s", *what)
 
 
 def _parser() -> argparse.ArgumentParser:

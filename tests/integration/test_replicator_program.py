@@ -75,13 +75,8 @@ def test_settings_that_cannot_be_read_are_exit_code_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_who_is_told_to_end_leaves_no_socket(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """SIGTERM is a clean end, Ctrl-C is 130; the containers' sockets are gone after both."""
-    path, socket = settings(tmp_path), tmp_path / "app.sock"
-    endpoints = 'rpc_urls = ["http://127.0.0.1:1"]'
-    text = path.read_text().replace(endpoints, "insecure_endpoints_from_configure = true")
-    path.write_text(f'{text}[http]\nport = 0\n[[getkey.containers]]\nname = "app"\nsocket = "{socket}"\n')
-    command = [sys.executable, "-m", "replicator", "-c", str(path)]
-
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+    socket = tmp_path / "app.sock"
+    with serving(tmp_path, f'[[getkey.containers]]\nname = "app"\nsocket = "{socket}"\n') as program:
         assert program.stderr is not None
         said = next(line for line in program.stderr if "listening at" in line or "ERROR" in line)
         there = socket.is_socket()
@@ -91,6 +86,27 @@ def test_who_is_told_to_end_leaves_no_socket(tmp_path: Path, number: signal.Sign
     assert ("listening at" in said, there) == (True, True)
     assert (program.returncode, socket.exists()) == (code, False)
     assert "Traceback" not in rest
+
+
+def test_what_is_missing_is_said_at_the_start(tmp_path: Path) -> None:
+    """Without a guest agent nothing can be handed over; that is one line, before anybody asks."""
+    with serving(tmp_path) as program:
+        assert program.stderr is not None
+        said = next(line for line in program.stderr if "no handover" in line)
+        program.terminate()
+
+    assert "WARNING replicator: no handover before this is mended: " in said
+    assert f"{tmp_path}/agent.sock" in said
+
+
+def serving(folder: Path, more: str = "") -> subprocess.Popen[str]:
+    """A program that serves; it has no chain yet."""
+    path = settings(folder)
+    endpoints = 'rpc_urls = ["http://127.0.0.1:1"]'
+    text = path.read_text().replace(endpoints, "insecure_endpoints_from_configure = true")
+    path.write_text(f"{text}[http]\nport = 0\n{more}")
+    command = [sys.executable, "-m", "replicator", "-c", str(path)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_plan_left_by_a_crash_that_is_damaged_stops_the_start(tmp_path: Path) -> None:
