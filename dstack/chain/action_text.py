@@ -46,6 +46,11 @@ _EPOCH = re.compile(r"([1-9][0-9]{0,18}),([1-9][0-9]{0,9})")
 _SUNSET = re.compile(r"([1-9][0-9]{0,18}),(.+)")
 
 
+def _spelt(kind: Kind) -> str:
+    """As the contract spells it."""
+    return kind.name.title().replace("_", "")
+
+
 def parse_action(text: str, deployment: Deployment) -> Action:
     """Read one action.
 
@@ -61,7 +66,8 @@ def parse_action(text: str, deployment: Deployment) -> Action:
     name, colon, target_text = head.partition(":")
     kind = _KINDS.get(name.replace("-", "").lower())
     if kind is None:
-        raise InputError(f"action: want a kind of {', '.join(sorted(_KINDS))}, got {name[:40]!r}")
+        typed = sorted(_spelt(each) for each in _KINDS.values() if each not in _BY_OPTIONS)
+        raise InputError(f"action: want a kind of {', '.join(typed)}, got {name[:40]!r}")
     if kind in _BY_OPTIONS:
         raise InputError(f"action: {name} is too long to type; want {_BY_OPTIONS[kind]}")
     target = _target(kind, target_text if colon else None, deployment)

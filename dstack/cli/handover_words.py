@@ -36,6 +36,9 @@ _RULES = {
 }
 
 
+_RULES_OF_VERSIONS = frozenset(rule.name for rule in (Rule.COMPOSE_HASH, Rule.REGISTERS, Rule.NOT_ANNOUNCED))
+
+
 @dataclass(frozen=True, slots=True)
 class When:
     """What would let a node through; *ready_at* is when it can be executed."""
@@ -114,7 +117,9 @@ def what_would_help(error: DstackError, app: str, blob: bytes | None) -> Wanted 
     if "genesis: want" in str(error):
         return Wanted(app, None)
     measured = _payload(evidence, "compose-hash")
-    if not isinstance(error, KeyReleaseDeniedError) or measured is None or len(measured) != ComposeHash.SIZE:
+    if not isinstance(error, KeyReleaseDeniedError) or error.rule not in _RULES_OF_VERSIONS:
+        return None
+    if measured is None or len(measured) != ComposeHash.SIZE:
         return None
     return Wanted(app, ComposeHash(measured))
 

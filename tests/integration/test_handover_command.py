@@ -436,6 +436,7 @@ def test_what_would_help_depends_on_the_refusal(world: Handover) -> None:
     assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), app, quoted.evidence) == Wanted(app, measured)
     recorded = PeerRefusedError("old node: genesis: want 66 recorded")
     assert what_would_help(recorded, app, quoted.evidence) == Wanted(app, None)
+    assert what_would_help(KeyReleaseDeniedError("APP_FROZEN", "x"), app, quoted.evidence) is None
     assert what_would_help(PeerRefusedError("old node: step 3"), app, quoted.evidence) is None
     assert what_would_help(KeyReleaseDeniedError("COMPOSE_HASH", "x"), app, None) is None
 

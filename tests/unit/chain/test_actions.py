@@ -109,7 +109,7 @@ def test_what_is_typed_is_what_is_meant(text: str, kind: Kind, target: str, mean
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("Everything=1", "want a kind of"),
+        ("Everything=1", "want a kind of AnyDevice, App, .*ComposeHash, .*Sunset, got 'Everything'"),
         ("Version=1", "want --app and --compose"),
         ("KmsInfo=1", "want --kms-info"),
         ("KeyEpoch=1", "want the epoch's number, a comma and seconds"),
