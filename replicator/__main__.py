@@ -36,7 +36,10 @@ _log = logging.getLogger("replicator")
 
 def main() -> int:
     """Do what the command line says; the exit code is that of the error."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.adopt and arguments.command != "bootstrap":
+        parser.error("--adopt: want it with bootstrap")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Every request to the guest agent would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -109,6 +109,16 @@ def serving(folder: Path, more: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
+def test_adopting_is_for_bootstrap(tmp_path: Path) -> None:
+    """Whoever serves with --adopt is told that it does nothing there."""
+    done = replicator("serve", "--adopt", "-c", str(settings(tmp_path)))
+
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "python -m replicator: error: --adopt: want it with bootstrap",
+    )
+
+
 def test_a_plan_left_by_a_crash_that_is_damaged_stops_the_start(tmp_path: Path) -> None:
     """What cannot be repaired is told, not passed over."""
     (tmp_path / "secure-file.custody.next").write_bytes(b"{")
