@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from dstack.errors import DstackError, InputError, KeyReleaseDeniedError, PeerRe
 from replicator.custody import Receipt
 
 _MAX_COMPOSE = 50 << 20
+_PATIENCE_SECONDS = 2.0
 _EXAMPLES = """\b
 Examples:
   dstack handover http://old:4001 http://new:4001 --dry-run
@@ -200,7 +202,20 @@ def _progress(as_json: bool) -> Iterator[Progress]:
         yield lambda _done, _all: None
         return
     show: Callable[[int, int], None] = _bar if sys.stderr.isatty() else _lines()
-    yield show
+    silence = threading.Timer(
+        _PATIENCE_SECONDS, _on_a_line_of_its_own, ["waiting for the old node: it reads all first"]
+    )
+    silence.daemon = True
+    silence.start()
+
+    def first_or_next(done: int, everything: int) -> None:
+        silence.cancel()
+        show(done, everything)
+
+    try:
+        yield first_or_next
+    finally:
+        silence.cancel()
     if sys.stderr.isatty():
         click.echo("", err=True)
 

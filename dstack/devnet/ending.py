@@ -64,6 +64,7 @@ All quotes here end at a **simulated root**, SHA-256 `{fingerprint}`. They prove
 | `kms/` | settings, the answer of Bootstrap with its evidence, the root certificate, the log of decisions |
 | `app/` | quote, event log and whole evidence of the running app |
 | `handover/` | request, answer, and both receipts |
+| `logs/` | what each program said on standard error |
 | `transcript.json` | everything that was said, for a machine |
 
 No key is in here: the demo kept those in a private folder and removed it.

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from dstack.attestation.collateral import serialise_collateral
+from dstack.cli import handover as handover_module
 from dstack.cli import handover_session
 from dstack.cli.handover import command
 from dstack.cli.handover_session import Node, Session
@@ -419,6 +420,20 @@ def test_what_broke_is_said_on_standard_error(tmp_path: Path, site: Site, monkey
         result = CliRunner(mix_stderr=False).invoke(command, (old, new), standalone_mode=False, catch_exceptions=False)
 
     assert re.fullmatch(r"\.\.\. (old node: .+); going on at chunk [0-9]\n", result.stderr)
+
+
+def test_who_waits_long_for_the_old_node_is_told(world: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes for a while, which is no fault: the old node reads its whole file before it answers."""
+    monkeypatch.setattr(handover_module, "_PATIENCE_SECONDS", 0.1)
+
+    with questions_about(world.new_machine, lambda _number: time.sleep(0.5)), served(world) as (old, new):
+        slow = CliRunner(mix_stderr=False).invoke(command, (old, new), standalone_mode=False, catch_exceptions=False)
+        silent = CliRunner(mix_stderr=False).invoke(
+            command, (old, new, "--json"), standalone_mode=False, catch_exceptions=False
+        )
+
+    assert slow.stderr == "... waiting for the old node: it reads all first\n"
+    assert silent.stderr == ""
 
 
 def test_a_forgotten_request_is_explained(world: Handover) -> None:
