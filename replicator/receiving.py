@@ -68,13 +68,14 @@ class Delivery:
         self._receiver.open_into(self.receipt, number, sealed, content)
 
     def write(self, content: memoryview) -> None:
-        """Write the next chunk, which was opened.
+        """Write the next chunks, which were opened: whole ones.
 
         Raises:
             KeystoreError: The disk refuses.
         """
-        self._receiver.write(self.receipt, self.next_chunk, content)
-        self.next_chunk += 1
+        following = self.next_chunk + -(-len(content) // CHUNK)
+        self._receiver.write(self.receipt, content, following)
+        self.next_chunk = following
 
     def finish(self, law: LawReader) -> Receipt:
         """Have what came take its place, if the sender is still allowed.
@@ -167,11 +168,11 @@ class Receiver:
         transfer.cipher.open_into(number, sealed, content)
         transfer.incoming.digest(content, number * CHUNK)
 
-    def write(self, receipt: Receipt, number: int, content: memoryview) -> None:
-        """Write chunk *number*; only for the delivery that holds the transfer."""
+    def write(self, receipt: Receipt, content: memoryview, following: int) -> None:
+        """Write all chunks before number *following*; only for the delivery that holds the transfer."""
         self._transfer(receipt).incoming.write(content)
         with self._lock:
-            self._new = self._new.received(receipt, number + 1)
+            self._new = self._new.received(receipt, following)
 
     def finish(self, receipt: Receipt, law: LawReader) -> Receipt:
         """As `Delivery.finish`."""
