@@ -25,7 +25,7 @@ from dstack.values import AppId, ComposeHash
 from dstack.wire import guest as messages
 from dstack.wire.json_form import from_json, to_json
 from dstack.wire.prpc import wants_json
-from vectors.cases import WHOLE_FILE
+from vectors.cases import EVERY_LIST, WHOLE_FILE
 from vectors.compare import Computation, Computed, Sections, UnsupportedError
 
 _bytes = bytes.fromhex
@@ -141,5 +141,5 @@ KINDS: Mapping[str, Sections] = {
             Computation(("env_crypt_key", "ciphertext", "allowed_envs"), _allowed),
         )
     },
-    "guest/sdk_requests": {"python_dstack_sdk_0_5_4": _REQUEST, "npm_phala_dstack_sdk_0_5_8": _REQUEST},
+    "guest/sdk_requests": {EVERY_LIST: _REQUEST},
 }
