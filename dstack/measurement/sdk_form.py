@@ -32,7 +32,7 @@ def sdk_compose_text(app_compose: dict[str, object], *, normalize: bool = False)
     members = {
         name: _docker_config(value) if name == "docker_config" else value
         for name, value in app_compose.items()
-        if value is not None and not name.startswith("_")
+        if _finite(value) is not None and not name.startswith("_")
     }
     if normalize:
         unused = {"bash": "docker_compose_file", "docker-compose": "bash_script"}.get(str(members.get("runner")))

@@ -24,6 +24,7 @@ PLAIN = {"runner": "docker-compose", "name": "a", "docker_compose_file": "servic
         {**PLAIN, "docker_config": {}},
         {**PLAIN, "_hidden": 1, "__x__": "y", "extra": {"_shown": 1}},
         {**PLAIN, "Z": 1, "a\uffff": 2, "a\U00010000": 3, "numbers": [1.0, -0.0, 1e16, 1e-7, 10**30]},
+        {**PLAIN, "nothing": float("nan"), "endless": float("inf")},
         {**PLAIN, "other": [float("inf"), float("nan"), {"x": -float("inf")}, 1.5]},
     ],
 )
