@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dstack.attestation.appraise import system_payloads
 from dstack.attestation.envelope import open_envelope
 from dstack.attestation.pck import claimed_platform
 from dstack.attestation.quote import Quote, TdReport, parse_quote
@@ -119,7 +120,7 @@ def _td_report(quote: Quote) -> TdReport:
 
 
 def _quote_identities(report: TdReport, events: Sequence[RuntimeEvent]) -> Computed:
-    key_provider = mr_key_provider(next((each.payload for each in events if each.name == "key-provider"), None))
+    key_provider = mr_key_provider(system_payloads(events).get("key-provider"))
     return {
         "mr_key_provider": key_provider.hex(),
         "mr_system": _mr_system(report, key_provider).hex(),
