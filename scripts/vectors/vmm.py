@@ -110,22 +110,22 @@ def _signed(public_key: str, app_id: str, timestamp: int, signer: str) -> Comput
     return computed
 
 
+# A file about one case is that case; one about more has them in a list.
+_COMMAND = (Computation(("input",), _argv, optional=(Part("argv", _not_derived),)),)
+_ENVIRONMENT = (
+    Computation(("app_private_hex",), _env_key),
+    Computation(("app_public_hex", "ephemeral_private_hex", "iv_hex", "plaintext_utf8"), _encrypted),
+    Computation(("app_private_hex", "encrypted_env_hex"), _decrypted),
+    Computation(("app_public_hex", "signing.app_id", "signing.timestamp", "signing.signer_private_hex"), _signed),
+)
+
 KINDS: Mapping[str, Sections] = {
-    "vmm/qemu_argv": {WHOLE_FILE: (Computation(("input",), _argv, optional=(Part("argv", _not_derived),)),)},
+    "vmm/qemu_argv": {WHOLE_FILE: _COMMAND, "cases": _COMMAND},
     "vmm/compose_hash": {"cases": (Computation(("text",), _composed),)},
     "vmm/image_digest": {
         "cases": (Computation(("sha256sum_txt",), _listed), Computation(("sha256sum_txt", "/files_hex"), _files)),
     },
-    "vmm/env_encrypt": {
-        WHOLE_FILE: (
-            Computation(("app_private_hex",), _env_key),
-            Computation(("app_public_hex", "ephemeral_private_hex", "iv_hex", "plaintext_utf8"), _encrypted),
-            Computation(("app_private_hex", "encrypted_env_hex"), _decrypted),
-            Computation(
-                ("app_public_hex", "signing.app_id", "signing.timestamp", "signing.signer_private_hex"), _signed
-            ),
-        ),
-    },
+    "vmm/env_encrypt": {WHOLE_FILE: _ENVIRONMENT, "cases": _ENVIRONMENT},
     "vmm/mac": {"cases": (Computation(("vm_id", "index", "prefix"), _mac),)},
     "vmm/mrconfigid": {
         "cases": (

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,6 +191,19 @@ def test_lists_of_requests_run_whatever_their_client(run: Run, tmp_path: Path) -
 
     kind = _kind(report, "guest/sdk_requests")
     assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 2, ["another[1]"])
+
+
+def test_a_file_about_one_case_may_have_a_list_instead(run: Run, tmp_path: Path) -> None:
+    """Each case is counted by itself."""
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "guest" / "log.bin").write_bytes(struct.pack("<II20xI", 1, 3, 16) + b"Spec ID Event03\0")
+    case = {"file": "log.bin", "bytes_consumed": 48, "events": []}
+    (tmp_path / "guest" / "ccel.json").write_text(json.dumps({"cases": [case, {**case, "bytes_consumed": 47}]}))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/ccel")
+    assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 1, ["cases[1]"])
 
 
 def test_a_release_names_its_boot_sequence(run: Run, project_root: Path, tmp_path: Path) -> None:
