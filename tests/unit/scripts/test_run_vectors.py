@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,6 +178,65 @@ def test_files_outside_the_folder_are_not_read(run: Run, tmp_path: Path) -> None
 
     assert code == 1
     assert "want a file below" in _kind(report, "guest/compose_hash")["failures"][0]["got"]
+
+
+def test_lists_of_requests_run_whatever_their_client(run: Run, tmp_path: Path) -> None:
+    """Each list of a file of requests is one client's; what would be read as protobuf is a failure."""
+    (tmp_path / "guest").mkdir()
+    request = {"method": "POST", "path": "/Version", "content_type": "application/json", "body": {}}
+    golden = {"note": "-", "one_client": [request], "another": [request, {**request, "content_type": "text/plain"}]}
+    (tmp_path / "guest" / "sdk_requests.json").write_text(json.dumps(golden))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/sdk_requests")
+    assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 2, ["another[1]"])
+
+
+def test_a_file_about_one_case_may_have_a_list_instead(run: Run, tmp_path: Path) -> None:
+    """Each case is counted by itself."""
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "guest" / "log.bin").write_bytes(struct.pack("<II20xI", 1, 3, 16) + b"Spec ID Event03\0")
+    case = {"file": "log.bin", "bytes_consumed": 48, "events": []}
+    (tmp_path / "guest" / "ccel.json").write_text(json.dumps({"cases": [case, {**case, "bytes_consumed": 47}]}))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/ccel")
+    assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 1, ["cases[1]"])
+
+
+def test_a_release_names_its_boot_sequence(run: Run, project_root: Path, tmp_path: Path) -> None:
+    """Releases between those that changed it, too; and the version of the digests is a case's own."""
+    (tmp_path / "guest").mkdir()
+    golden = json.loads((project_root / "tests" / "vectors" / "measurement" / "rtmr3_offline.json").read_bytes())
+    case = next(each for each in golden["cases"] if each["version"] == "0.5.7")
+    cases = [{**case, "version": "0.5.9"}, {**case, "version": "0.5.3"}, {**case, "event_log_version": 2}]
+    (tmp_path / "guest" / "rtmr3_offline.json").write_text(json.dumps({"cases": cases}))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/rtmr3_offline")
+    assert (code, kind["passed"]) == (1, 1)
+    assert [(each["case"], each["member"]) for each in kind["failures"]] == [
+        *(("cases[1]", "events"), ("cases[1]", "rtmr3"), ("cases[2]", "rtmr3")),
+    ]
+
+
+def test_a_list_of_an_image_names_its_files(run: Run, tmp_path: Path) -> None:
+    """Another file behind a listed name is a failure, and so is another digest of the list."""
+    (tmp_path / "vmm").mkdir()
+    text = f"{hashlib.sha256(b'f').hexdigest()}  ovmf.fd\n"
+    case = {"order": ["ovmf.fd"], "sha256sum_txt": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    wrong = {**case, "sha256sum_txt": f"{'00' * 32}  ovmf.fd\n"}
+    golden = {"files_hex": {"ovmf.fd": "66"}, "cases": [case, {**case, "digest": "00" * 32}, wrong]}
+    (tmp_path / "vmm" / "image_digest.json").write_text(json.dumps(golden))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "vmm/image_digest")
+    assert (code, kind["passed"]) == (1, 1)
+    assert {each["case"] for each in kind["failures"]} == {"cases[1]", "cases[2]"}
 
 
 def test_the_table_tells_the_same(project_root: Path, golden: Path) -> None:
