@@ -20,6 +20,7 @@ from replicator.bootstrap import make_genesis
 from replicator.chain_law import ChainLaw
 from replicator.config import Settings, load_settings
 from replicator.custody import Genesis
+from replicator.forgetting import forgetting
 from replicator.guest_agents import find_agent
 from replicator.node import Replicator, Surroundings
 from replicator.peers import EvidenceVerifier
@@ -136,6 +137,7 @@ def serve(settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
         _bootstrap_as_requested(node, settings.bootstrap_request)
+        stack.enter_context(forgetting(node))
         listener = Listener(
             replicator_app(node),
             host=settings.host,

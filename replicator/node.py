@@ -143,6 +143,16 @@ class Replicator:
         _log_receipt("received", receipt)
         return receipt
 
+    def forget_ended(self) -> None:
+        """Forget the secrets of requests and answers that have ended, and what came for them.
+
+        Raises:
+            OSError: The disk refuses to let a file go; the next time tries again.
+        """
+        at = self.moments.now()
+        self._sender.forget_ended(at)
+        self._receiver.forget_ended(at)
+
     def derive_key(self, container: Container, tag: str) -> bytes:
         """A key of a container's own."""
         return derive_key(self.around.secure_file, container, tag)
