@@ -103,7 +103,7 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
     """
     if settings.acpi_tables == FROM_LOG:
         _log.warning("ACPI tables are not verified: machines get the secure file on what only their own log says")
-    receipts = ReceiptFolder(settings.receipts_dir)
+    receipts = ReceiptFolder(settings.receipts_dir, settings.max_receipts)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
     secure_file.hold()

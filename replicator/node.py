@@ -178,6 +178,7 @@ class Replicator:
             ],
             "answered_requests": self._sender.answered(at),
             "receipts": self.around.receipts.count(),
+            "max_receipts": self.around.receipts.limit,
             "refusals": [asdict(refusal) for refusal in self.refusals.last()],
             "simulated_root": self.around.verifier.trusts_simulated_root,
             "old_forms": self.old_forms,

@@ -89,6 +89,7 @@ def test_three_rounds_over_http(world: Handover) -> None:
         "pending": [],
         "answered_requests": 0,
         "receipts": 1,
+        "max_receipts": 10000,
         "refusals": [],
         "simulated_root": True,
         "old_forms": False,
