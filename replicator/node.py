@@ -67,7 +67,7 @@ class Replicator:
         old_forms: bool = False,
     ) -> None:
         self.around = around
-        self.moments = Moments(around.clock)
+        self.moments = Moments(around.clock, chain.max_age)
         self.refusals = Refusals()
         self.containers = tuple(containers)
         self.old_forms = old_forms
