@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import secrets
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from dstack.errors import ConfigError, DstackError, HandoverRefusedError
 from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from dstack.transport.signals import exit_at_signal
 from replicator.acpi_tables import FROM_LOG, tables_from
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
@@ -128,12 +130,13 @@ def _now() -> datetime:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM.
+    """Answer until SIGTERM, and close what was opened. For the main thread.
 
     Raises:
         ConfigError: As `make_node`; or an address cannot be listened at.
         DstackError: As `make_node`.
     """
+    signal.signal(signal.SIGTERM, exit_at_signal)
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
         _bootstrap_as_requested(node, settings.bootstrap_request)
