@@ -1,4 +1,4 @@
-"""A node forgets by itself what has ended: secrets outlive their use by seconds, also where nobody asks anything."""
+"""What has ended is forgotten though nobody asks: secrets outlive their use by seconds."""
 
 from __future__ import annotations
 
