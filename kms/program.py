@@ -19,6 +19,7 @@ from dstack.errors import ConfigError, DstackError, KeystoreError
 from dstack.transport.agent import AgentClient
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from dstack.transport.signals import exit_at_signal
 from dstack.transport.tls import server_context
 from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
@@ -41,7 +42,6 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
-from kms.signals import exit_at_signal
 from kms.verifiers import make_image_cache, opened_verifier
 
 _FILE_LIMIT = 64 << 10

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import secrets
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,14 @@ from dstack.errors import ConfigError, DstackError, HandoverRefusedError
 from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from dstack.transport.signals import exit_at_signal
 from replicator.acpi_tables import FROM_LOG, tables_from
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
 from replicator.chain_law import ChainLaw
 from replicator.config import Settings, load_settings
 from replicator.custody import Genesis
+from replicator.forgetting import forgetting
 from replicator.guest_agents import find_agent
 from replicator.node import Replicator, Surroundings
 from replicator.peers import EvidenceVerifier
@@ -102,7 +105,7 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
     """
     if settings.acpi_tables == FROM_LOG:
         _log.warning("ACPI tables are not verified: machines get the secure file on what only their own log says")
-    receipts = ReceiptFolder(settings.receipts_dir)
+    receipts = ReceiptFolder(settings.receipts_dir, settings.max_receipts)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
     secure_file.hold()
@@ -127,15 +130,17 @@ def _now() -> datetime:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM.
+    """Answer until SIGTERM, and close what was opened. For the main thread.
 
     Raises:
         ConfigError: As `make_node`; or an address cannot be listened at.
         DstackError: As `make_node`.
     """
+    signal.signal(signal.SIGTERM, exit_at_signal)
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
         _bootstrap_as_requested(node, settings.bootstrap_request)
+        stack.enter_context(forgetting(node))
         listener = Listener(
             replicator_app(node),
             host=settings.host,

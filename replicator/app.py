@@ -34,7 +34,7 @@ from dstack.keys.sealing_stream import CHUNK
 from dstack.transport.bodies import BODY_LEASE
 from dstack.transport.direct_body import Fill, Parts
 from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER
-from dstack.transport.server import read_body
+from dstack.transport.server import BareApp, read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
 from replicator.containers import Container, container_of_bearer, parse_tag
@@ -80,7 +80,7 @@ class _Route:
 
 def replicator_app(node: Replicator) -> FastAPI:
     """The application of *node*."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = BareApp(kind=InputError.__name__)
     for route in (
         _Route("GET", "/", lambda *_: _page(node)),
         _Route("GET", "/status", lambda request, _: _json(200, json.dumps(_status(node, request)))),
@@ -98,7 +98,7 @@ def replicator_app(node: Replicator) -> FastAPI:
 
 def container_app(node: Replicator, container: Container) -> FastAPI:
     """What one container reaches at its own socket: `/getkey`, and nothing else."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = BareApp(kind=InputError.__name__)
     route = _Route("POST", "/getkey", lambda _, raw: _key(node, container, raw))
     app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
     return app
