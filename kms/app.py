@@ -60,7 +60,8 @@ def onboard_app(service: OnboardService, watch: PermissionWatch, *, simulated: b
         simulated: Whether a root of trust is configured that is not Intel's; the page says so.
     """
     app = _with_health(prpc_app(service.methods(), prefix="Onboard.", observe=Metrics().observe))
-    refuse_other_sites(app)
+    settings = service.settings.core.onboard
+    refuse_other_sites(app, (settings.address, *settings.names))
     add_page(app, service, watch, simulated=simulated)
 
     def finish() -> Response:
