@@ -50,7 +50,7 @@ def kms_app(
     if show_metrics:
 
         def told() -> Response:
-            return Response(counted.text(), media_type=CONTENT_TYPE)
+            return Response(counted.recent_text(), media_type=CONTENT_TYPE)
 
         app.add_api_route("/metrics", told, methods=_LOOKS, response_model=None)
     return app
