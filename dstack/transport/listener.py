@@ -191,6 +191,7 @@ class Listener:
             bound = _bind_tcp(host, port)
         self._socket = CountedSocket(bound, ledger)
         self._port = 0 if unix_socket else int(self._socket.getsockname()[1])
+        self._name = str(unix_socket) if unix_socket else f"{host}:{self._port}"
         self._server = uvicorn.Server(_configuration(app, tls, ledger))
 
     @property
@@ -199,9 +200,17 @@ class Listener:
         return self._port
 
     def run(self) -> None:
-        """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread."""
+        """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread.
+
+        Raises:
+            ConfigError: The system does not let it start.
+        """
         try:
             self._server.run(sockets=[self._socket])
+        except OSError as exc:
+            if self._server.started:
+                raise
+            raise ConfigError(f"want to listen at {self._name}, got {exc.strerror or exc}") from exc
         finally:
             self._socket.close()
             self._remove_unix_socket()
@@ -220,21 +229,40 @@ class Listener:
 
     @contextmanager
     def running(self) -> Iterator[Listener]:
-        """Serve in a thread of its own for the length of a `with` block."""
-        thread = threading.Thread(target=self.run, name="listener", daemon=True)
+        """Serve in a thread of its own for the length of a `with` block.
+
+        Raises:
+            ConfigError: It does not start.
+        """
+        failed: list[Exception] = []
+        thread = threading.Thread(target=self._run_beside, args=(failed,), name="listener", daemon=True)
         thread.start()
         try:
-            self._wait_until_started(thread)
+            self._wait_until_started(thread, failed)
             yield self
         finally:
             self.stop()
             thread.join()
 
-    def _wait_until_started(self, thread: threading.Thread) -> None:
+    def _run_beside(self, failed: list[Exception]) -> None:
+        """Before the start whoever waits for it tells of a failure; later nobody waits."""
+        try:
+            self.run()
+        except Exception as exc:
+            if self._server.started:
+                raise
+            failed.append(exc)
+
+    def _wait_until_started(self, thread: threading.Thread, failed: list[Exception]) -> None:
         pause = threading.Event()
         for _ in range(int(_START_SECONDS / 0.01)):
-            if self._server.started or not thread.is_alive():
+            is_over = not thread.is_alive()
+            if self._server.started:
                 return
+            if failed:
+                raise failed[0]
+            if is_over:
+                raise ConfigError(f"want to listen at {self._name}, got an end at the start")
             pause.wait(0.01)
         raise ConfigError(f"listener: want it to start within {_START_SECONDS:.0f} s, got nothing")
 

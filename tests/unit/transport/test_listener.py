@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -50,6 +52,33 @@ def test_unknown_host_is_named() -> None:
     """A host that does not exist is a setting at fault."""
     with pytest.raises(ConfigError, match="want to listen at no such host:0"):
         Listener(app(), host="no such host")
+
+
+STARTS_WITHOUT_FILES = """
+import resource, sys
+from fastapi import FastAPI
+from dstack.errors import ConfigError
+from dstack.transport.listener import Listener
+
+with Listener(FastAPI()).running():
+    pass  # What is loaded late is loaded now.
+beside, alone = Listener(FastAPI()), Listener(FastAPI())
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+for listener, start in ((beside, beside.running().__enter__), (alone, alone.run)):
+    try:
+        start()
+        print("taken as running")
+    except ConfigError as exc:
+        print(str(exc).replace(str(listener.port), "PORT"))
+"""
+
+
+def test_a_start_that_fails_is_told_to_whoever_waits_for_it() -> None:
+    """A listener that cannot start for want of files is not taken as running, beside the caller or in its place."""
+    program = [sys.executable, "-c", STARTS_WITHOUT_FILES]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.stdout.splitlines() == ["want to listen at 127.0.0.1:PORT, got Too many open files"] * 2
 
 
 def test_unix_socket_has_the_mode_and_goes_away(tmp_path: Path) -> None:
