@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from dstack.attestation.verification_policy import (
     AllowTdAttribute,
     VerificationPolicy,
 )
-from dstack.simulator.certificates import PCK, PCK_AUTHORITY, ROOT, TCB_SIGNER, Issuer, issue_certificate, subject_name
+from dstack.simulator.certificates import (
+    PCK,
+    PCK_AUTHORITY,
+    ROOT,
+    TCB_SIGNER,
+    Issuer,
+    authority_key_identifier,
+    issue_certificate,
+    subject_name,
+)
 from dstack.simulator.pki import SimulatedPki, raw_signature
 from dstack.simulator.quoting import Enclave, TdRegisters, make_enclave_quote, make_quote
 from dstack.simulator.statements import VALIDITY
@@ -172,11 +181,13 @@ def _attestation_key_of_certificate() -> Case:
     return _case_of(_pki(keys=replace(PKI.keys, attestation=PKI.keys.pck)))
 
 
-def _critical_crl() -> Case:
-    builder = x509.CertificateRevocationListBuilder(subject_name(PCK_AUTHORITY), AT, AT + VALIDITY)
-    builder = builder.add_extension(x509.CRLNumber(1), critical=True)
-    crl = builder.sign(PKI.keys.pck_authority, hashes.SHA256()).public_bytes(Encoding.DER)
-    return Case(td_quote(), text_of(PKI.collateral(), pck_crl=crl.hex()))
+def _pck_crl(at: datetime, *, number: int | None = 1, critical: bool = False) -> str:
+    """A CRL of the PCK CA, in hexadecimal."""
+    builder = x509.CertificateRevocationListBuilder(subject_name(PCK_AUTHORITY), at, at + VALIDITY)
+    builder = builder.add_extension(authority_key_identifier(PKI.keys.pck_authority), critical=False)
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=critical)
+    return builder.sign(PKI.keys.pck_authority, hashes.SHA256()).public_bytes(Encoding.DER).hex()
 
 
 def _module_signer() -> Case:
@@ -234,15 +245,21 @@ def _cases() -> dict[str, Callable[[], Case]]:
         "crl-chain-signature": lambda: Case(
             td_quote(), text_of(collateral, pck_crl_issuer_chain=_pem(namesake, PKI.root))
         ),
-        "crl-critical": _critical_crl,
+        "crl-early": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT + timedelta(seconds=1)))),
+        "crl-number": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT, number=None))),
+        "crl-critical": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT, critical=True))),
         "signer-chain": lambda: Case(
             td_quote(), text_of(collateral, tcb_info_issuer_chain=_pem(PKI.tcb_signer, PKI.root, PKI.root))
         ),
         "pck-as-signer": _pck_signs_tcb_info,
         "signer-role": _foreign_signer_role,
         "document-form": lambda: Case(td_quote(), with_document("tcb_info", _fraction)),
+        "document-components": lambda: Case(
+            td_quote(), with_document("tcb_info", lambda each: each["tcbLevels"][0]["tcb"]["sgxtcbcomponents"].pop())
+        ),
         "document-twice": lambda: Case(td_quote(), _twice()),
         "collateral-member": lambda: Case(td_quote(), text_of(collateral, note="x")),
+        "tcb-version": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(version=4))),
         "tcb-type": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(tcbType=1))),
         "pce-id": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(pceId="0001"))),
         "authority-role": lambda: _case_of(_authority(name="Simulated SGX Platform Other CA")),
