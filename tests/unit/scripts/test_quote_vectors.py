@@ -113,3 +113,21 @@ def test_what_is_expected_falsely_is_a_failure(run, golden):
         ("trailing-garbage", ""),
         ("file", "fmspc"),
     }
+
+
+def test_a_case_that_cannot_be_run_fails_by_itself(run, golden):
+    """A time before there is any is refused by both verifiers; one that no clock shows fails that case alone."""
+
+    def change(tree: Any) -> None:
+        good = tree["cases"][0]
+        tree["cases"] = [
+            good,
+            {**good, "name": "before 1970", "expect": "reject", "dcap_qvl_0_7_0": "reject:time", "at": -1},
+            {**good, "name": "never", "at": 10**18},
+            good,
+        ]
+
+    spoil(golden / "quotes" / "sim" / "cases.json", change)
+    kind = run()["sim"]
+
+    assert (kind["cases"], wrong(kind)) == (5, {("never", "")})
