@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dstack.attestation.collateral import Collateral, serialise_collateral
+from dstack.attestation.pck import PckExtension
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import (
     STRICT,
@@ -29,6 +30,7 @@ from dstack.simulator.certificates import (
     ROOT,
     TCB_SIGNER,
     Issuer,
+    Role,
     authority_key_identifier,
     issue_certificate,
     subject_name,
@@ -151,6 +153,19 @@ def _authority(**changes: Any) -> SimulatedPki:
     return _pki(pck_authority=authority, pck=pck)
 
 
+def _leaf(platform: PckExtension = PKI.platform, *, role: Role = PCK, critical: bool = True) -> SimulatedPki:
+    """A PCK certificate of another kind."""
+    issuer = Issuer(subject_name(PCK_AUTHORITY), PKI.keys.pck_authority)
+    pck = issue_certificate(role, PKI.keys.pck.public_key(), issuer, at=AT, platform=platform)
+    if not critical:
+        builder = x509.CertificateBuilder(pck.issuer, pck.subject, pck.public_key(), pck.serial_number)
+        builder = builder.not_valid_before(pck.not_valid_before_utc).not_valid_after(pck.not_valid_after_utc)
+        for extension in pck.extensions:
+            builder = builder.add_extension(extension.value, critical=False)
+        pck = builder.sign(PKI.keys.pck_authority, hashes.SHA256())
+    return _pki(pck=pck)
+
+
 def _case_of(pki: SimulatedPki) -> Case:
     return Case(td_quote(pki), serialise_collateral(pki.collateral()), root_der=pki.root_der)
 
@@ -264,6 +279,9 @@ def _cases() -> dict[str, Callable[[], Case]]:
         "pce-id": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(pceId="0001"))),
         "authority-role": lambda: _case_of(_authority(name="Simulated SGX Platform Other CA")),
         "authority-path": lambda: _case_of(_authority(path_length=1)),
+        "leaf-role": lambda: Case(td_quote(_leaf(role=replace(PCK, name="Simulated SGX PCK"))), GOOD),
+        "leaf-profile": lambda: Case(td_quote(_leaf(critical=False)), GOOD),
+        "leaf-extension": lambda: Case(td_quote(_leaf(replace(PKI.platform, ppid=PKI.platform.ppid[1:]))), GOOD),
         "shared-key": _shared_key,
         "attestation-key": _attestation_key_of_certificate,
         "module-signer": _module_signer,
