@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from dstack.attestation.collateral import Collateral, serialise_collateral
 from dstack.attestation.pck import PckExtension
+from dstack.attestation.quote import parse_quote
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import (
     STRICT,
@@ -36,7 +37,7 @@ from dstack.simulator.certificates import (
     subject_name,
 )
 from dstack.simulator.pki import SimulatedPki, raw_signature
-from dstack.simulator.quoting import Enclave, TdRegisters, make_enclave_quote, make_quote
+from dstack.simulator.quoting import Enclave, QuotingEnclave, TdRegisters, make_enclave_quote, make_quote
 from dstack.simulator.statements import VALIDITY
 from dstack.values import Digest32, Register, ReportData
 
@@ -192,6 +193,12 @@ def _shared_key() -> Case:
     return _case_of(_pki(keys=keys, tcb_signer=signer))
 
 
+def _more_report_data() -> Case:
+    digest = parse_quote(td_quote()).signature.qe_report.report_data[:32]
+    enclave = QuotingEnclave(report_data=ReportData(digest.ljust(64, b"\x01")))
+    return Case(td_quote(quoting_enclave=enclave), GOOD)
+
+
 def _attestation_key_of_certificate() -> Case:
     return _case_of(_pki(keys=replace(PKI.keys, attestation=PKI.keys.pck)))
 
@@ -283,6 +290,7 @@ def _cases() -> dict[str, Callable[[], Case]]:
         "leaf-profile": lambda: Case(td_quote(_leaf(critical=False)), GOOD),
         "leaf-extension": lambda: Case(td_quote(_leaf(replace(PKI.platform, ppid=PKI.platform.ppid[1:]))), GOOD),
         "shared-key": _shared_key,
+        "qe-report-data": _more_report_data,
         "attestation-key": _attestation_key_of_certificate,
         "module-signer": _module_signer,
         "td-attributes": lambda: Case(_attributes(27), GOOD),
