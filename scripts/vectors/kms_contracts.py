@@ -13,7 +13,7 @@ from eth_utils.crypto import keccak
 from dstack.chain.artifacts import load_artifact
 from dstack.chain.kms_auth import BOOT_INFO_TYPE, app_decision
 from dstack.chain.reading import Returned
-from dstack.policy import Denied
+from dstack.policy import Denied, Granted
 from dstack.policy.boot_info import BootInfo
 from dstack.policy.decision import NO_BLOCK
 from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
@@ -27,7 +27,7 @@ _INTERFACES: Mapping[str, tuple[str, ...]] = {
     "IERC165": ("supportsInterface",),
 }
 
-
+# Answers are read for a question; which one it was decides nothing.
 _SOME_BOOT = BootInfo(
     app_id=AppId(bytes(20)),
     compose_hash=ComposeHash(bytes(32)),
@@ -55,13 +55,12 @@ def _answered(is_allowed: bool, reason: str) -> Computed:
 
 
 def _read(returned: str) -> Computed:
-    """As our reader of the chain understands an answer; it denies where a yes gives a reason, as it may."""
+    """A yes is what our reader of the chain takes for one; it denies where a yes gives a reason, as it may."""
     data = bytes.fromhex(returned.removeprefix("0x"))
     is_allowed, reason = decode(["bool", "string"], data)
     decision = app_decision(Returned(data), NO_BLOCK, _SOME_BOOT)
-    if isinstance(decision, Denied) and not is_allowed:
-        return {"isAllowed": False, "reason": decision.reason if reason else ""}
-    return {"isAllowed": decision is not None and is_allowed, "reason": reason}
+    contradicts = is_allowed and reason and isinstance(decision, Denied)
+    return {"isAllowed": isinstance(decision, Granted) or bool(contradicts), "reason": reason}
 
 
 def _selector(name: str) -> Computed:
