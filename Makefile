@@ -23,7 +23,7 @@ help:  ## what can be typed here
 setup:  ## install everything that is pinned, if it is not there yet
 	@$(PYTHON) scripts/install.py
 
-parts:  ## Debian packages that some tests drive: QEMU, OVMF, PostgreSQL, Chromium (as root; else those tests skip)
+parts:  ## Debian packages that some tests drive: QEMU, PostgreSQL, Chromium, curl, ... (as root; else those tests skip)
 	@$(PYTHON) scripts/install_debian.py
 
 demo: setup  ## the main job on a docker-compose file: make demo [COMPOSE=file] [RESULTS=folder] [ARGS=--json]

@@ -24,6 +24,7 @@ DstackError
 │   └── PeerRefusedError            the other side answered with an error
 └── UnavailableError            exit 3: could not ask; neither yes nor no
     ├── ChainUnavailableError       no endpoint answered
+    │   └── ChainElsewhereError         as many as must agree are on another chain than the one wanted
     ├── AgentUnavailableError       no guest agent at the socket
     ├── CollateralUnavailableError  no collateral for this platform
     │   ├── CollateralTransientError    a source was down, slow or busy: ask again later
@@ -167,6 +168,10 @@ class UnavailableError(DstackError):
 
 class ChainUnavailableError(UnavailableError):
     """No chain endpoint answered."""
+
+
+class ChainElsewhereError(ChainUnavailableError):
+    """As many chain endpoints as must agree are on another chain than the one wanted."""
 
 
 class AgentUnavailableError(UnavailableError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
@@ -27,6 +29,7 @@ def kms_app(
     *,
     show_metrics: bool = True,
     limit: RateLimit | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
     """The application of the TLS listener.
 
@@ -35,32 +38,42 @@ def kms_app(
         metrics: What counts its calls; a new one if there is none.
         show_metrics: Whether `GET /metrics` tells them to anybody.
         limit: How often its methods may be called; None for as often as anybody likes.
+        is_ready: Whether the chain was asked since the start; `GET /health` tells.
     """
     counted = metrics or Metrics()
     app = _with_health(
-        prpc_app(service.methods(), prefix="KMS.", headers={"X-App-Version": APP_VERSION}, observe=counted.observe)
+        prpc_app(service.methods(), prefix="KMS.", headers={"X-App-Version": APP_VERSION}, observe=counted.observe),
+        is_ready,
     )
     if limit is not None:
         app.add_middleware(RateLimited, limit=limit)
     if show_metrics:
 
         def told() -> Response:
-            return Response(counted.text(), media_type=CONTENT_TYPE)
+            return Response(counted.recent_text(), media_type=CONTENT_TYPE)
 
         app.add_api_route("/metrics", told, methods=_LOOKS, response_model=None)
     return app
 
 
-def onboard_app(service: OnboardService, watch: PermissionWatch, *, simulated: bool = False) -> FastAPI:
+def onboard_app(
+    service: OnboardService,
+    watch: PermissionWatch,
+    *,
+    simulated: bool = False,
+    is_ready: Callable[[], bool] = lambda: True,
+) -> FastAPI:
     """The application of the plain listener.
 
     Args:
         service: Its methods.
         watch: Asks the chain for the operator's page.
         simulated: Whether a root of trust is configured that is not Intel's; the page says so.
+        is_ready: As of `kms_app`.
     """
-    app = _with_health(prpc_app(service.methods(), prefix="Onboard.", observe=Metrics().observe))
-    refuse_other_sites(app)
+    app = _with_health(prpc_app(service.methods(), prefix="Onboard.", observe=Metrics().observe), is_ready)
+    settings = service.settings.core.onboard
+    refuse_other_sites(app, (settings.address, *settings.names))
     add_page(app, service, watch, simulated=simulated)
 
     def finish() -> Response:
@@ -75,9 +88,9 @@ def onboard_app(service: OnboardService, watch: PermissionWatch, *, simulated: b
     return app
 
 
-def _with_health(app: FastAPI) -> FastAPI:
+def _with_health(app: FastAPI, is_ready: Callable[[], bool]) -> FastAPI:
     def health() -> Response:
-        return PlainTextResponse("OK")
+        return PlainTextResponse("OK") if is_ready() else PlainTextResponse("waiting for the chain", status_code=503)
 
     app.add_api_route("/health", health, methods=_LOOKS, response_model=None)
     return app

@@ -26,8 +26,8 @@ from starlette.concurrency import run_in_threadpool
 from dstack.errors import ConfigError, DstackError, InputError, ServiceBusyError
 from dstack.transport.listener import Listener
 from dstack.transport.server import read_body
+from dstack.transport.signals import exit_at_signal
 from dstack.values import bytes_from_hex
-from kms.signals import exit_at_signal
 
 INVALID_REQUEST = "invalid authorization request"
 BACKEND_UNAVAILABLE = "authorization backend unavailable"

@@ -40,6 +40,7 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda level: _LEVELS.get(level, level) if isinstance(level, str) else level),
 ]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,253}$")]
 
 _LIMIT = 1 << 20
 _IMAGE_HASH = "{OS_IMAGE_HASH}"
@@ -141,6 +142,7 @@ class Onboard(Section):
     quote_enabled: Literal[True] = without_effect(True, "keys are never made or released without a quote")
     address: str = "127.0.0.1"
     port: Port = 8000
+    names: Annotated[tuple[HostName, ...], Field(strict=False, max_length=8)] = ()
 
 
 class Metrics(Section):

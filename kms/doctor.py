@@ -12,7 +12,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from http.client import OK
 from pathlib import Path
+
+import httpx
 
 from dstack.attestation.appraise import Appraisal
 from dstack.attestation.evidence import Evidence
@@ -25,6 +28,7 @@ from dstack.errors import DecisionLogUnavailableError, DstackError, ImageUnavail
 from dstack.keys.pem import load_certificate
 from dstack.policy import Denied, boot_info
 from dstack.transport.agent import AgentClient
+from dstack.transport.tls import client_context
 from dstack.values import ReportData
 from kms.authorities import chain_endpoints, opened_authority
 from kms.chain_settings import Chain
@@ -38,6 +42,7 @@ from kms.verifiers import make_image_cache, opened_verifier
 ENDPOINT_SECONDS = 5.0
 CLOCK_TOLERANCE = timedelta(minutes=2)
 CERTIFICATE_WARNING = timedelta(days=30)
+_SHOWN_TEXT = 200
 _NO_REPORT_DATA = ReportData(bytes(ReportData.SIZE))
 
 
@@ -67,6 +72,7 @@ def examine(settings: Settings) -> Findings:
     """Look at everything that a KMS with these settings needs, cheapest first."""
     yield from (Finding("settings", Level.WARNING, notice, "docs/settings-kms.md") for notice in settings.notices())
     yield from _keys(settings.core.cert_dir)
+    yield from _service(settings)
     yield from _database(settings)
     if settings.core.auth_api.type == "chain" and settings.core.auth_api.chain is not None:
         yield from _chain(settings.core.auth_api.chain)
@@ -86,6 +92,10 @@ def _keys(folder: Path) -> Findings:
     try:
         mode = stat.S_IMODE(folder.stat().st_mode)
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        said = f"{folder} is not there: the KMS was not started yet, or the storage of its keys is not mounted"
+        yield Finding("keys", Level.WARNING, said, "start the KMS: it makes the folder, for its owner alone")
+        return
     except OSError as exc:
         fix = f"mkdir -m 700 {folder}, on storage that this machine alone can read"
         yield Finding("keys", Level.WRONG, f"{folder}: {exc.strerror}", fix)
@@ -118,6 +128,30 @@ def _certificate(path: Path) -> Finding:
         level = Level.WRONG if left < timedelta() else Level.WARNING
         return Finding(name, level, f"ends {ends:%Y-%m-%d}", "restart the KMS: it renews its certificates at the start")
     return Finding(name, Level.OK, f"good until {ends:%Y-%m-%d}")
+
+
+def _service(settings: Settings) -> Findings:
+    """Whether the KMS with these keys runs, and whether it got an answer of the chain since its start."""
+    address, port = settings.rpc.address, settings.rpc.port
+    if port == 0:
+        return  # Any free one, and nobody here knows which.
+    try:
+        tls = client_context(ca_pem=(settings.core.cert_dir / ROOT_CA_CERT).read_text())
+    except (OSError, UnicodeDecodeError, DstackError):
+        return  # The findings about keys have said so.
+    tls.check_hostname = False
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - where it listens
+    url = f"https://{f'[{reached}]' if ':' in reached else reached}:{port}"
+    try:
+        answer = httpx.get(f"{url}/health", verify=tls, timeout=ENDPOINT_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        yield Finding("service", Level.WARNING, f"no KMS with these keys answers at {url}", "start the KMS")
+        return
+    if answer.status_code == OK:
+        yield Finding("service", Level.OK, f"answers at {url}")
+    else:
+        fix = "see the chain's findings; the KMS goes on by itself when the chain answers"
+        yield Finding("service", Level.UNKNOWN, f"{url}: {answer.text[:_SHOWN_TEXT]}", fix)
 
 
 def _database(settings: Settings) -> Findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import tarfile
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 import httpx
 
@@ -23,9 +23,8 @@ PLACEHOLDER = "{OS_IMAGE_HASH}"
 
 _PIECE = 1 << 16
 _MOST_FILES = 64
-# Folders, and what tar writes before a member about it, besides files.
-_MOST_HEADERS = 256
-_LARGEST_HEADER = 64 << 10
+# Everything but the content of files: what is said about them, folders, padding. All of it stays in memory.
+_MOST_BESIDES = 1 << 20
 # The names of measurement.md 6; `./` in front is how tar writes a folder's content.
 _NAME = re.compile(r"(?:\./)?([A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254})")
 
@@ -72,7 +71,7 @@ class ArchiveSource:
             raise ImageUnavailableError(f"archive: want it within {self.limits.time}, got nothing or a part") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise ImageUnavailableError(f"{shown_url(url)} did not answer: {type(exc).__name__}") from exc
-        except (tarfile.TarError, EOFError, zlib.error) as exc:
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, RecursionError) as exc:
             raise ImageUnavailableError(f"{shown_url(url)}: want a .tar.gz, got something else") from exc
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
@@ -84,41 +83,42 @@ class ArchiveSource:
             yield piece
 
     def _extract(self, stream: _Stream, folder: Path) -> None:
-        written, files = 0, 0
-        with tarfile.open(fileobj=stream, mode="r|gz", tarinfo=_counted_headers()) as archive:
+        content, written, files = _Content(stream), 0, 0
+        with tarfile.open(fileobj=content, mode="r|", bufsize=_PIECE) as archive:
             for member in archive:
                 if member.isdir():
                     continue
                 match = _NAME.fullmatch(member.name)
-                if match is None or not member.isreg():
+                if match is None or not member.isreg() or member.issparse():
                     raise ImageUnavailableError(f"archive: want plain files, got {member.name[:80]!r}")
+                if member.size < 0:
+                    raise ImageUnavailableError(f"archive: {member.name[:80]!r}: want a size, got {member.size}")
                 files, written = files + 1, written + member.size
                 if files > _MOST_FILES or written > self.limits.extracted:
                     raise ImageUnavailableError(
                         f"archive: want at most {_MOST_FILES} files of {self.limits.extracted} bytes together, got more"
                     )
+                content.allowed += member.size
                 _write(archive, member, folder / match[1])
 
 
-def _counted_headers() -> type[tarfile.TarInfo]:
-    """What reads the headers of one archive: so many of them, and none whose content fills the memory."""
-    seen = 0
+class _Content(io.RawIOBase):
+    """What was compressed. Only so many bytes are read as files were counted, and a few besides.
 
-    class Header(tarfile.TarInfo):
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-            nonlocal seen
-            header = super().frombuf(buf, encoding, errors)
-            seen += 1
-            if seen > _MOST_HEADERS:
-                raise ImageUnavailableError(f"archive: want at most {_MOST_HEADERS} headers, got more")
-            # tarfile reads the content of every type that is about another member at once.
-            largest = None if header.type in tarfile.REGULAR_TYPES else _LARGEST_HEADER
-            if header.size < 0 or (largest is not None and header.size > largest):
-                raise ImageUnavailableError(f"archive: want a size of at most {_LARGEST_HEADER}, got {header.size}")
-            return header
+    tarfile takes into memory at once whatever is said about a member, of whichever size and however often.
+    """
 
-    return Header
+    def __init__(self, stream: _Stream) -> None:
+        self.allowed = _MOST_BESIDES
+        self._stream = gzip.GzipFile(fileobj=stream)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most *size* bytes; none at the end."""
+        piece = self._stream.read(size)
+        self.allowed -= len(piece)
+        if self.allowed < 0:
+            raise ImageUnavailableError(f"archive: want at most {_MOST_BESIDES} bytes besides its files, got more")
+        return piece
 
 
 class _Stream(io.RawIOBase):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -13,6 +16,9 @@ from dstack.transport import connections
 from dstack.transport.server import Observation
 from kms import decisions, rate
 from kms.decision_log import writer as decision_log
+
+TOLD_SECONDS = 1.0
+"""For how long a text is told again: making it takes a millisecond, and strangers may ask as often as they like."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,7 +36,11 @@ _log = logging.getLogger("kms.requests")
 class Metrics:
     """The counters of one service."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin to count; *now* tells seconds, monotonic."""
+        self._now = now
+        self._telling = threading.Lock()
+        self._told: tuple[float, bytes] | None = None
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._attested = Counter(
@@ -65,6 +75,14 @@ class Metrics:
             "milliseconds": round(observation.seconds * 1000, 1),
         }
         _log.info("%s", json.dumps(line))
+
+    def recent_text(self) -> bytes:
+        """As `text`, `TOLD_SECONDS` old at most: for strangers."""
+        with self._telling:
+            at = self._now()
+            if self._told is None or at - self._told[0] >= TOLD_SECONDS:
+                self._told = at, self.text()
+            return self._told[1]
 
     def text(self) -> bytes:
         """All of them, in Prometheus's text form."""

@@ -1,12 +1,14 @@
 """The operator's page before there are keys: what to allow, how, and whether it is allowed yet.
 
 It needs nothing from elsewhere, and nothing from elsewhere may use it: a page of another site that asks this service
-is refused.
+is refused, and so is whoever calls this service by a name that is not its own, as a page does whose name was made to
+lead here (DNS rebinding).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from importlib.resources import files
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 
 from dstack.errors import DstackError, RefusedError
 from dstack.transport.server import failure
+from dstack.web.urls import address_of
 from dstack.wire.kms import AttestationInfoResponse
 from kms.onboard_service import OnboardService
 from kms.permission import PermissionWatch
@@ -35,6 +38,8 @@ _GRANTS = (
     ("addKmsDevice", "device_id"),
     ("addOsImageHash", "os_image_hash"),
 )
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d*)?", re.ASCII)
+_SHOWN_HOST = 100
 
 
 def add_page(app: FastAPI, service: OnboardService, watch: PermissionWatch, *, simulated: bool) -> None:
@@ -55,17 +60,40 @@ def add_page(app: FastAPI, service: OnboardService, watch: PermissionWatch, *, s
         app.add_api_route(f"/{name}", _serve(_asset(name), media_type), methods=["GET"], response_model=None)
 
 
-def refuse_other_sites(app: FastAPI) -> None:
-    """Refuse what a browser sends for a page of another site, apart from links; whoever else asks says no origin."""
+def refuse_other_sites(app: FastAPI, names: Collection[str] = ()) -> None:
+    """Refuse what a browser sends for a page of another site, apart from links; whoever else asks says no origin.
+
+    Args:
+        app: What is guarded.
+        names: What this service is called, beside localhost and any address.
+    """
+    known = frozenset(("localhost", *map(_plain, names)))
 
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        host = request.headers.get("host")
+        # A browser always says one.
+        if host is not None and not _is_known(host, known):
+            wanted = "want Host to be an IP address, localhost or a name in core.onboard.names"
+            return failure(RefusedError(f"{wanted}, got {host[:_SHOWN_HOST]!r}"))
         origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        foreign = origin is not None and urlsplit(origin).netloc != host
         foreign = foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         if foreign and not _follows_link(request):
             return failure(RefusedError("want no page of another site to ask this"))
         return await go_on(request)
+
+
+def _is_known(host: str, names: Collection[str]) -> bool:
+    """Whether nobody but us decides where *host* leads, with or without a port: names of others are theirs to move."""
+    if not (found := _HOST.fullmatch(host)):
+        return False
+    name = found[1] or found[2]
+    return _plain(name) in names or address_of(name) is not None
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")
 
 
 def _follows_link(request: Request) -> bool:

@@ -19,11 +19,12 @@ from dstack.errors import ConfigError, DstackError, KeystoreError
 from dstack.transport.agent import AgentClient
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from dstack.transport.signals import exit_at_signal
 from dstack.transport.tls import server_context
 from dstack.transport.verification_pool import VerificationPool
 from kms.admin import Credentials, LegacyCache, admin_app
 from kms.app import kms_app, onboard_app
-from kms.authorities import Authority, opened_authority
+from kms.authorities import opened_authority
 from kms.authorization import SelfAuthorization
 from kms.config import Admin, Settings, load_settings
 from kms.decision_log.store import open_store
@@ -41,7 +42,7 @@ from kms.permission import PermissionWatch
 from kms.rate import RateLimit
 from kms.release import KeyRelease
 from kms.service import KmsService
-from kms.signals import exit_at_signal
+from kms.start_check import CheckedAuthority
 from kms.verifiers import make_image_cache, opened_verifier
 
 _FILE_LIMIT = 64 << 10
@@ -58,7 +59,7 @@ class Parts:
     keystore: Keystore
     quotes: AgentClient
     verifier: EvidenceVerifier
-    chain: Authority
+    chain: CheckedAuthority
     own: SelfAuthorization
     images: ImageCache
 
@@ -103,8 +104,7 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         keystore = stack.enter_context(open_keystore(settings.core.cert_dir))
         parts = _parts(settings, keystore, stack)
-        chain = settings.core.auth_api.chain
-        parts.chain.check(chain_id=chain.chain_id if chain else None)
+        parts.chain.check()
         _introduce(parts)
         if not keystore.exists():
             _onboard(parts)
@@ -116,7 +116,9 @@ def _parts(settings: Settings, keystore: Keystore, stack: ExitStack) -> Parts:
     core = settings.core
     quotes, images = AgentClient(core.agent_socket), make_image_cache(core.image)
     verifier = stack.enter_context(opened_verifier(core, images))
-    authority = stack.enter_context(opened_authority(core.auth_api))
+    chain = core.auth_api.chain
+    opened = stack.enter_context(opened_authority(core.auth_api))
+    authority = CheckedAuthority(opened, chain_id=chain.chain_id if chain else None)
     pool = stack.enter_context(VerificationPool(roots=verifier.roots, policy=verifier.policy))
     verifier = replace(verifier, pool=pool)
     own = SelfAuthorization(quotes, verifier, authority)
@@ -163,10 +165,11 @@ def _onboard(parts: Parts) -> None:
         recent_facts=parts.chain.recent_facts,
     )
     watch = PermissionWatch(parts.own, parts.chain)
-    app = onboard_app(service, watch, simulated=parts.simulated)
+    app = onboard_app(service, watch, simulated=parts.simulated, is_ready=lambda: parts.chain.is_checked)
     listener = Listener(app, host=settings.address, port=settings.port)
     _log.info("no keys yet: waiting for Bootstrap at http://%s:%d", settings.address, listener.port)
-    listener.run()
+    with parts.chain.awaited(listener.stop):
+        listener.run()
     onboarding.require_keys()
 
 
@@ -196,7 +199,7 @@ def _kept_decisions(parts: Parts, keys: KeySet) -> Iterator[None]:
         store.close()
 
 
-def _who_decides(authority: Authority) -> dict[str, object]:
+def _who_decides(authority: CheckedAuthority) -> dict[str, object]:
     facts = authority.recent_facts()
     return {"chain_id": facts.chain_id, "kms_contract": facts.kms_contract} if facts else {}
 
@@ -215,7 +218,13 @@ def _answer(parts: Parts, keys: KeySet) -> None:
     tls = server_context(keys.rpc, client_ca_pem=keys.temp_ca.certificate_pem)
     limits = parts.settings.core.limits
     limit = RateLimit(everybody=limits.requests_per_second, peer=limits.requests_per_second_of_peer)
-    app = kms_app(service, metrics, show_metrics=parts.settings.core.metrics.enabled, limit=limit)
+    app = kms_app(
+        service,
+        metrics,
+        show_metrics=parts.settings.core.metrics.enabled,
+        limit=limit,
+        is_ready=lambda: parts.chain.is_checked,
+    )
     # What GetMeta tells of the contract is old only as long as nobody asks for it.
     with parts.own.watched(also=parts.chain.recent_facts), _admin(parts, metrics):
         listener = Listener(
@@ -227,7 +236,8 @@ def _answer(parts: Parts, keys: KeySet) -> None:
             handshake_seconds=limits.handshake.total_seconds(),
         )
         _log.info("serving https://%s:%d as %s", rpc.address, listener.port, keys.domain)
-        listener.run()
+        with parts.chain.awaited(listener.stop):
+            listener.run()
 
 
 @contextmanager

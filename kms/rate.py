@@ -2,6 +2,10 @@
 
 What a call costs the chain's endpoints is bounded elsewhere: whoever asks the same thing within a second shares one
 answer (`dstack.chain.endpoints`). This bounds how many different things can be asked.
+
+Only methods count. What else there is (`/health`, `/metrics`, paths that are not found) asks nobody and costs less than
+the handshake that everybody may have; and where one address stands for many, as a balancer's does, a limit there would
+let each of them make this KMS be taken for dead.
 """
 
 from __future__ import annotations

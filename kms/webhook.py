@@ -6,7 +6,6 @@ or answers out of form, is neither yes nor no.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -14,7 +13,8 @@ from dstack.chain.bounded_http import BoundedClient, EndpointError, Reply
 from dstack.chain.client import parse_address, printable
 from dstack.chain.facts import Facts, KeptFacts
 from dstack.chain.single_flight import SingleFlight
-from dstack.errors import ChainUnavailableError, ConfigError
+from dstack.errors import ChainUnavailableError, ConfigError, MessageMalformedError
+from dstack.measurement.strict_json import parse_json
 from dstack.policy import BlockRef, BootInfo, Decision, Granted, Rule, decide
 from dstack.policy.decision import NO_BLOCK
 from dstack.web.urls import shown_url
@@ -130,8 +130,9 @@ def _object(reply: Reply) -> dict[str, Any]:
     if not 200 <= reply.status < 300:
         raise EndpointError("refusing", f"answers with HTTP status {reply.status}")
     try:
-        answer = json.loads(reply.body)
-    except (ValueError, RecursionError) as exc:
+        # A member that came twice would be read as its first by one reader and as its last by another.
+        answer = parse_json(reply.body, what="answer", limit=ANSWER_LIMIT, error=MessageMalformedError)
+    except MessageMalformedError as exc:
         raise EndpointError("malformed", "want JSON, got something else") from exc
     if not isinstance(answer, dict):
         raise EndpointError("malformed", f"want a JSON object, got {type(answer).__name__}")

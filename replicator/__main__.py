@@ -16,12 +16,14 @@ from dstack.errors import ConfigError, DstackError, HandoverRefusedError
 from dstack.transport.collateral_store import opened_collateral
 from dstack.transport.hardening import forbid_dumps
 from dstack.transport.listener import Listener
+from dstack.transport.signals import exit_at_signal
 from replicator.acpi_tables import FROM_LOG, tables_from
 from replicator.app import container_app, replicator_app
 from replicator.bootstrap import make_genesis
 from replicator.chain_law import ChainLaw
 from replicator.config import Settings, load_settings
 from replicator.custody import Genesis
+from replicator.forgetting import forgetting
 from replicator.guest_agents import find_agent
 from replicator.node import Replicator, Surroundings
 from replicator.peers import EvidenceVerifier
@@ -109,7 +111,7 @@ def make_node(settings: Settings, stack: contextlib.ExitStack) -> Replicator:
     """
     if settings.acpi_tables == FROM_LOG:
         _log.warning("ACPI tables are not verified: machines get the secure file on what only their own log says")
-    receipts = ReceiptFolder(settings.receipts_dir)
+    receipts = ReceiptFolder(settings.receipts_dir, settings.max_receipts)
     receipts.prepare()
     secure_file = SecureFile(settings.secure_file)
     secure_file.hold()
@@ -134,17 +136,17 @@ def _now() -> datetime:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT, and close what was opened.
+    """Answer until SIGTERM, and close what was opened. For the main thread.
 
     Raises:
         ConfigError: As `make_node`; or an address cannot be listened at.
         DstackError: As `make_node`.
     """
-    # The listener stops gracefully before: uvicorn passes the signal on at its end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, exit_at_signal)
     with contextlib.ExitStack() as stack:
         node = make_node(settings, stack)
         _bootstrap_as_requested(node, settings.bootstrap_request)
+        stack.enter_context(forgetting(node))
         listener = Listener(
             replicator_app(node),
             host=settings.host,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -32,11 +30,11 @@ from dstack.errors import (
     UnavailableError,
 )
 from dstack.keys.sealing import TAG_SIZE
-from dstack.keys.sealing_stream import CHUNK, StreamShape
+from dstack.keys.sealing_stream import CHUNK
 from dstack.transport.bodies import BODY_LEASE
 from dstack.transport.direct_body import Fill, Parts
 from dstack.transport.listener import BODY_RECEIVER, BODY_SENDER
-from dstack.transport.server import read_body
+from dstack.transport.server import BareApp, read_body
 from replicator import old_forms
 from replicator.configure import parse_configure
 from replicator.containers import Container, container_of_bearer, parse_tag
@@ -45,8 +43,8 @@ from replicator.node import Replicator
 from replicator.page import render_page
 from replicator.receiving import Delivery
 from replicator.refusals import LONGEST_REASON
-from replicator.storage import aligned_buffer
 from replicator.uploads import Upload
+from replicator.write_behind import MEMORY, WriteBehind
 
 # The first class that fits decides.
 _STATUS_CODES: tuple[tuple[type[DstackError], int], ...] = (
@@ -63,6 +61,9 @@ _PAGE_HEADERS = {
 }
 _MAX_NUMBER = 10**9
 _PIECE = 64 << 10
+_SENDING = 3 * (CHUNK + TAG_SIZE)
+_RECEIVING = MEMORY + CHUNK + TAG_SIZE
+"""Bytes of a stream that are there at once, on either side."""
 _log = logging.getLogger(__name__)
 
 Answer = Callable[[Request, bytes], Response]
@@ -79,7 +80,7 @@ class _Route:
 
 def replicator_app(node: Replicator) -> FastAPI:
     """The application of *node*."""
-    app = _bare_app()
+    app = BareApp(kind=InputError.__name__)
     for route in (
         _Route("GET", "/", lambda *_: _page(node)),
         _Route("GET", "/status", lambda request, _: _json(200, json.dumps(_status(node, request)))),
@@ -97,25 +98,10 @@ def replicator_app(node: Replicator) -> FastAPI:
 
 def container_app(node: Replicator, container: Container) -> FastAPI:
     """What one container reaches at its own socket: `/getkey`, and nothing else."""
-    app = _bare_app()
+    app = BareApp(kind=InputError.__name__)
     route = _Route("POST", "/getkey", lambda _, raw: _key(node, container, raw))
     app.add_api_route(route.path, _endpoint(node, route), methods=[route.method], response_model=None)
     return app
-
-
-def _bare_app() -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(HTTPException, _not_here)
-    return app
-
-
-def _not_here(request: Request, exc: Exception) -> Response:
-    """Another path or method, in the form of all errors."""
-    assert isinstance(exc, HTTPException)
-    allowed = (exc.headers or {}).get("Allow")
-    text = f"want {allowed}, got {request.method}" if allowed else "there is no such path"
-    body = {"error": f"{request.url.path[:80]}: {text}", "kind": str(exc.detail).title().replace(" ", "")}
-    return Response(json.dumps(body), exc.status_code, exc.headers, media_type="application/json")
 
 
 def _endpoint(node: Replicator, route: _Route) -> Callable[[Request], Awaitable[Response]]:
@@ -154,7 +140,7 @@ async def _receive(node: Replicator, request: Request) -> Response:
     try:
         if first > delivery.next_chunk:
             raise HandoverRefusedError(f"stream: want it from chunk {delivery.next_chunk} on, got it from {first} on")
-        upload.hold(len(line) + _in_memory(delivery.shape, delivery.next_chunk))
+        upload.hold(len(line) + min(delivery.shape.sealed_size(delivery.next_chunk), _RECEIVING))
         await _pass_over(upload, delivery, first)
         await _feed(upload, delivery)
         if delivery.is_complete:
@@ -191,26 +177,16 @@ def _next_length(delivery: Delivery) -> int:
 
 
 def _add_all(delivery: Delivery, fill: Fill) -> None:
-    """Write each chunk while the next one comes and is opened into another buffer."""
-    sealed, contents = memoryview(bytearray(CHUNK + TAG_SIZE)), [aligned_buffer(CHUNK) for _ in range(2)]
-    with ThreadPoolExecutor(1, thread_name_prefix="chunk") as other:
-        writing: Future[None] | None = None
+    """Open each chunk as it comes, and write some at once while the next ones come."""
+    buffer = memoryview(bytearray(CHUNK + TAG_SIZE))
+    with WriteBehind(delivery.write) as behind:
         for number in range(delivery.next_chunk, delivery.shape.chunks):
-            part = sealed[: delivery.shape.sealed_length(number)]
-            if not fill(part):
+            sealed = buffer[: delivery.shape.sealed_length(number)]
+            if not fill(sealed):
                 break
-            content = contents[number % 2][: delivery.shape.length(number)]
-            delivery.open_into(number, part, content)
-            if writing is not None:
-                writing.result()
-            writing = other.submit(delivery.write, content)
-        if writing is not None:
-            writing.result()
-
-
-def _in_memory(shape: StreamShape, first: int) -> int:
-    """How many bytes of a stream are there at once, on either side: a chunk that is worked at, and its neighbours."""
-    return min(shape.sealed_size(first), 3 * (CHUNK + TAG_SIZE))
+            content = behind.place(delivery.shape.length(number))
+            delivery.open_into(number, sealed, content)
+            behind.add(len(content))
 
 
 class _Parts(StreamingResponse):
@@ -287,7 +263,7 @@ def _onboard(node: Replicator, request: Request, raw: bytes) -> Response:
             f"got {sending.shape.size}"
         )
 
-    request.scope["state"][BODY_LEASE].hold(len(raw) + _in_memory(sending.shape, first))
+    request.scope["state"][BODY_LEASE].hold(len(raw) + min(sending.shape.sealed_size(first), _SENDING))
 
     def parts() -> Parts:
         try:

@@ -23,6 +23,7 @@ from dstack.web.urls import split_url
 from replicator.acpi_tables import CAPTURED, FROM_LOG
 from replicator.containers import Container, read_containers
 from replicator.documents import MAX_INTEGER, Address, Law
+from replicator.receipts import MAX_RECEIPTS, MOST_RECEIPTS
 
 MAX_FILE = 64 << 10
 MAX_URL = 2048
@@ -32,7 +33,7 @@ _BLOCK_TAGS = ("finalized", "safe", "latest")
 
 _KNOWN = {
     "http": frozenset({"host", "port", "connections_of_peer"}),
-    "files": frozenset({"secure_file", "receipts_dir", "bootstrap_request"}),
+    "files": frozenset({"secure_file", "receipts_dir", "max_receipts", "bootstrap_request"}),
     "agent": frozenset({"socket"}),
     "chain": frozenset(
         {"rpc_urls", "operator", "kms_auth", "chain_id", "block_tag", "agreement", "max_age_seconds"}
@@ -89,6 +90,7 @@ class Settings:
     connections_of_peer: int
     secure_file: Path
     receipts_dir: Path
+    max_receipts: int
     bootstrap_request: Path | None
     agent_socket: Path | None
     chain: ChainSettings
@@ -129,6 +131,7 @@ def parse_settings(raw: bytes) -> Settings:
         connections_of_peer=_positive(http, "connections_of_peer", CONNECTIONS_OF_PEER, maximum=MAX_CONNECTIONS),
         secure_file=Path(files.text("secure_file")),
         receipts_dir=Path(files.text("receipts_dir")),
+        max_receipts=_positive(files, "max_receipts", MAX_RECEIPTS, maximum=MOST_RECEIPTS),
         bootstrap_request=_bootstrap_request(files, tables["chain"]),
         agent_socket=Path(agent.text("socket")) if agent.has("socket") else None,
         chain=_chain(tables["chain"], attestation),

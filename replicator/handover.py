@@ -13,6 +13,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from dstack.errors import HandoverRefusedError
 from dstack.keys.sealing_stream import StreamShape
@@ -132,19 +133,19 @@ class NewNode:
             raise HandoverRefusedError("answer: another answer to this request was stored already")
         before, terms = asked.receipt, receipt.terms
         same = before is not None and (before.terms.fingerprint, before.terms.size) == (terms.fingerprint, terms.size)
-        return self._with(replace(asked, receipt=receipt, next_chunk=asked.next_chunk if same else 0))
+        return self._with(asked.request, receipt=receipt, next_chunk=asked.next_chunk if same else 0)
 
     def received(self, receipt: Receipt, next_chunk: int) -> NewNode:
         """Chunks up to this one have come and were opened."""
-        return self._with(replace(self.of(receipt), next_chunk=next_chunk))
+        return self._with(self.of(receipt).request, next_chunk=next_chunk)
 
     def failing(self, receipt: Receipt) -> NewNode:
-        """What came is not what the receipt names: wait for another answer."""
-        return self._with(replace(self.of(receipt), receipt=None, next_chunk=0))
+        """What came is not what the receipt names: wait for another answer, unless the request has ended meanwhile."""
+        return self._with(receipt.terms.request, receipt=None, next_chunk=0)
 
     def storing(self, receipt: Receipt) -> NewNode:
-        """All is on the disk; forget the key."""
-        return self._with(replace(self.of(receipt), private_key=b"", receipt=receipt, stored=True))
+        """All is on the disk; forget the key. The request may have ended meanwhile, and is forgotten then."""
+        return self._with(receipt.terms.request, private_key=b"", receipt=receipt, stored=True)
 
     def of(self, receipt: Receipt) -> Asked:
         """The request that *receipt*, which was accepted, is for.
@@ -157,8 +158,8 @@ class NewNode:
                 return each
         raise HandoverRefusedError(f"answer: no request {receipt.terms.request.hash().hex()} waits here")
 
-    def _with(self, changed: Asked) -> NewNode:
-        return NewNode(tuple(changed if each.request == changed.request else each for each in self.asked))
+    def _with(self, request: Request, **changes: Any) -> NewNode:
+        return NewNode(tuple(replace(each, **changes) if each.request == request else each for each in self.asked))
 
 
 @dataclass(frozen=True, slots=True)

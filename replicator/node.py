@@ -67,7 +67,7 @@ class Replicator:
         old_forms: bool = False,
     ) -> None:
         self.around = around
-        self.moments = Moments(around.clock)
+        self.moments = Moments(around.clock, chain.max_age)
         self.refusals = Refusals()
         self.containers = tuple(containers)
         self.old_forms = old_forms
@@ -143,6 +143,16 @@ class Replicator:
         _log_receipt("received", receipt)
         return receipt
 
+    def forget_ended(self) -> None:
+        """Forget the secrets of requests and answers that have ended, and what came for them.
+
+        Raises:
+            OSError: The disk refuses to let a file go; the next time tries again.
+        """
+        at = self.moments.now()
+        self._sender.forget_ended(at)
+        self._receiver.forget_ended(at)
+
     def derive_key(self, container: Container, tag: str) -> bytes:
         """A key of a container's own."""
         return derive_key(self.around.secure_file, container, tag)
@@ -168,6 +178,7 @@ class Replicator:
             ],
             "answered_requests": self._sender.answered(at),
             "receipts": self.around.receipts.count(),
+            "max_receipts": self.around.receipts.limit,
             "refusals": [asdict(refusal) for refusal in self.refusals.last()],
             "simulated_root": self.around.verifier.trusts_simulated_root,
             "old_forms": self.old_forms,

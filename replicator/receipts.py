@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from replicator.custody import Genesis, Receipt
 from replicator.documents import QuotedRequest
 
 MAX_RECEIPTS = 10_000
+MOST_RECEIPTS = 50_000
+"""What the limit may be set to: whoever asks for a page has all of them looked at."""
+
 PAGE = 16
 PAGE_BYTES = 4 << 20
 
 _WITHOUT_EVIDENCE = ("role", "hash", "receipt", "simulated_root")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,14 @@ class KeptReceipt:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptFolder:
-    """Where they are kept."""
+    """Where they are kept.
+
+    Attributes:
+        limit: With so many in it nothing more is handed on. None is ever deleted: a person moves them away.
+    """
 
     path: Path
+    limit: int = MAX_RECEIPTS
 
     def prepare(self) -> None:
         """Make the folder.
@@ -76,16 +86,19 @@ class ReceiptFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"receipts: cannot make {self.path}: {exc.strerror}") from exc
+        self._warn(self.count())
 
     def keep(self, kept: KeptReceipt) -> None:
         """Store one.
 
         Raises:
-            KeystoreError: It could not be written, or there are `MAX_RECEIPTS`.
+            KeystoreError: It could not be written, or there are `limit`.
         """
-        if self.count() >= MAX_RECEIPTS:
-            raise KeystoreError(f"receipts: want at most {MAX_RECEIPTS}, got as many; move some away")
+        count = self.count()
+        if count >= self.limit:
+            raise KeystoreError(f"receipts: want at most {self.limit}, got as many; move some away")
         self.write(kept.name, kept.members())
+        self._warn(count + 1)
 
     def write(self, name: str, members: dict[str, Any]) -> None:
         """Store one that was made before; the same once more is no error.
@@ -138,6 +151,11 @@ class ReceiptFolder:
                 status = path.stat()
                 found.append((status.st_mtime_ns, path.name, path, status.st_size))
         return [(path, size) for _, _, path, size in sorted(found)]
+
+    def _warn(self, count: int) -> None:
+        """From half of the limit on, so that there are days to act in: strangers can have handovers repeated."""
+        if 2 * count >= self.limit:
+            _log.warning("receipts: %d are kept; with %d nothing more is handed on: move some away", count, self.limit)
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -68,13 +69,14 @@ class Delivery:
         self._receiver.open_into(self.receipt, number, sealed, content)
 
     def write(self, content: memoryview) -> None:
-        """Write the next chunk, which was opened.
+        """Write the next chunks, which were opened: whole ones.
 
         Raises:
             KeystoreError: The disk refuses.
         """
-        self._receiver.write(self.receipt, self.next_chunk, content)
-        self.next_chunk += 1
+        following = self.next_chunk + -(-len(content) // CHUNK)
+        self._receiver.write(self.receipt, content, following)
+        self.next_chunk = following
 
     def finish(self, law: LawReader) -> Receipt:
         """Have what came take its place, if the sender is still allowed.
@@ -136,8 +138,19 @@ class Receiver:
         quoted = QuotedRequest(request, self._parts.identity.quoted(request.report_data()))
         with self._lock:
             self._new = self._new.asking(Asked(quoted, private_key), at)
-            self._forget_ended()
         return quoted
+
+    def forget_ended(self, at: datetime) -> None:
+        """Forget the keys of requests that have ended, and what came for them.
+
+        What a delivery holds goes when that has let go: it may be writing the file just now.
+
+        Raises:
+            OSError: The disk refuses to let a file go; the next time tries again.
+        """
+        with self._lock:
+            self._new = self._new.at(at)
+            self._drop_ended()
 
     def begin(self, line: bytes, law: LawReader) -> Delivery:
         """Round 3: judge an answer; what is returned takes its chunks.
@@ -167,11 +180,11 @@ class Receiver:
         transfer.cipher.open_into(number, sealed, content)
         transfer.incoming.digest(content, number * CHUNK)
 
-    def write(self, receipt: Receipt, number: int, content: memoryview) -> None:
-        """Write chunk *number*; only for the delivery that holds the transfer."""
+    def write(self, receipt: Receipt, content: memoryview, following: int) -> None:
+        """Write all chunks before number *following*; only for the delivery that holds the transfer."""
         self._transfer(receipt).incoming.write(content)
         with self._lock:
-            self._new = self._new.received(receipt, number + 1)
+            self._new = self._new.received(receipt, following)
 
     def finish(self, receipt: Receipt, law: LawReader) -> Receipt:
         """As `Delivery.finish`."""
@@ -197,6 +210,9 @@ class Receiver:
         """Let the next delivery have the transfer; not one that took its place meanwhile."""
         with self._lock:
             transfer.busy = False
+            # Where the disk refuses, `forget_ended` tries again.
+            with suppress(OSError):
+                self._drop_ended()
 
     def _judged(self, answer: Answer, law: LawReader, at: datetime) -> Judged:
         """Verify, appraise and authorize who answered, and see that the receipt says what is so."""
@@ -256,9 +272,10 @@ class Receiver:
             return Delivery(self, receipt, shape, self._new.of(receipt).next_chunk, transfer)
 
     def _transfer(self, receipt: Receipt) -> _Transfer:
-        """What has come of an accepted answer; a request that was made meanwhile may have ended it."""
-        transfer = self._transfers.get(receipt.terms.request)
-        if transfer is None:
+        """What has come of an accepted answer, whose request may have ended meanwhile."""
+        request = receipt.terms.request
+        transfer = self._transfers.get(request)
+        if transfer is None or all(each.request != request for each in self._new.asked):
             raise HandoverRefusedError("stream: the request that it answers has ended; want a new one")
         return transfer
 
@@ -282,10 +299,12 @@ class Receiver:
             at = int(self._parts.moments.now().timestamp())
             self._parts.secure_file.replace(transfer.incoming, custody, at=at, receipt=kept, to=self._parts.receipts)
 
-    def _forget_ended(self) -> None:
+    def _drop_ended(self) -> None:
         for request in self._transfers.keys() - {each.request for each in self._new.asked}:
-            self._drop(request)
+            if not self._transfers[request].busy:
+                self._drop(request)
 
     def _drop(self, request: Request) -> None:
-        if transfer := self._transfers.pop(request, None):
+        if transfer := self._transfers.get(request):
             transfer.incoming.discard()
+            del self._transfers[request]

@@ -183,16 +183,27 @@ class Sender:
             self._parts.receipts.keep(
                 KeptReceipt("sent", receipt, answer.evidence, self._parts.identity.simulated, quoted, answer.sealed_key)
             )
-            self._old = later
-            remembered = {each.receipt.hash() for each in later.answered}
-            self._keys = {name: kept for name, kept in self._keys.items() if name in remembered} | {receipt.hash(): key}
+            self._keys[receipt.hash()] = key
+            self._remember_only(later)
         return None
+
+    def forget_ended(self, at: datetime) -> None:
+        """Forget the answers that have ended, and the keys of their streams; a stream under way has its own."""
+        with self._lock:
+            self._remember_only(self._old.at(at))
+
+    def _remember_only(self, old: OldNode) -> None:
+        remembered = {each.receipt.hash() for each in old.answered}
+        self._old = old
+        self._keys = {name: key for name, key in self._keys.items() if name in remembered}
 
     def _again(self, known: Receipt, held: Held) -> tuple[Answer, bytes]:
         _require_unchanged(known, held)
         assert held.custody is not None
         with self._lock:
-            key = self._keys[known.hash()]
+            key = self._keys.get(known.hash())
+        if key is None:
+            raise HandoverRefusedError("request: its answer has ended meanwhile; want a new request")
         kept = self._parts.receipts.read(known.hash(), "sent")
         evidence, sealed_key = bytes.fromhex(kept["evidence"]), bytes.fromhex(kept["sealed_key"])
         return Answer(sealed_key, known, held.custody, evidence), key

@@ -112,8 +112,10 @@ class Incoming:
                 written += self._write_some(memoryview(content)[written:], self.size + written)
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
-        del self._hashes[self.size]
         self.size += len(content)
+        for offset in tuple(self._hashes):
+            if offset < self.size:
+                del self._hashes[offset]
 
     def _write_some(self, content: memoryview, offset: int) -> int:
         try:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench_handover_bare import bare_seconds
+from bench_handover_bare import bare_seconds, disk_seconds
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dstack.cli.handover_session import Node as Address
@@ -35,11 +35,12 @@ def measure(size_mib: int) -> dict[str, Any]:
     Returns:
         MB/s (10^6 bytes): medians of the stream, from the old node's answer to the new node's receipt, and of all three
         rounds; the limits at their best, for `cp` varies with what memory is free; and the ratio of the stream to the
-        slower one. `cp` does not sync and so may leave everything in memory; ours syncs, and so do `cp_synced` and
-        `bare_programs`, the bare steps of a stream in three programs, which are no limits. Processor seconds per GiB of
-        the old node, the new node and who carries (this program), and the rate that they would allow if they shared
-        this machine's cores without ever waiting; seconds of a whole small handover and of its rounds (medians); MiB
-        that each program grew by at most while it streamed.
+        slower one. `cp` leaves everything in memory, while a handover ends on the disk, and so do: `cp_synced`, with
+        the stream's ratio to it at its best; `disk`, the same bytes written directly and nothing else; and
+        `bare_programs`, the bare steps of a stream in three programs. Processor seconds per GiB of the old node, the
+        new node and who carries (this program), and the rate that they would allow if they shared this machine's cores
+        without ever waiting; seconds of a whole small handover and of its rounds (medians); MiB that each program grew
+        by at most while it streamed.
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-bench-")))
@@ -86,6 +87,7 @@ def _large(world: World, old: Node, receivers: list[Node], size_mib: int) -> dic
         "aes_256_gcm": lambda: _aes(old.secure_file),
         "cp": lambda: _cp(old.secure_file, copy),
         "cp_synced": lambda: _cp(old.secure_file, copy, synced=True),
+        "disk": lambda: size_mib * MIB / disk_seconds(size_mib, copy) / 1e6,
         "bare_programs": lambda: size_mib * MIB / bare_seconds(old.secure_file, copy) / 1e6,
     }
     rates: dict[str, list[float]] = {name: [] for name in ("stream", "whole", *operations)}
@@ -112,8 +114,8 @@ def _large(world: World, old: Node, receivers: list[Node], size_mib: int) -> dic
         "whole": medians["whole"],
         "limits": limits,
         "ratio": round(medians["stream"] / min(limits.values()), 3),
-        "cp_synced": medians["cp_synced"],
-        "bare_programs": medians["bare_programs"],
+        **{name: medians[name] for name in ("cp_synced", "disk", "bare_programs")},
+        "ratio_to_cp_synced": round(medians["stream"] / max(rates["cp_synced"]), 3),
         "processor_seconds_per_gib": dict(
             zip(("old", "new", "carrier"), (round(each, 2) for each in seconds), strict=True)
         ),

@@ -1,7 +1,7 @@
 """The bare steps of a stream in three programs: what a handover could reach here if it did nothing else.
 
-One reads and seals, one passes on inside the kernel, one opens, digests and writes past the page cache while the next
-chunk comes. No HTTP, no evidence, no chain, no custody. Used by bench_handover.py.
+One reads and seals, one passes on inside the kernel, one opens, digests and writes past the page cache, some chunks at
+once while the next ones come. No HTTP, no evidence, no chain, no custody. Used by bench_handover.py.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import multiprocessing
 import os
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from dstack.transport.connections import send_unpaced
+
 MIB = 1 << 20
 _TAG = 16
+_TOGETHER = 4
 _KEY = bytes(32)
 
 
@@ -50,9 +55,24 @@ def bare_seconds(path: Path, to: Path) -> float:
     return float(ours.recv())
 
 
+def disk_seconds(size_mib: int, to: Path) -> float:
+    """Seconds to write so much directly, as `_receive` does, and to sync it; *to* is removed."""
+    piece = mmap.mmap(-1, _TOGETHER * MIB)
+    piece.write(os.urandom(len(piece)))
+    with piece, _direct(to) as descriptor:
+        began = time.perf_counter()
+        for first in range(0, size_mib, _TOGETHER):
+            os.pwrite(descriptor, memoryview(piece)[: min(_TOGETHER, size_mib - first) * MIB], first * MIB)
+        os.fsync(descriptor)
+        ended = time.perf_counter()
+    to.unlink()
+    return ended - began
+
+
 def _send(address: tuple[str, int], path: Path, chunks: int) -> None:
     cipher, content, sealed = AESGCM(_KEY), bytearray(MIB), bytearray(MIB + _TAG)
     with socket.create_connection(address) as connection, path.open("rb") as source:
+        send_unpaced(connection)
         for number in range(chunks):
             source.readinto(content)
             cipher.encrypt_into(_nonce(number), content, None, sealed)
@@ -65,6 +85,7 @@ def _carry(listener: socket.socket, address: tuple[str, int]) -> None:
     # The receiver's clock begins when somebody connects.
     source, _ = listener.accept()
     with source, socket.create_connection(address) as target:
+        send_unpaced(target)
         while count := os.splice(source.fileno(), into, MIB):
             while count:
                 count -= os.splice(out_of, target.fileno(), count)
@@ -73,30 +94,43 @@ def _carry(listener: socket.socket, address: tuple[str, int]) -> None:
 def _receive(listener: socket.socket, to: Path, chunks: int, answer: Connection) -> None:
     cipher, digest = AESGCM(_KEY), blake3()
     sealed = memoryview(bytearray(MIB + _TAG))
-    contents = [memoryview(mmap.mmap(-1, MIB)) for _ in range(2)]
-    descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
+    buffers = [memoryview(mmap.mmap(-1, _TOGETHER * MIB)) for _ in range(2)]
     connection, _ = listener.accept()
     began = time.perf_counter()
-    with connection, ThreadPoolExecutor(1) as other:
+    with connection, _direct(to) as descriptor, ThreadPoolExecutor(1) as other:
         writing: Future[int] | None = None
-        for number in range(chunks):
-            filled = 0
-            while filled < len(sealed):
-                count = connection.recv_into(sealed[filled:])
-                if not count:
-                    raise EOFError(f"chunk {number}: the stream ended early")
-                filled += count
-            content = contents[number % 2]
-            cipher.decrypt_into(_nonce(number), sealed, None, content)
-            digest.update(content)
+        for first in range(0, chunks, _TOGETHER):
+            buffer, numbers = buffers[first // _TOGETHER % 2], range(first, min(first + _TOGETHER, chunks))
+            for place, number in enumerate(numbers):
+                _fill(sealed, connection)
+                content = buffer[place * MIB : (place + 1) * MIB]
+                cipher.decrypt_into(_nonce(number), sealed, None, content)
+                digest.update(content)
             if writing is not None:
                 writing.result()
-            writing = other.submit(os.pwrite, descriptor, content, number * MIB)
+            writing = other.submit(os.pwrite, descriptor, buffer[: len(numbers) * MIB], first * MIB)
         if writing is not None:
             writing.result()
-    os.fsync(descriptor)
-    answer.send(time.perf_counter() - began)
-    os.close(descriptor)
+        os.fsync(descriptor)
+        answer.send(time.perf_counter() - began)
+
+
+@contextmanager
+def _direct(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _fill(buffer: memoryview, connection: socket.socket) -> None:
+    filled = 0
+    while filled < len(buffer):
+        count = connection.recv_into(buffer[filled:])
+        if not count:
+            raise EOFError("the stream ended early")
+        filled += count
 
 
 def _nonce(number: int) -> bytes:

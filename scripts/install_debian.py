@@ -1,4 +1,4 @@
-"""Installs the Debian packages that some tests drive as real parts: QEMU, OVMF, PostgreSQL, Chromium.
+"""Installs the Debian packages that some tests drive as real parts: QEMU, OVMF, PostgreSQL, Chromium, curl and others.
 
 Only root on Debian or Ubuntu can; anybody else is told the command, and the tests that need a part skip, saying which.
 """
@@ -17,6 +17,10 @@ PACKAGES = {
     "ovmf": "/usr/share/ovmf/OVMF.fd",
     "postgresql": "/usr/lib/postgresql",
     "chromium": "/usr/bin/chromium",
+    "libatomic1": "/usr/lib/x86_64-linux-gnu/libatomic.so.1",  # what drives Chromium is linked with it
+    "curl": "/usr/bin/curl",
+    "jq": "/usr/bin/jq",
+    "openssl": "/usr/bin/openssl",
 }
 APT = ("apt-get", "-qq", "-y", "--no-install-recommends")
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 START_SECONDS = 60
 
@@ -45,6 +47,25 @@ def postgres() -> Iterator[str]:
             subprocess.run([programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"], **quiet, **somebody)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def silent(url: str) -> Iterator[None]:
+    """For the length of a `with` block the server of `postgres` lives and does nothing, nor do its processes."""
+    folder = Path(str(make_url(url).query["host"]))
+    server = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(server, signal.SIGSTOP)
+    stopped = [server]
+    try:
+        # Who is stopped starts nobody: these are all.
+        for process in map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split()):
+            os.kill(process, signal.SIGSTOP)
+            stopped.append(process)
+        yield
+    finally:
+        for process in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def _somebody() -> dict[str, Any]:

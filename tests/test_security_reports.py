@@ -202,6 +202,7 @@ REGISTER = (
                 f"{ABOUT_SERVICE}::test_reports_610_and_611_finish_is_for_later",
                 f"{ABOUT_SERVICE}::test_reports_610_and_611_the_open_service_is_on_loopback_by_default",
                 f"{ABOUT_SERVICE}::test_reports_610_and_611_no_page_of_another_site_may_bootstrap",
+                f"{ABOUT_SERVICE}::test_reports_610_and_611_no_name_of_others_leads_to_the_open_service",
                 "tests/unit/kms/test_onboard.py::test_simultaneous_bootstraps_make_one_set_of_keys",
             ),
         )
@@ -392,6 +393,7 @@ REGISTER = (
         (
             f"{ABOUT_SERVICE}::test_reports_610_and_611_the_open_service_is_on_loopback_by_default",
             f"{ABOUT_SERVICE}::test_reports_610_and_611_no_page_of_another_site_may_bootstrap",
+            f"{ABOUT_SERVICE}::test_reports_610_and_611_no_name_of_others_leads_to_the_open_service",
         ),
     ),
     Row(

@@ -168,8 +168,8 @@ def require_crl_number(number: int | None, minimum: int, issuer: x509.Certificat
 
 
 def validity(certificate: x509.Certificate, name: str) -> Period:
-    """When it is valid; *name* says which it is."""
-    return Period(certificate.not_valid_before_utc, certificate.not_valid_after_utc, name)
+    """When it is valid, its last second included (RFC 5280, 4.1.2.5); *name* says which it is."""
+    return Period.through(certificate.not_valid_before_utc, certificate.not_valid_after_utc, name)
 
 
 def require_signature(
@@ -211,8 +211,8 @@ def p256_key(certificate: x509.Certificate, *, step: int) -> ec.EllipticCurvePub
 
 def _profile(certificate: x509.Certificate, at: datetime, step: int) -> tuple[x509.BasicConstraints, x509.KeyUsage]:
     p256_key(certificate, step=step)
-    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not first <= at < last:
+    if at not in validity(certificate, ""):
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         raise QuoteUntrustedError(step, f"{_named(certificate)}: valid {first} to {last}, not at {at}")
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)

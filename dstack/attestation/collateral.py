@@ -67,8 +67,8 @@ def parse_collateral(text: str | bytes) -> Collateral:
     document.refuse_others(_IGNORED.union(NAMES))
     collateral = Collateral(
         pck_crl_issuer_chain=document.text("pck_crl_issuer_chain"),
-        root_ca_crl=document.hexadecimal("root_ca_crl"),
-        pck_crl=document.hexadecimal("pck_crl"),
+        root_ca_crl=_hexadecimal(document, "root_ca_crl"),
+        pck_crl=_hexadecimal(document, "pck_crl"),
         tcb_info_issuer_chain=document.text("tcb_info_issuer_chain"),
         tcb_info=document.text("tcb_info"),
         tcb_info_signature=_signature(document, "tcb_info_signature"),
@@ -87,8 +87,15 @@ def serialise_collateral(collateral: Collateral) -> str:
     return json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()})
 
 
+def _hexadecimal(document: Members, name: str) -> bytes:
+    """Digits alone: the quote library reads no `0x`, and both verifiers must read the same."""
+    if document.text(name)[:2] in ("0x", "0X"):
+        raise CollateralMalformedError(f"collateral: {name}: want hexadecimal without 0x")
+    return document.hexadecimal(name)
+
+
 def _signature(document: Members, name: str) -> bytes:
-    raw = document.hexadecimal(name)
+    raw = _hexadecimal(document, name)
     if len(raw) != _SIGNATURE:
         raise CollateralMalformedError(f"collateral: {name}: want {_SIGNATURE} bytes, got {len(raw)}")
     return raw

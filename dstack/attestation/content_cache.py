@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar
 
@@ -17,6 +17,9 @@ from dstack.errors import ConfigError
 
 _T = TypeVar("_T")
 DEFAULT_CAPACITY = 256
+_SECOND = timedelta(seconds=1)
+# RFC 5280, 4.1.2.5: certificates without an end name the last second there is, which has none after it.
+_LAST = datetime.max.replace(tzinfo=UTC) - _SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Period:
     start: datetime
     end: datetime
     ends: str
+
+    @classmethod
+    def through(cls, start: datetime, last: datetime, ends: str) -> Period:
+        """From *start* on until the second *last* is over: certificates and Intel's documents still hold in it."""
+        return cls(start, min(last, _LAST) + _SECOND, ends)
 
     def __contains__(self, at: datetime) -> bool:
         return self.start <= at < self.end

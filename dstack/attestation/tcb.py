@@ -147,7 +147,7 @@ def parse_tcb_info(text: str) -> TcbInfo:
         evaluation_number=document.integer("tcbEvaluationDataNumber", maximum=_MAX_U32),
         levels=_best_first(_platform_level(level, tdx=tdx) for level in levels),
         module=_module(_inner(document, "tdxModule")) if tdx else None,
-        module_identities=tuple(map(_identity, _inners(document, "tdxModuleIdentities"))) if tdx else (),
+        module_identities=_identities(document) if tdx else (),
         sgx_names=_names(levels, "sgxtcbcomponents"),
         tdx_names=_names(levels, "tdxtcbcomponents") if tdx else (),
     )
@@ -213,6 +213,12 @@ def _module(module: Members) -> TdxModule:
         attributes=_hexadecimal(module, "attributes", 8),
         attributes_mask=_hexadecimal(module, "attributesMask", 8),
     )
+
+
+def _identities(document: Members) -> tuple[ModuleIdentity, ...]:
+    """None where the document lacks them: then no module but one of version 0 can be rated."""
+    name = "tdxModuleIdentities"
+    return tuple(map(_identity, _inners(document, name))) if name in document.values else ()
 
 
 def _identity(identity: Members) -> ModuleIdentity:

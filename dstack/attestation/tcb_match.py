@@ -198,10 +198,10 @@ def _merged(launch: tuple[PartRating, ...], now: tuple[PartRating, ...]) -> TcbM
 
 
 def _converged(parts: Iterable[PartRating], *, strict: bool) -> TcbStatus:
-    """The platform's status, worsened by the others'; Intel lets only outdated others count, *strict* all."""
+    """The platform's status, worsened by the others'; the library lets OutOfDate alone count, *strict* all."""
     platform, *others = (part.rating.status for part in parts)
     for other in others:
-        if other in _OUT_OF_DATE:
+        if other is TcbStatus.OUT_OF_DATE or (strict and other in _OUT_OF_DATE):
             platform = _outdated(platform, other)
         elif strict and _SEVERITY[other] > _SEVERITY[platform]:
             platform = other

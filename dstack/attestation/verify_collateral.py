@@ -87,7 +87,7 @@ class VerifiedCollateral:
             "QE identity signer's certificate": parts.qe_signer,
         }
         return (
-            *(Period(each.issue_date, each.next_update, name) for name, each in documents.items()),
+            *(_document_period(each, name) for name, each in documents.items()),
             *(_crl_period(crl, name) for name, crl in crls.items()),
             *(validity(certificate, name) for name, certificate in certificates.items()),
         )
@@ -255,6 +255,10 @@ def _crl_period(crl: x509.CertificateRevocationList, name: str) -> Period:
     return Period(crl.last_update_utc, crl.next_update_utc, name)
 
 
+def _document_period(document: TcbInfo | QeIdentity, name: str) -> Period:
+    return Period.through(document.issue_date, document.next_update, name)
+
+
 def _issuer(
     pem: str, roots: TrustedRoots, *, step: int, what: str
 ) -> tuple[x509.Certificate, x509.Certificate, TrustedRoot]:
@@ -277,6 +281,6 @@ def _check_documents(collateral: Collateral, parts: CollateralParts, at: datetim
         require_issued(signer, parts.root_certificate, step=5)
         require_not_revoked(signer, parts.root_crl, step=5)
         require_signature(p256_key(signer, step=5), signature, text.encode(), step=5, what=name)
-        if not document.issue_date <= at < document.next_update:
+        if at not in _document_period(document, name):
             raise QuoteUntrustedError(5, f"{name}: good {document.issue_date} to {document.next_update}, not at {at}")
     return True

@@ -13,8 +13,11 @@ from dstack.chain.bounded_http import EndpointError
 from dstack.chain.gathering import Endpoint, Results, gather
 from dstack.chain.rpc import Request
 from dstack.chain.rpc_answers import block_of, block_request, number_of
-from dstack.errors import ChainUnavailableError
+from dstack.errors import ChainElsewhereError, ChainUnavailableError
 from dstack.policy.decision import BlockRef
+
+ELSEWHERE = "elsewhere"
+"""The fault of an endpoint that is on another chain."""
 
 _ROUNDS = 2
 # Chain id and block come first in each endpoint's results, then the blocks that were claimed.
@@ -85,6 +88,7 @@ class BlockAgreement:
         """Ask all of them now.
 
         Raises:
+            ChainElsewhereError: As many as must agree are on another chain.
             ChainUnavailableError: Too few agree.
         """
         taken = time.monotonic()
@@ -103,9 +107,9 @@ class BlockAgreement:
         """The error that says what is wrong with each endpoint."""
         standings = [endpoint.standing for endpoint in self.endpoints]
         said = "; ".join(f"{one.name}: {one.complaint or 'alone with what it says'}" for one in standings)
-        return ChainUnavailableError(
-            f"chain: {subject}: want {self.needed} of {len(self.endpoints)} endpoints to agree: {said}"
-        )
+        is_elsewhere = sum(one.fault == ELSEWHERE for one in standings) >= self.needed
+        kind = ChainElsewhereError if is_elsewhere else ChainUnavailableError
+        return kind(f"chain: {subject}: want {self.needed} of {len(self.endpoints)} endpoints to agree: {said}")
 
     def _ask_heads(self) -> Results:
         claims = [endpoint.claim.number for endpoint in self.endpoints if endpoint.claim]
@@ -124,7 +128,7 @@ class BlockAgreement:
                 endpoint.standing.failed(exc.fault, str(exc))
                 continue
             if self._chain_id is not None and head.chain_id != self._chain_id:
-                endpoint.standing.failed("elsewhere", f"is on chain {head.chain_id}, want {self._chain_id}")
+                endpoint.standing.failed(ELSEWHERE, f"is on chain {head.chain_id}, want {self._chain_id}")
                 continue
             heads[endpoint] = head
         return heads

@@ -115,7 +115,7 @@ class Endpoints:
         self._view: View | None = None
         # Each with the time until which it is kept.
         self._answers: dict[_Questions, tuple[Reading, float]] = {}
-        self._failed: tuple[float, str] | None = None
+        self._failed: tuple[float, ChainUnavailableError] | None = None
 
     @property
     def block_tag(self) -> str:
@@ -176,12 +176,12 @@ class Endpoints:
 
     def _take_view(self) -> View:
         if self._failed is not None and time.monotonic() - self._failed[0] < FAILURE_SECONDS:
-            raise ChainUnavailableError(self._failed[1])
+            raise type(self._failed[1])(str(self._failed[1]))
         try:
             view = self._blocks.take()
             self._require_age(view.head.block)
         except ChainUnavailableError as exc:
-            self._failed = time.monotonic(), str(exc)
+            self._failed = time.monotonic(), exc
             raise
         with self._lock:
             if self._view is None or self._view.state != view.state:

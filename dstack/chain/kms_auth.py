@@ -69,18 +69,20 @@ class KmsAuthReader:
             The block in whose state it is one.
 
         Raises:
-            ConfigError: It is another chain, or no contract that answers to IAppAuth.
+            ConfigError: It is another chain, or no contract that answers to IAppAuth, or one that is no KmsAuth.
             ChainUnavailableError: It could not be asked.
         """
         question = _call("supportsInterface(bytes4)", ["bytes4"], [APP_AUTH_ID])
-        reading = self._reader.read((CodeAt(self.address), Call(self.address, question)))
+        reading = self._reader.read((CodeAt(self.address), Call(self.address, question), self._gateway))
         if chain_id is not None and reading.chain_id != chain_id:
             raise ConfigError(f"chain id: want {chain_id}, got {reading.chain_id}")
-        code, supports = reading.answers
+        code, supports, gateway = reading.answers
         if not code.data:
             raise ConfigError(f"KmsAuth: {self._missing(reading.block)}")
         if _decoded(["bool"], supports) != (True,):
             raise ConfigError(f"KmsAuth: the contract at {self.address} does not answer to IAppAuth")
+        if _text(gateway) is None:
+            raise ConfigError(f"KmsAuth: {self._other()}")
         self._facts.read()
         return reading.block
 
@@ -146,6 +148,9 @@ class KmsAuthReader:
         (code,) = self._reader.read((CodeAt(self.address),)).answers
         if not code.data:
             return self._missing(reading.block)
+        return self._other()
+
+    def _other(self) -> str:
         return f"the contract at {self.address} does not answer as one"
 
     def _missing(self, block: BlockRef) -> str:

@@ -49,6 +49,11 @@ class Standing:
         return time.monotonic() >= self._caught_until
 
     @property
+    def fault(self) -> str:
+        """What is wrong with it, in one word; empty when nothing is."""
+        return self._fault
+
+    @property
     def complaint(self) -> str:
         """What is wrong with it, in words; empty when nothing is."""
         return self._message

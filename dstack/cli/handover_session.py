@@ -99,13 +99,16 @@ class Node:
         return content
 
     def refusal(self, status: int, content: bytes) -> DstackError:
-        """The error that the node answered with."""
+        """The error that the node answered with; whoever does not know the path is no replicator, whatever it says."""
+        no_replicator = PeerUnavailableError(f"{self.name}: want a replicator, got status {status}")
+        if status in (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED):
+            return no_replicator
         try:
             members = document(content, what=self.name, limit=_MAX_BODY).values
             text = str(members["error"])[:_QUOTED]
             rule, block = members.get("rule"), members.get("block")
         except (InputError, KeyError):
-            return PeerUnavailableError(f"{self.name}: want a replicator, got status {status}")
+            return no_replicator
         text = f"{self.name}: {''.join(char if char.isprintable() else '?' for char in text)}"
         if status == http.client.SERVICE_UNAVAILABLE:
             return PeerUnavailableError(text)

@@ -10,7 +10,7 @@ from dstack.attestation.ratls import evidence_extensions
 from dstack.attestation.report_data import ratls_report_data
 from dstack.guest.platform import Platform, platform_evidence
 from dstack.keys.certs import build_app_root
-from dstack.keys.derivation import AppKeys, app_keys_from_seed, derive_p256
+from dstack.keys.derivation import AppKeys, app_ca_from_seed, app_keys_from_seed
 from dstack.keys.pem import certificate_pem, private_key_pem, spki_der
 from dstack.keys.scalars import p256_from_scalar
 from dstack.values import Digest32, OsImageHash
@@ -93,7 +93,7 @@ def keys_of_seed(seed: bytes, platform: Platform, *, at: datetime, mr_enclave: D
         at: Now.
         mr_enclave: Of the provider; None where there is none.
     """
-    key = p256_from_scalar(derive_p256(seed, (b"app-key",)))
+    key = p256_from_scalar(app_ca_from_seed(seed))
     evidence = platform_evidence(platform, ratls_report_data(spki_der(key)))
     root = build_app_root(key, evidence_extensions(evidence), at=at)
     pem = private_key_pem(key)

@@ -229,6 +229,15 @@ def app_keys_from_seed(seed: bytes) -> AppKeys:
     )
 
 
+def app_ca_from_seed(seed: bytes) -> bytes:
+    """The P-256 scalar of the certificate authority of an app on a machine without a KMS.
+
+    Raises:
+        KeyMalformedError: As `app_keys_from_seed`.
+    """
+    return derive_p256(seed, (b"app-key",))
+
+
 def derive_purpose_key(app_k256_key: bytes, path: str) -> bytes:
     """The 32 bytes an app gets for *path*: a secp256k1 scalar or an Ed25519 seed, the same bytes for both.
 

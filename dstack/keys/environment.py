@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dstack.errors import MessageMalformedError
 
@@ -46,7 +47,7 @@ def parse_environment(plaintext: bytes) -> tuple[Variable, ...]:
         MessageMalformedError: *plaintext* is not of that form.
     """
     try:
-        tree = json.loads(plaintext.decode())
+        tree = json.loads(plaintext.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as exc:
         raise MessageMalformedError("environment: want JSON in UTF-8") from exc
     env = tree.get("env") if isinstance(tree, dict) else None
@@ -81,6 +82,14 @@ def serialise_env_file(environment: Mapping[str, str]) -> str:
 
 def _shown(value: str) -> str:
     return f'"{value.translate(_ESCAPES)}"' if _QUOTED.search(value) else value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A member that came twice would be read as its first by one reader and as its last by another."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise MessageMalformedError("environment: want no member twice")
+    return members
 
 
 def _variable(member: object, index: int) -> Variable:

@@ -6,10 +6,10 @@ measures every application it starts this way.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha384
 from itertools import pairwise
 
 from dstack.errors import MeasurementMalformedError
@@ -53,27 +53,40 @@ class PeLayout:
 def authenticode_sha384(image: bytes | bytearray) -> Register:
     """Digest a PE file as UEFI firmware does before it starts it.
 
+    Raises:
+        MeasurementMalformedError: See `authenticode`.
+    """
+    return Register(authenticode(image, "sha384"))
+
+
+def authenticode(image: bytes | bytearray, algorithm: str) -> bytes:
+    """Digest a PE file by any algorithm: signatures hold SHA-256.
+
     Bytes behind the last section that are no certificate table are refused: the format's definition and dstack's
     reference disagree whether they count.
+
+    Args:
+        image: The whole file.
+        algorithm: As `hashlib` names it.
 
     Raises:
         MeasurementMalformedError: Not a PE file, or one whose parts contradict each other.
     """
     layout = parse_pe(image)
     view = memoryview(image)
-    digest = sha384()
+    digest = hashlib.new(algorithm)
     for start, end in _hashed(layout, len(image)):
         digest.update(view[start:end])
     # A file is signed as if it ended on 8 bytes, which is where its certificate table then begins.
     digest.update(bytes(-len(image) % _ALIGNMENT))
-    return Register(digest.digest())
+    return digest.digest()
 
 
 def parse_pe(image: bytes | bytearray) -> PeLayout:
     """Find what the digest depends on.
 
     Raises:
-        MeasurementMalformedError: See `authenticode_sha384`.
+        MeasurementMalformedError: See `authenticode`.
     """
     if not 64 <= len(image) <= MAX_PE:
         raise _malformed(f"want 64 to {MAX_PE} bytes, got {len(image)}")
@@ -112,9 +125,9 @@ def _hashed(layout: PeLayout, size: int) -> Iterator[tuple[int, int]]:
         yield layout.security + 8, layout.headers_size
     yield from layout.sections
     start, end = layout.certificates
-    last = layout.sections[-1][1] if layout.sections else layout.headers_size
-    yield last, start
-    yield end, size
+    if start != end:
+        # Firmware and dstack's reference go on at as many bytes as were hashed so far, also where parts leave gaps.
+        yield layout.headers_size + sum(stop - begin for begin, stop in layout.sections), size - (end - start)
 
 
 def _security_entry(image: bytes | bytearray, directories: int, end: int) -> int | None:

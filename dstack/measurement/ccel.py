@@ -73,6 +73,8 @@ def parse_ccel(raw: bytes) -> CcelLog:
         if event is not None:
             events.append(event)
         size = reader.at
+    if raw[size : size + 4].strip(b"\xff"):
+        raise _malformed(f"want an end mark or the end at {size}, got {len(raw) - size} bytes")
     return CcelLog(_named(events), size, max(pcr - 1, 0), kind, len(spec))
 
 

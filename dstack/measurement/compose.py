@@ -26,6 +26,8 @@ MAX_NAME = 256
 RUNNERS = ("docker-compose", "bash", "nerdctl-compose")
 
 _REQUIREMENTS = frozenset({"os_version", "platforms", "tdx_measure_acpi_tables", "launch_token_hash", "gpu_policy"})
+_GPU_SWITCHES = ("attest_gpu", "allow_devtools", "allow_debug", "allow_insecure_boot")
+_GPU_POLICY = frozenset({"rego", *_GPU_SWITCHES})
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,254}", re.ASCII)
 
 
@@ -260,12 +262,11 @@ def _init_scripts(members: Members, manifest_version: int) -> tuple[str, ...]:
 
 
 def _gpu_policy_hash(requirements: Mapping[str, object]) -> Digest32:
-    policy = requirements.get("gpu_policy")
-    if policy is None:
-        policy = {}
-    if not isinstance(policy, dict):
-        raise _malformed("requirements: gpu_policy: want an object")
-    try:
-        return Digest32(sha256(rfc8785.dumps(policy)).digest())
-    except rfc8785.CanonicalizationError as exc:
-        raise _malformed("requirements: gpu_policy: want numbers that RFC 8785 can write") from exc
+    """Digest the policy as it is written: a member that only says the default counts."""
+    what = "requirements: gpu_policy"
+    policy = Members.of(requirements.get("gpu_policy", {}), what=what, error=ComposeMalformedError)
+    policy.refuse_others(_GPU_POLICY)
+    written: dict[str, str | bool | None] = {name: policy.flag(name) for name in _GPU_SWITCHES if name in policy.values}
+    if "rego" in policy.values:
+        written["rego"] = policy.text("rego") if policy.has("rego") else None
+    return Digest32(sha256(rfc8785.dumps(written)).digest())

@@ -179,7 +179,7 @@ def _parse_event(value: object, at: int) -> Event:
     members.refuse_others(_MEMBERS)
     imr = members.integer("imr", maximum=RUNTIME_IMR)
     event_type = members.integer("event_type", maximum=_MAX_U32)
-    digest = members.hexadecimal("digest")
+    digest = members.hexadecimal("digest", "")
     name = members.text("event")
     payload = members.hexadecimal("event_payload")
     version = members.integer("version", maximum=2) if members.has("version") else 1

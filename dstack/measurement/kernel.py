@@ -58,7 +58,8 @@ def patched_kernel(kernel: bytes, *, initrd_size: int, memory_size: int) -> byte
     if protocol >= 0x202:
         struct.pack_into("<I", patched, 0x228, cmdline)
     else:
-        struct.pack_into("<HH", patched, 0x20, 0xA33F, cmdline - real)
+        # Two bytes: of 0x10000, for a kernel that is loaded high, nothing is left.
+        struct.pack_into("<HH", patched, 0x20, 0xA33F, (cmdline - real) & 0xFFFF)
     if initrd_size:
         address = initrd_address(kernel, initrd_size=initrd_size, memory_size=memory_size)
         struct.pack_into("<II", patched, 0x218, address, initrd_size)

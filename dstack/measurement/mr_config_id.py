@@ -34,22 +34,26 @@ class ConfigDocument:
     Attributes:
         compose_hash: Of its app-compose.json.
         key_provider: `none`, `local`, `kms` or `tpm`.
-        key_provider_id: The only provider it accepts; empty for any.
-        init_script_hashes: SHA-256 of each init script, at most five.
+        key_provider_id: The only provider it accepts; empty for one that has no id.
+        instance_id: Empty for an app with `no_instance_id`.
+        init_script_hashes: SHA-256 of each init script, at most five; none of them binds it to having no init script.
     """
 
     compose_hash: ComposeHash
     key_provider: str
-    key_provider_id: bytes = b""
+    key_provider_id: bytes | None = None
     app_id: AppId | None = None
-    instance_id: InstanceId | None = None
+    instance_id: bytes | None = None
     gpu_policy_hash: Digest32 | None = None
-    init_script_hashes: tuple[Digest32, ...] = ()
+    init_script_hashes: tuple[Digest32, ...] | None = None
 
     def __post_init__(self) -> None:
         _kind_byte(self.key_provider)
-        if len(self.init_script_hashes) > MAX_INIT_SCRIPTS:
-            raise _malformed(f"want at most {MAX_INIT_SCRIPTS} init scripts, got {len(self.init_script_hashes)}")
+        if self.instance_id:
+            InstanceId(self.instance_id)
+        scripts = self.init_script_hashes or ()
+        if len(scripts) > MAX_INIT_SCRIPTS:
+            raise _malformed(f"want at most {MAX_INIT_SCRIPTS} init scripts, got {len(scripts)}")
 
 
 def mr_config_id_v1(compose_hash: ComposeHash) -> Register:
@@ -95,15 +99,14 @@ def parse_config_document(raw: bytes) -> ConfigDocument:
     members.refuse_others(_MEMBERS)
     if members.integer("version", maximum=2**32 - 1) != 3:
         raise _malformed("want version 3")
-    hashes = (_digest(each) for each in members.texts("init_script_hashes"))
     document = ConfigDocument(
         compose_hash=members.sized("compose_hash", ComposeHash),
         key_provider=members.text("key_provider"),
-        key_provider_id=members.hexadecimal("key_provider_id", ""),
+        key_provider_id=members.hexadecimal("key_provider_id") if members.has("key_provider_id") else None,
         app_id=members.sized("app_id", AppId) if members.has("app_id") else None,
-        instance_id=members.sized("instance_id", InstanceId) if members.has("instance_id") else None,
+        instance_id=members.hexadecimal("instance_id") if members.has("instance_id") else None,
         gpu_policy_hash=members.sized("gpu_policy_hash", Digest32) if members.has("gpu_policy_hash") else None,
-        init_script_hashes=tuple(hashes),
+        init_script_hashes=_hashes(members) if members.has("init_script_hashes") else None,
     )
     if rfc8785.dumps(members.values) != raw:  # type: ignore[arg-type]  # came from JSON
         raise _malformed("want the spelling of RFC 8785")
@@ -112,21 +115,22 @@ def parse_config_document(raw: bytes) -> ConfigDocument:
 
 def serialise_config_document(document: ConfigDocument) -> bytes:
     """Write the document of version 3; what a machine is not bound to is left out."""
-    members: dict[str, object] = {
+    members: dict[str, str | int | list[str]] = {
         "version": 3,
         "compose_hash": document.compose_hash.hex(),
         "key_provider": document.key_provider,
-        "key_provider_id": document.key_provider_id.hex(),
-        "app_id": document.app_id and document.app_id.hex(),
-        "instance_id": document.instance_id and document.instance_id.hex(),
-        "gpu_policy_hash": document.gpu_policy_hash and document.gpu_policy_hash.hex(),
-        "init_script_hashes": [digest.hex() for digest in document.init_script_hashes],
     }
-    return rfc8785.dumps({name: value for name, value in members.items() if value})  # type: ignore[misc]
+    for name in ("key_provider_id", "app_id", "instance_id", "gpu_policy_hash"):
+        raw: bytes | None = getattr(document, name)
+        if raw is not None:
+            members[name] = raw.hex()
+    if document.init_script_hashes is not None:
+        members["init_script_hashes"] = [digest.hex() for digest in document.init_script_hashes]
+    return rfc8785.dumps(members)
 
 
-def _digest(text: str) -> Digest32:
-    return Digest32.from_hex(text)
+def _hashes(members: Members) -> tuple[Digest32, ...]:
+    return tuple(Digest32.from_hex(each) for each in members.texts("init_script_hashes"))
 
 
 def _padded(raw: bytes) -> Register:

@@ -54,7 +54,8 @@ _RELEASES: tuple[tuple[tuple[int, int, int], str], ...] = (
     ((0, 5, 4), "0.5.4"),
     ((0, 5, 11), "0.5.7"),
 )
-_RELEASE = re.compile(r"(?:dstack-)?(?:dev-)?v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})", re.ASCII)
+# A fourth number, as in `dev-v0.4.0.0`, decides nothing.
+_RELEASE = re.compile(r"(?:dstack-)?(?:dev-)?v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:\.\d{1,4})?", re.ASCII)
 
 # What dstack itself emits in any release; an app must not emit these names.
 SYSTEM_EVENTS = frozenset(name for sequence in SEQUENCES.values() for name in sequence)

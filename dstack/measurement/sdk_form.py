@@ -13,9 +13,14 @@ from hashlib import sha256
 from dstack.errors import ComposeMalformedError
 from dstack.values import ComposeHash
 
+# What an SDK knows of this member, and leaves out where it is null.
+_DOCKER_CONFIG = frozenset({"registry", "username", "token_key"})
+
 
 def sdk_compose_text(app_compose: dict[str, object], *, normalize: bool = False) -> bytes:
-    """Write an app-compose object as the SDKs do before they hash it: members that are null are left out.
+    """Write an app-compose object as the official Python SDK (0.5.4) does before it hashes it.
+
+    Members that are null are left out, and so are those whose name begins with an underscore.
 
     Args:
         app_compose: The parsed file.
@@ -24,7 +29,11 @@ def sdk_compose_text(app_compose: dict[str, object], *, normalize: bool = False)
     Raises:
         ComposeMalformedError: A lone surrogate, which no UTF-8 can carry.
     """
-    members = {name: value for name, value in app_compose.items() if value is not None}
+    members = {
+        name: _docker_config(value) if name == "docker_config" else value
+        for name, value in app_compose.items()
+        if _finite(value) is not None and not name.startswith("_")
+    }
     if normalize:
         unused = {"bash": "docker_compose_file", "docker-compose": "bash_script"}.get(str(members.get("runner")))
         if unused is not None:
@@ -41,6 +50,12 @@ def sdk_compose_text(app_compose: dict[str, object], *, normalize: bool = False)
 def sdk_compose_hash(app_compose: dict[str, object], *, normalize: bool = False) -> ComposeHash:
     """Hash that form."""
     return ComposeHash(sha256(sdk_compose_text(app_compose, normalize=normalize)).digest())
+
+
+def _docker_config(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {name: each for name, each in value.items() if each is not None or name not in _DOCKER_CONFIG}
 
 
 def _finite(value: object) -> object:

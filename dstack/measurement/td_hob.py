@@ -121,7 +121,8 @@ def _memory_map(witness: HobWitness, memory_size: int) -> Iterator[tuple[int, in
     if memory_size < HIGH_MEMORY:
         yield _UNACCEPTED, at, memory_size - at
         return
-    yield _UNACCEPTED, at, LOW_MEMORY_END - at
+    if at < LOW_MEMORY_END:
+        yield _UNACCEPTED, at, LOW_MEMORY_END - at
     yield _UNACCEPTED, FOUR_GIB, memory_size - LOW_MEMORY_END
 
 

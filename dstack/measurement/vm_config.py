@@ -132,7 +132,8 @@ def parse_vm_config(text: str) -> VmConfig:
         checksum_file=checksum_file,
         measurement=measurement,
         image=_optional_text(members, "image"),
-        host_share_mode=members.text("host_share_mode", "9p"),
+        # Upstream writes an empty text where a host named none, and takes it for this.
+        host_share_mode=members.text("host_share_mode", "") or "9p",
         pci_hole64_size=members.integer("pci_hole64_size", 0, maximum=_MAX_U64),
         hugepages=members.flag("hugepages", False),
         hotplug_off=members.flag("hotplug_off", False),

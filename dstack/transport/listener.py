@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 import stat
@@ -183,9 +184,14 @@ class Listener:
         self._unix_socket = unix_socket
         share = MAX_CONNECTIONS if unix_socket else min(connections_of_peer, MAX_CONNECTIONS)
         ledger = Ledger(size=MAX_CONNECTIONS, share=share, arrive_seconds=handshake_seconds)
-        bound = _bind_unix(unix_socket, unix_mode) if unix_socket else _bind_tcp(host, port)
+        self._bound_at: tuple[int, int] | None = None
+        if unix_socket:
+            bound, self._bound_at = _bind_unix(unix_socket, unix_mode)
+        else:
+            bound = _bind_tcp(host, port)
         self._socket = CountedSocket(bound, ledger)
         self._port = 0 if unix_socket else int(self._socket.getsockname()[1])
+        self._name = str(unix_socket) if unix_socket else f"{host}:{self._port}"
         self._server = uvicorn.Server(_configuration(app, tls, ledger))
 
     @property
@@ -194,13 +200,28 @@ class Listener:
         return self._port
 
     def run(self) -> None:
-        """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread."""
+        """Serve until `stop`, or until SIGINT or SIGTERM when called in the main thread.
+
+        Raises:
+            ConfigError: The system does not let it start.
+        """
         try:
             self._server.run(sockets=[self._socket])
+        except OSError as exc:
+            if self._server.started:
+                raise
+            raise ConfigError(f"want to listen at {self._name}, got {exc.strerror or exc}") from exc
         finally:
             self._socket.close()
-            if self._unix_socket:
-                self._unix_socket.unlink(missing_ok=True)
+            self._remove_unix_socket()
+
+    def _remove_unix_socket(self) -> None:
+        """What somebody else put at the path meanwhile stays."""
+        if self._unix_socket is None:
+            return
+        with suppress(FileNotFoundError):
+            if _which(self._unix_socket.lstat()) == self._bound_at:
+                self._unix_socket.unlink()
 
     def stop(self) -> None:
         """Let running requests end, then let `run` return. May be called from any thread."""
@@ -208,21 +229,40 @@ class Listener:
 
     @contextmanager
     def running(self) -> Iterator[Listener]:
-        """Serve in a thread of its own for the length of a `with` block."""
-        thread = threading.Thread(target=self.run, name="listener", daemon=True)
+        """Serve in a thread of its own for the length of a `with` block.
+
+        Raises:
+            ConfigError: It does not start.
+        """
+        failed: list[Exception] = []
+        thread = threading.Thread(target=self._run_beside, args=(failed,), name="listener", daemon=True)
         thread.start()
         try:
-            self._wait_until_started(thread)
+            self._wait_until_started(thread, failed)
             yield self
         finally:
             self.stop()
             thread.join()
 
-    def _wait_until_started(self, thread: threading.Thread) -> None:
+    def _run_beside(self, failed: list[Exception]) -> None:
+        """Before the start whoever waits for it tells of a failure; later nobody waits."""
+        try:
+            self.run()
+        except Exception as exc:
+            if self._server.started:
+                raise
+            failed.append(exc)
+
+    def _wait_until_started(self, thread: threading.Thread, failed: list[Exception]) -> None:
         pause = threading.Event()
         for _ in range(int(_START_SECONDS / 0.01)):
-            if self._server.started or not thread.is_alive():
+            is_over = not thread.is_alive()
+            if self._server.started:
                 return
+            if failed:
+                raise failed[0]
+            if is_over:
+                raise ConfigError(f"want to listen at {self._name}, got an end at the start")
             pause.wait(0.01)
         raise ConfigError(f"listener: want it to start within {_START_SECONDS:.0f} s, got nothing")
 
@@ -274,17 +314,40 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _bind_unix(path: Path, mode: int) -> socket.socket:
+def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, int]]:
+    """The socket, and which file at *path* is its."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
         listener.bind(str(path))
-        path.chmod(mode)
+        bound_at = _set_mode(path, mode)
         listener.listen()
     except OSError as exc:
         listener.close()
         raise ConfigError(f"want to listen at {path}, got {exc.strerror or exc}") from exc
-    return listener
+    return listener, bound_at
+
+
+def _set_mode(path: Path, mode: int) -> tuple[int, int]:
+    """Of the socket that was just bound, and which file it is; nobody can connect before it listens.
+
+    Whoever may write to the folder can put something else there meanwhile: no link is followed, hard ones included.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_nlink != 1:
+            raise FileExistsError(errno.EEXIST, "something else at this path")
+        # A descriptor of that kind cannot be given to fchmod.
+        Path(f"/proc/self/fd/{descriptor}").chmod(mode)
+    finally:
+        os.close(descriptor)
+    return _which(status)
+
+
+def _which(status: os.stat_result) -> tuple[int, int]:
+    """What distinguishes a file from others."""
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: Path) -> None:
@@ -293,5 +356,7 @@ def _remove_stale(path: Path) -> None:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # Where somebody listens who takes no connection now, the probe would wait for it.
+            probe.setblocking(False)
             if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
                 path.unlink()

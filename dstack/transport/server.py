@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -124,7 +127,28 @@ def prpc_app(
     return app
 
 
-class _PrpcApp(FastAPI):
+class BareApp(FastAPI):
+    """An application of nothing but its routes: no pages of the framework's, no redirects by a name the caller chose.
+
+    Args:
+        kind: The `kind` of the error that tells of a path or a verb that there is not; in our form, as every error is.
+    """
+
+    def __init__(self, *, kind: str = "input") -> None:
+        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        self.add_exception_handler(HTTPException, partial(_no_route, kind))
+
+
+async def _no_route(kind: str, request: Request, error: HTTPException) -> Response:
+    text = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        text = f"path: want one that is served here, got {request.scope['path'][:100]!r}"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        text = f"method: want {(error.headers or {}).get('Allow', 'another')}, got {request.method[:20]!r}"
+    return Response(error_json(text, kind=kind), error.status_code, error.headers, _JSON)
+
+
+class _PrpcApp(BareApp):
     """Calls of methods go past FastAPI's own layers and routing, which cost more than most methods do.
 
     What was added to the application as a middleware is before them all the same. Everything else (paths beside the
@@ -132,7 +156,7 @@ class _PrpcApp(FastAPI):
     """
 
     def __init__(self, endpoint: ASGIApp, methods_at: str, headers: _RawHeaders) -> None:
-        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        super().__init__()
         self._endpoint = endpoint
         self._methods_at = methods_at
         self._headers = headers

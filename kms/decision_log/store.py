@@ -32,12 +32,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
 from dstack.values import Digest32
+from kms.decision_log import postgresql
 from kms.decision_log.entry import Entry, canonical, entry_digest
+from kms.decision_log.postgresql import CONNECT_SECONDS
 from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.tables import DECISION, HEAD, SIGNER
 
 PRUNED = "pruned"
-CONNECT_SECONDS = 5
 # Any number; the same for every KMS, so that two that start at once do not both make the tables.
 _MIGRATION_LOCK = 0x6B6D_7364
 _ROWS_AT_ONCE = 500
@@ -193,12 +194,16 @@ def open_store(url: str, *, read_only: bool = False) -> DecisionStore:
     """
     try:
         parsed = make_url(url)
-        engine = create_engine(parsed, hide_parameters=True, **_connecting(parsed.drivername))
+        is_file = parsed.drivername.startswith("sqlite")
+        options = {"connect_args": {"timeout": CONNECT_SECONDS}} if is_file else postgresql.OPTIONS
+        engine = create_engine(parsed, hide_parameters=True, **options)
     except (ArgumentError, ImportError) as exc:
         raise ConfigError("core.decisions.database_url: want sqlite:///PATH or postgresql+psycopg://...") from exc
-    if parsed.drivername.startswith("sqlite"):
+    if is_file:
         _prepare_file(Path(parsed.database or ""), must_exist=read_only)
         _set_up_sqlite(engine, read_only=read_only)
+    else:
+        postgresql.bound(engine)
     with _translated():
         if not read_only:
             with engine.begin() as connection:
@@ -255,23 +260,6 @@ def _migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _connecting(driver: str) -> dict[str, Any]:
-    if driver.startswith("sqlite"):
-        return {"connect_args": {"timeout": CONNECT_SECONDS}}
-    return {
-        "pool_pre_ping": True,
-        "pool_timeout": CONNECT_SECONDS,
-        "connect_args": {
-            "connect_timeout": CONNECT_SECONDS,
-            "options": f"-c statement_timeout={CONNECT_SECONDS}s",
-            # A server that is gone without a word is noticed; the system alone would wait for a quarter of an hour.
-            "tcp_user_timeout": CONNECT_SECONDS * 1000,
-            "keepalives_idle": CONNECT_SECONDS,
-            "keepalives_interval": 1,
-        },
-    }
 
 
 def _prepare_file(path: Path, *, must_exist: bool) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dstack.attestation.appraise import system_payloads
 from dstack.attestation.evidence import Evidence, parse_evidence, serialise_evidence, strip_evidence
 from dstack.attestation.evidence_v1 import serialise_evidence_v1
 from dstack.attestation.quote import TdReport, parse_body
 from dstack.measurement import identities
 from dstack.measurement.event_log import Event, RuntimeEvent
-from dstack.measurement.rtmr3 import SYSTEM_READY, predict_rtmr3, split_at_boot_mr_done
+from dstack.measurement.rtmr3 import predict_rtmr3, split_at_boot_mr_done
 from dstack.measurement.vm_config import parse_vm_config
 from dstack.values import Register, ReportData
 from vectors.compare import Computation, Computed, Sections
@@ -103,7 +104,7 @@ def _measured(quote: str, config: str, lines: _Lines, ppid: str | None) -> Compu
     report = _td_report(quote)
     events = tuple(_runtime_event(each) for each in lines)
     early = split_at_boot_mr_done(events)[0]
-    payloads = _payloads(events)
+    payloads = system_payloads(events)
     measured = {
         "runtime": _measurement(report, events, payloads.get("key-provider")),
         "boottime": _measurement(report, early, None),
@@ -135,15 +136,6 @@ def _measured(quote: str, config: str, lines: _Lines, ppid: str | None) -> Compu
         for name, (mode, kind) in boot_infos.items()
     }
     return {**{f"measurements.{name}": value for name, value in measured.items()}, **infos}
-
-
-def _payloads(events: Sequence[RuntimeEvent]) -> dict[str, bytes]:
-    payloads: dict[str, bytes] = {}
-    for event in events:
-        if event.name == SYSTEM_READY:
-            break
-        payloads.setdefault(event.name, event.payload)
-    return payloads
 
 
 def _measurement(report: TdReport, events: Sequence[RuntimeEvent], key_provider: bytes | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 Tree = dict[str, Any]
 
 WHOLE_FILE = ""
+EVERY_LIST = "*"
 
 
 class AbsentError(Exception):
@@ -84,6 +85,13 @@ def read_file(path: Path) -> Tree:
     if not isinstance(tree, dict):
         raise ShapeError(f"want an object or a list, got {type(tree).__name__}")
     return tree
+
+
+def named_sections(tree: Tree, section: str) -> tuple[str, ...]:
+    """The sections that one name stands for: `EVERY_LIST` is each list in the file, whatever its name."""
+    if section != EVERY_LIST:
+        return (section,)
+    return tuple(name for name, content in tree.items() if isinstance(content, list))
 
 
 def section_name(section: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dstack.errors import InputError, RefusedError
-from vectors.cases import Case, ShapeError, Tree, read_file, section_cases, section_name
+from vectors.cases import Case, ShapeError, Tree, named_sections, read_file, section_cases, section_name
 
 Computed = Mapping[str, object]
 
@@ -110,6 +110,7 @@ def run_kind(kind: str, path: Path, sections: Sections) -> Tally:
     tally = Tally(kind)
     try:
         tree = read_file(path)
+        sections = {each: parts for name, parts in sections.items() for each in named_sections(tree, name)}
         cases = [(case, parts) for name, parts in sections.items() for case in section_cases(tree, name, path.parent)]
     except ShapeError as exc:
         tally.add([Failure("file", "", "a file of a known shape", str(exc))])

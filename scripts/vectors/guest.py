@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dstack.attestation.evidence import Evidence, parse_evidence
+from dstack.attestation.appraise import system_payloads
+from dstack.attestation.envelope import open_envelope
 from dstack.attestation.pck import claimed_platform
 from dstack.attestation.quote import Quote, TdReport, parse_quote
 from dstack.attestation.report_data import padded_report_data, report_data
@@ -15,7 +15,6 @@ from dstack.measurement.compose import compose_hash, default_app_id
 from dstack.measurement.event_log import (
     RUNTIME_EVENT_TYPE,
     RuntimeEvent,
-    parse_event_log,
     replay_event_log,
     runtime_event_digest,
     runtime_event_preimage,
@@ -31,11 +30,13 @@ from dstack.measurement.identities import (
 )
 from dstack.measurement.rtmr3 import (
     BOOT_MR_DONE,
+    SEQUENCES,
     SYSTEM_READY,
     BootInputs,
     boot_events,
     predict_legacy_rtmr3,
     predict_rtmr3,
+    sequence_of_release,
     split_at_boot_mr_done,
 )
 from dstack.values import AppId, ComposeHash, Digest32, InstanceId, OsImageHash, Register
@@ -85,7 +86,7 @@ def _event(name: str, payload: str) -> Computed:
 
 def _replayed(raw: bytes) -> Computed:
     """Everything that a captured quote and its log say."""
-    evidence = _evidence(raw)
+    evidence = open_envelope(raw).evidence
     quote = parse_quote(evidence.quote)
     report = _td_report(quote)
     registers = {"0": report.rtmr0, "1": report.rtmr1, "2": report.rtmr2, "3": report.rtmr3}
@@ -112,16 +113,6 @@ def _replayed(raw: bytes) -> Computed:
     }
 
 
-def _evidence(raw: bytes) -> Evidence:
-    """An answer of GetQuote (JSON), or an attestation blob."""
-    if not raw.startswith(b"{"):
-        return parse_evidence(raw)
-    answer = json.loads(raw)
-    events = parse_event_log(answer["event_log"])
-    quote = _bytes(answer["quote"])
-    return Evidence(quote, events, runtime_events(events), parse_quote(quote).report_data, answer["vm_config"])
-
-
 def _td_report(quote: Quote) -> TdReport:
     if not isinstance(quote.body, TdReport):
         raise TypeError("want a TDX quote, got an SGX quote")
@@ -129,7 +120,7 @@ def _td_report(quote: Quote) -> TdReport:
 
 
 def _quote_identities(report: TdReport, events: Sequence[RuntimeEvent]) -> Computed:
-    key_provider = mr_key_provider(next((each.payload for each in events if each.name == "key-provider"), None))
+    key_provider = mr_key_provider(system_payloads(events).get("key-provider"))
     return {
         "mr_key_provider": key_provider.hex(),
         "mr_system": _mr_system(report, key_provider).hex(),
@@ -163,10 +154,13 @@ def _mr_aggregated(report: TdReport, rtmr3: Register) -> Digest32:
     )
 
 
-def _predicted(version: str, inputs: Mapping[str, Any], app_events: Sequence[Mapping[str, str]] | None) -> Computed:
+def _predicted(
+    release: str, inputs: Mapping[str, Any], app_events: Sequence[Mapping[str, str]] | None, version: int | None
+) -> Computed:
     """The boot's events from what goes in; what the app then adds cannot be predicted and is given."""
-    boot = boot_events(version, _boot_inputs(inputs))
-    added = tuple(RuntimeEvent(each["event"], _bytes(each["payload"])) for each in app_events or ())
+    sequence = release if release in SEQUENCES else sequence_of_release(release) or release
+    boot = boot_events(sequence, _boot_inputs(inputs), version=version or 1)
+    added = tuple(RuntimeEvent(each["event"], _bytes(each["payload"]), version or 1) for each in app_events or ())
     return {
         "inputs.upgraded_app_id": default_app_id(ComposeHash(_bytes(inputs["compose_hash"]))).hex(),
         "events": _plain(boot + added),
@@ -244,7 +238,11 @@ KINDS: Mapping[str, Sections] = {
     },
     "guest/rtmr_replay": {"cases": (Computation(("@fixture",), _replayed),)},
     "guest/rtmr3_offline": {
-        "cases": (Computation(("version", "inputs"), _predicted, optional=(Part("events", _after_system_ready),)),),
+        "cases": (
+            Computation(
+                ("version", "inputs"), _predicted, optional=(Part("events", _after_system_ready), "event_log_version")
+            ),
+        ),
     },
     "guest/rtmr3_legacy_replicatoor": {
         "cases": (Computation(("rootfs_hash", "app_id", "ca_cert_hash"), _legacy_rtmr3),),

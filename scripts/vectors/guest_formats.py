@@ -25,7 +25,7 @@ from dstack.values import AppId, ComposeHash
 from dstack.wire import guest as messages
 from dstack.wire.json_form import from_json, to_json
 from dstack.wire.prpc import wants_json
-from vectors.cases import WHOLE_FILE
+from vectors.cases import EVERY_LIST, WHOLE_FILE
 from vectors.compare import Computation, Computed, Sections, UnsupportedError
 
 _bytes = bytes.fromhex
@@ -120,10 +120,16 @@ def _request(path: str, body: dict[str, Any], method: str | None, content_type: 
     return {"body": {name: read[name] for name in body}}
 
 
+# A file about one case is that case; one about more has them in a list.
+_CCEL = (Computation(("@file",), _ccel),)
+_ENVIRONMENT = (
+    Computation(("env_crypt_key", "ciphertext"), _environment),
+    Computation(("env_crypt_key", "ciphertext", "allowed_envs"), _allowed),
+)
 _REQUEST = (Computation(("path", "body"), _request, optional=("method", "content_type")),)
 
 KINDS: Mapping[str, Sections] = {
-    "guest/ccel": {WHOLE_FILE: (Computation(("@file",), _ccel),)},
+    "guest/ccel": {WHOLE_FILE: _CCEL, "cases": _CCEL},
     "guest/mr_config_id": {
         "cases": (
             Computation(
@@ -135,11 +141,6 @@ KINDS: Mapping[str, Sections] = {
     },
     "guest/launch_token": {"cases": (Computation(("token",), _launch_token),)},
     "guest/sdk_compose_hash": {"cases": (Computation(("app_compose",), _sdk_hashes),)},
-    "guest/encrypted_env": {
-        WHOLE_FILE: (
-            Computation(("env_crypt_key", "ciphertext"), _environment),
-            Computation(("env_crypt_key", "ciphertext", "allowed_envs"), _allowed),
-        )
-    },
-    "guest/sdk_requests": {"python_dstack_sdk_0_5_4": _REQUEST, "npm_phala_dstack_sdk_0_5_8": _REQUEST},
+    "guest/encrypted_env": {WHOLE_FILE: _ENVIRONMENT, "cases": _ENVIRONMENT},
+    "guest/sdk_requests": {EVERY_LIST: _REQUEST},
 }

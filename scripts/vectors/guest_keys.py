@@ -69,7 +69,7 @@ def _dh_secret(root_pkcs8: str, context: Sequence[str]) -> Computed:
 
 def _seeded(seed: str) -> Computed:
     keys = derivation.app_keys_from_seed(_bytes(seed))
-    app_key = derivation.derive_p256(_bytes(seed), (b"app-key",))
+    app_key = derivation.app_ca_from_seed(_bytes(seed))
     disk_key = derivation.derive_p256(_bytes(seed), (b"app-disk-key",))
     return {
         "app_key_scalar": app_key.hex(),

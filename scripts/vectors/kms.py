@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dstack.attestation.report_data import bootstrap_message, bootstrap_report_data, report_data
@@ -15,13 +16,21 @@ from dstack.keys.scalars import k256_public_key, p256_from_scalar
 from dstack.transport.server import failure
 from dstack.values import AppId, InstanceId
 from dstack.wire import kms, prpc
+from dstack.wire.fields import specs
 from dstack.wire.message import from_json, from_protobuf, from_query, to_json, to_protobuf
 from vectors.cases import WHOLE_FILE
-from vectors.compare import Computation, Computed, Sections
+from vectors.compare import Computation, Computed, Part, Sections
 
 _bytes = bytes.fromhex
 
 _SERVICES = ("KMS.", "Onboard.", "Admin.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Empty:
+    """Of methods without an argument, whose body is ignored, and of those without an answer (kms.md 1.1)."""
+
+
 _REQUESTS: Mapping[str, type[Any]] = {
     "GetAppKey": kms.GetAppKeyRequest,
     "GetKmsKey": kms.GetKmsKeyRequest,
@@ -29,7 +38,10 @@ _REQUESTS: Mapping[str, type[Any]] = {
     "SignCert": kms.SignCertRequest,
     "Bootstrap": kms.BootstrapRequest,
     "Onboard": kms.OnboardRequest,
+    # Up to 0.5.11 it was a method of the KMS service, with another message.
+    "KMS.ClearImageCache": kms.LegacyClearImageCacheRequest,
     "ClearImageCache": kms.ClearImageCacheRequest,
+    **dict.fromkeys(("GetMeta", "GetTempCaCert", "GetAttestationInfo", "Finish"), _Empty),
 }
 _RESPONSES: Mapping[str, type[Any]] = {
     "GetAppKey": kms.AppKeyResponse,
@@ -41,6 +53,7 @@ _RESPONSES: Mapping[str, type[Any]] = {
     "Bootstrap": kms.BootstrapResponse,
     "Onboard": kms.OnboardResponse,
     "GetAttestationInfo": kms.AttestationInfoResponse,
+    **dict.fromkeys(("ClearImageCache", "Finish"), _Empty),
 }
 
 
@@ -222,7 +235,7 @@ def _recipient(env_key: str) -> Computed:
 
 
 def _request(method: str) -> type[Any]:
-    return _REQUESTS[_bare(method)]
+    return _REQUESTS[method] if method in _REQUESTS else _REQUESTS[_bare(method)]
 
 
 def _response(method: str) -> type[Any]:
@@ -235,11 +248,13 @@ def _bare(method: str) -> str:
     return method
 
 
-def _request_from_json(method: str, given: dict[str, object]) -> Computed:
+def _request_from_json(method: str, given: dict[str, object] | None) -> Computed:
+    if _request(method) is _Empty:
+        return {"request_json": given, "request_protobuf": to_protobuf(_Empty()).hex()}
     request = from_json(_request(method), json.dumps(given))
     read_back = json.loads(to_json(request))
     return {
-        "request_json": {name: read_back[name] for name in given},
+        "request_json": {name: read_back[name] for name in given or ()},
         "request_protobuf": to_protobuf(request).hex(),
     }
 
@@ -260,14 +275,26 @@ def _request_from_prefix(method: str, raw: str) -> Computed:
     return {"request_protobuf_prefix": to_protobuf(from_protobuf(_request(method), _bytes(raw))).hex()}
 
 
-def _response_from_json(method: str, given: dict[str, object]) -> Computed:
-    response = from_json(_response(method), json.dumps(given))
-    return {"response_json": json.loads(to_json(response)), "response_protobuf": to_protobuf(response).hex()}
+def _response_from_json(method: str, given: dict[str, object] | None) -> Computed:
+    if given is None and _response(method) is _Empty:
+        return _written(_Empty(), None)
+    return _written(from_json(_response(method), json.dumps(given)), list(given or ()))
 
 
-def _response_from_protobuf(method: str, raw: str) -> Computed:
-    response = from_protobuf(_response(method), _bytes(raw))
-    return {"response_json": json.loads(to_json(response)), "response_protobuf": to_protobuf(response).hex()}
+def _response_from_protobuf(method: str, raw: str, names: list[str] | None) -> Computed:
+    return _written(from_protobuf(_response(method), _bytes(raw)), names)
+
+
+def _written(response: object, names: list[str] | None) -> Computed:
+    """In both forms. A field with a former name is written under both, and told under the one that is among *names*."""
+    if isinstance(response, _Empty):
+        return {"response_json": None, "response_protobuf": to_protobuf(response).hex()}
+    written = json.loads(to_json(response))
+    for each in specs(type(response)):
+        both = {each.name, each.alias} - {None}
+        if names is not None and not both.isdisjoint(names):
+            written = {name: value for name, value in written.items() if name not in both or name in names}
+    return {"response_json": written, "response_protobuf": to_protobuf(response).hex()}
 
 
 def _error(text: str) -> Computed:
@@ -285,6 +312,9 @@ def _error_from_json(body: str) -> Computed:
 def _error_from_protobuf(raw: str) -> Computed:
     return {"error_text": prpc.read_error_protobuf(_bytes(raw))}
 
+
+# Which of a field's two names an answer has is its version's choice.
+_NAMES = Part("response_json", lambda answer: None if answer is None else list(answer))
 
 KINDS: Mapping[str, Sections] = {
     "kms/kdf": {
@@ -337,7 +367,7 @@ KINDS: Mapping[str, Sections] = {
             Computation(("method", "request_protobuf"), _request_from_protobuf),
             Computation(("method", "request_protobuf_prefix"), _request_from_prefix),
             Computation(("method", "response_json"), _response_from_json),
-            Computation(("method", "response_protobuf"), _response_from_protobuf),
+            Computation(("method", "response_protobuf"), _response_from_protobuf, optional=(_NAMES,)),
             Computation(("error_text",), _error),
             Computation(("error_json_body",), _error_from_json),
             Computation(("error_protobuf",), _error_from_protobuf),

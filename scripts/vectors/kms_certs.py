@@ -27,12 +27,16 @@ from vectors.compare import Computation, Computed, Part, Sections
 _bytes = bytes.fromhex
 
 # What a builder is told of a sample, because nothing else says it: all of it is the caller's choice.
-_END, _SIGNATURE = "not_after", "signature"
+_END, _NAMES, _SIGNATURE = "not_after", "names", "signature"
 
 
 def _sample(path: str) -> Part:
-    """A signature is random and the time of issue nobody's, so both come from the sample; the rest is built."""
-    return Part(path, lambda pem: {_END: load_certificate(pem).not_valid_after_utc, _SIGNATURE: _signature(pem)})
+    """A signature is random, time and names are nobody's: these come from the sample, and the rest is built."""
+    return Part(path, lambda pem: _chosen(load_certificate(pem)))
+
+
+def _chosen(sample: x509.Certificate) -> dict[str, Any]:
+    return {_END: sample.not_valid_after_utc, _NAMES: _names(sample), _SIGNATURE: sample.signature}
 
 
 def _evidence(path: str) -> Part:
@@ -49,21 +53,33 @@ def _payload(pem: str, oid: str) -> bytes | None:
     return certs.certificate_payload(load_certificate(pem), oid)
 
 
-def _signature(pem: str) -> bytes:
-    return load_certificate(pem).signature
+def _names(sample: x509.Certificate) -> tuple[str, ...]:
+    """Its alternative names; none where it lacks them."""
+    found = _extension(sample, x509.SubjectAlternativeName)
+    return () if found is None else tuple(str(name.value) for name in found)
+
+
+def _extension(sample: x509.Certificate, kind: type[Any]) -> Any:
+    try:
+        return sample.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _text(sample: x509.Certificate, oid: x509.ObjectIdentifier) -> str | None:
+    return next((str(each.value) for each in sample.subject.get_attributes_for_oid(oid)), None)
 
 
 def _wishes_of(sample: x509.Certificate) -> CertificateWishes:
-    names = sample.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    purposes = sample.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    purposes = _extension(sample, x509.ExtendedKeyUsage) or ()
     return CertificateWishes(
-        org_name=None,
-        subject=str(sample.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value),
-        subject_alt_names=tuple(str(name.value) for name in names),
+        org_name=_text(sample, x509.NameOID.ORGANIZATION_NAME),
+        subject=_text(sample, x509.NameOID.COMMON_NAME) or "",
+        subject_alt_names=_names(sample),
         usage_server_auth=x509.ExtendedKeyUsageOID.SERVER_AUTH in purposes,
         usage_client_auth=x509.ExtendedKeyUsageOID.CLIENT_AUTH in purposes,
-        ext_quote=True,
-        ext_app_info=True,
+        ext_quote=certs.certificate_payload(sample, certs.OID_ATTESTATION) is not None,
+        ext_app_info=certs.certificate_payload(sample, certs.OID_APP_INFO) is not None,
         not_before=int(sample.not_valid_before_utc.timestamp()),
         not_after=int(sample.not_valid_after_utc.timestamp()),
     )
@@ -84,7 +100,7 @@ def _rpc(name: str, keys: Mapping[str, str], sample: dict[str, Any], extensions:
         load_private_key(keys["rpc"]),
         certs.build_root_ca(root_key, at=at),
         root_key,
-        "kms.example.com",
+        sample[_NAMES][0],
         extensions,
         at=at,
     )
@@ -123,7 +139,11 @@ def _build_app_ca(keys: Mapping[str, str], app_info: list[str], at: datetime) ->
 
 
 def _leaf(
-    keys: Mapping[str, str], app_info: list[str], sample: dict[str, Any], wishes: CertificateWishes, evidence: bytes
+    keys: Mapping[str, str],
+    app_info: list[str],
+    sample: dict[str, Any],
+    wishes: CertificateWishes,
+    evidence: bytes | None,
 ) -> Computed:
     at = _issued(sample)
     built = build_app_leaf(
@@ -133,7 +153,7 @@ def _leaf(
         AppId(_bytes(app_info[0])),
         wishes,
         at=at,
-        app_info=serialise_app_info(AppInfo(*map(_bytes, app_info))),
+        app_info=serialise_app_info(AppInfo(*map(_bytes, app_info))) if wishes.ext_app_info else None,
         attestation=evidence,
     )
     return {"leaf": _with_signature(built, sample)}

@@ -11,9 +11,14 @@ from eth_abi.abi import decode, encode
 from eth_utils.crypto import keccak
 
 from dstack.chain.artifacts import load_artifact
-from dstack.chain.kms_auth import BOOT_INFO_TYPE
+from dstack.chain.kms_auth import BOOT_INFO_TYPE, app_decision
+from dstack.chain.reading import Returned
+from dstack.policy import Denied, Granted
 from dstack.policy.boot_info import BootInfo
-from dstack.values import AppId, ComposeHash, DeviceId, Digest32, InstanceId, OsImageHash
+from dstack.policy.decision import NO_BLOCK
+from dstack.values import AppId, ComposeHash, DeviceId, Digest32, OsImageHash
+from kms.auth_eth import boot_info_of
+from kms.auth_server import BootRequest
 from vectors.compare import Computation, Computed, Sections, UnsupportedError
 
 _INTERFACES: Mapping[str, tuple[str, ...]] = {
@@ -22,20 +27,22 @@ _INTERFACES: Mapping[str, tuple[str, ...]] = {
     "IERC165": ("supportsInterface",),
 }
 
+# Answers are read for a question; which one it was decides nothing.
+_SOME_BOOT = BootInfo(
+    app_id=AppId(bytes(20)),
+    compose_hash=ComposeHash(bytes(32)),
+    instance_id=None,
+    device_id=DeviceId(bytes(32)),
+    mr_aggregated=Digest32(bytes(32)),
+    mr_system=Digest32(bytes(32)),
+    os_image_hash=OsImageHash(bytes(32)),
+    tcb_status="UpToDate",
+)
+
 
 def _asked(told: Mapping[str, Any]) -> Computed:
-    """A boot info as the webhook's JSON has it, put to the two gates."""
-    boot = BootInfo(
-        app_id=AppId.from_hex(told["appId"]),
-        compose_hash=ComposeHash.from_hex(told["composeHash"]),
-        instance_id=InstanceId.from_hex(told["instanceId"]) if told["instanceId"] else None,
-        device_id=DeviceId.from_hex(told["deviceId"]),
-        mr_aggregated=Digest32.from_hex(told["mrAggregated"]),
-        mr_system=Digest32.from_hex(told["mrSystem"]),
-        os_image_hash=OsImageHash.from_hex(told["osImageHash"]),
-        tcb_status=told["tcbStatus"],
-        advisory_ids=tuple(told["advisoryIds"]),
-    )
+    """A boot info as the webhook's JSON has it, read as our auth server reads it, and put to the two gates."""
+    boot = boot_info_of(BootRequest.model_validate(told))
     encoded = encode([BOOT_INFO_TYPE], [boot.abi_tuple()])
     return {
         f"{gate}_calldata": "0x" + (keccak(text=f"{gate}({BOOT_INFO_TYPE})")[:4] + encoded).hex()
@@ -48,8 +55,12 @@ def _answered(is_allowed: bool, reason: str) -> Computed:
 
 
 def _read(returned: str) -> Computed:
-    is_allowed, reason = decode(["bool", "string"], bytes.fromhex(returned.removeprefix("0x")))
-    return {"isAllowed": is_allowed, "reason": reason}
+    """A yes is what our reader of the chain takes for one; it denies where a yes gives a reason, as it may."""
+    data = bytes.fromhex(returned.removeprefix("0x"))
+    is_allowed, reason = decode(["bool", "string"], data)
+    decision = app_decision(Returned(data), NO_BLOCK, _SOME_BOOT)
+    contradicts = is_allowed and reason and isinstance(decision, Denied)
+    return {"isAllowed": isinstance(decision, Granted) or bool(contradicts), "reason": reason}
 
 
 def _selector(name: str) -> Computed:

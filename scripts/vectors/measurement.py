@@ -16,7 +16,7 @@ from typing import Any
 from dstack.attestation.quote import TdReport, parse_quote
 from dstack.errors import AppraisalError, MeasurementMalformedError
 from dstack.measurement.acpi import ACPI_EVENT_TYPE, ACPI_NAMES, ACPI_PAYLOAD, derive_acpi_blobs
-from dstack.measurement.authenticode import authenticode_sha384, parse_pe
+from dstack.measurement.authenticode import authenticode, authenticode_sha384, parse_pe
 from dstack.measurement.document import parse_measurement_document, reference_values
 from dstack.measurement.event_log import Event, RuntimeEvent, parse_event_log, replay_event_log, runtime_event_digest
 from dstack.measurement.firmware import CFV_DIGEST, rtmr0_events
@@ -110,7 +110,7 @@ def _installed(source: Mapping[str, str], digest: str) -> bytes:
 def _kernel(raw: bytes, initrd_size: int, by_memory: Mapping[str, Sequence[str]] | None) -> Computed:
     return {
         "sha256": sha256(raw).hexdigest(),
-        "unpatched_sha256": _authenticode(raw, sha256),
+        "unpatched_sha256": authenticode(raw, "sha256").hex(),
         "unpatched_sha384": authenticode_sha384(raw).hex(),
         "by_memory": {
             memory: {name: value for name, value in _patched(raw, initrd_size, int(memory)).items() if name in names}
@@ -128,20 +128,11 @@ def _patched(raw: bytes, initrd_size: int, memory: int) -> dict[str, object]:
     }
 
 
-def _authenticode(raw: bytes, algorithm: Callable[..., Any]) -> str:
-    """The same digest by another algorithm: Debian's signatures hold SHA-256."""
-    layout = parse_pe(raw)
-    assert layout.security is not None
-    start, end = layout.certificates
-    head = raw[: layout.checksum] + raw[layout.checksum + 4 : layout.security] + raw[layout.security + 8 : start]
-    return str(algorithm(head + raw[end:] + bytes(-len(raw) % 8)).hexdigest())
-
-
 def _packaged_kernel(source: Mapping[str, str], digest: str, sizes: Sequence[str] | None) -> Computed:
     raw = _installed(source, digest)
     start, end = parse_pe(raw).certificates
     return {
-        "authenticode_sha256": _authenticode(raw, sha256),
+        "authenticode_sha256": authenticode(raw, "sha256").hex(),
         "authenticode_sha384": authenticode_sha384(raw).hex(),
         "patched_sha384_initrd_30000000": {
             size: kernel_digest(raw, initrd_size=30_000_000, memory_size=int(size)).hex() for size in sizes or ()

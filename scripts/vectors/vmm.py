@@ -1,12 +1,18 @@
-"""The kinds of the folder `vmm` that a measurement depends on: command lines, addresses, what a machine is bound to."""
+"""The kinds of the folder `vmm` that other parts than a VMM compute: command lines, hashes, encrypted environments."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
+from dstack.keys import sealing, signature_chain
+from dstack.keys.derivation import env_public_key
+from dstack.keys.scalars import k256_public_key
+from dstack.measurement.compose import compose_hash, default_app_id
+from dstack.measurement.image import os_image_hash, parse_checksum_file, require_listed
 from dstack.measurement.mr_config_id import mr_config_id_v1, mr_config_id_v2
 from dstack.measurement.vm_config import VmConfig
 from dstack.values import AppId, ComposeHash, OsImageHash, Register
@@ -63,8 +69,63 @@ def _bound(
     return {"mrconfigid_hex": register.hex(), "qemu_base64": base64.b64encode(register).decode()}
 
 
+def _composed(text: str) -> Computed:
+    digest = compose_hash(text.encode())
+    return {"compose_hash": digest.hex(), "app_id": default_app_id(digest).hex()}
+
+
+def _listed(text: str) -> Computed:
+    return {"order": list(parse_checksum_file(text.encode())), "digest": os_image_hash(text.encode()).hex()}
+
+
+def _files(text: str, files: Mapping[str, str]) -> Computed:
+    """Each file that is listed is the one beside the list."""
+    listed = parse_checksum_file(text.encode())
+    for name in listed:
+        require_listed(name, sha256(_bytes(files[name])).digest(), listed)
+    return {"sha256sum_txt": text}
+
+
+def _env_key(private_key: str) -> Computed:
+    return {"app_public_hex": env_public_key(_bytes(private_key)).hex()}
+
+
+def _encrypted(public_key: str, ephemeral: str, iv: str, plaintext: str) -> Computed:
+    secrets = iter((_bytes(ephemeral), _bytes(iv)))
+    blob = sealing.encrypt_env(_bytes(public_key), plaintext.encode(), random=lambda _: next(secrets))
+    return {"encrypted_env_hex": blob.hex()}
+
+
+def _decrypted(private_key: str, blob: str) -> Computed:
+    return {"plaintext_utf8": sealing.decrypt_env(_bytes(private_key), _bytes(blob)).decode()}
+
+
+def _signed(public_key: str, app_id: str, timestamp: int, signer: str) -> Computed:
+    app, key, root = AppId(_bytes(app_id)), _bytes(public_key), _bytes(signer)
+    computed = {"signing.signer_compressed": f"0x{k256_public_key(root).hex()}"}
+    for digest, signature, at in (("digest_legacy", "signature", None), ("digest_v1", "signature_v1", timestamp)):
+        message = signature_chain.env_public_key_message(app, key, at)
+        computed[f"signing.{digest}"] = signature_chain.keccak256(message).hex()
+        computed[f"signing.{signature}"] = signature_chain.sign_env_public_key(root, app, key, at).hex()
+    return computed
+
+
+# A file about one case is that case; one about more has them in a list.
+_COMMAND = (Computation(("input",), _argv, optional=(Part("argv", _not_derived),)),)
+_ENVIRONMENT = (
+    Computation(("app_private_hex",), _env_key),
+    Computation(("app_public_hex", "ephemeral_private_hex", "iv_hex", "plaintext_utf8"), _encrypted),
+    Computation(("app_private_hex", "encrypted_env_hex"), _decrypted),
+    Computation(("app_public_hex", "signing.app_id", "signing.timestamp", "signing.signer_private_hex"), _signed),
+)
+
 KINDS: Mapping[str, Sections] = {
-    "vmm/qemu_argv": {WHOLE_FILE: (Computation(("input",), _argv, optional=(Part("argv", _not_derived),)),)},
+    "vmm/qemu_argv": {WHOLE_FILE: _COMMAND, "cases": _COMMAND},
+    "vmm/compose_hash": {"cases": (Computation(("text",), _composed),)},
+    "vmm/image_digest": {
+        "cases": (Computation(("sha256sum_txt",), _listed), Computation(("sha256sum_txt", "/files_hex"), _files)),
+    },
+    "vmm/env_encrypt": {WHOLE_FILE: _ENVIRONMENT, "cases": _ENVIRONMENT},
     "vmm/mac": {"cases": (Computation(("vm_id", "index", "prefix"), _mac),)},
     "vmm/mrconfigid": {
         "cases": (

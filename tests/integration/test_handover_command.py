@@ -527,6 +527,18 @@ def test_names_in_a_log_do_not_steer_a_terminal(world: Handover) -> None:
     )
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_service_that_does_not_know_the_path_is_no_replicator(status: int) -> None:
+    """Another service says in our form that there is no such path: that refuses no handover."""
+    unknown = b'{"error": "path: want one that is served here, got \'/requestKey\'", "kind": "input"}'
+
+    with (
+        answering(lambda *_: (status, unknown)) as other,
+        pytest.raises(PeerUnavailableError, match=f"^new node: want a replicator, got status {status}$"),
+    ):
+        handover(other.url, other.url)
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

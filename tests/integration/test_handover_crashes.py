@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dstack.keys.sealing_stream import CHUNK
+from replicator.write_behind import TOGETHER
 from tests.integration.crash_driver import CHANGED, LARGE
 from tests.worlds import SECRET
 
@@ -65,17 +66,20 @@ def test_an_old_node_killed_while_it_answers_keeps_what_it_holds(tmp_path: Path)
         assert line["recovered"] == SECRET.decode()
 
 
-def test_a_node_killed_inside_a_chunk_keeps_what_it_held(tmp_path: Path) -> None:
-    """At a socket, in the middle of chunks and before the disk is synced: the old content stays with its custody.
+def test_a_node_killed_inside_a_write_keeps_what_it_held(tmp_path: Path) -> None:
+    """At a socket, in the middle of writes and before the disk is synced: the old content stays with its custody.
 
     Nothing half written is left after the start, and the same content then arrives whole by a new request.
     """
-    written = {  # the number of a write or a sync, and the chunks that are in the file before it
-        1: 0.5,  # half of the first chunk
-        3: 2.5,  # half of the third chunk
-        18: 17.5,
-        34: 33.5,  # half of the last whole chunk
-        37: 34,  # before the content is synced; the last chunk took two writes
+    last = len(LARGE) % (TOGETHER * CHUNK)
+    whole = len(LARGE) // (TOGETHER * CHUNK)
+    half = TOGETHER * CHUNK // 2
+    written = {  # the number of a write or a sync, and the bytes that are in the file when it dies in or before it
+        1: half,
+        3: 2 * TOGETHER * CHUNK + half,
+        whole: (whole - 1) * TOGETHER * CHUNK + half,
+        whole + 1: whole * TOGETHER * CHUNK + last // 2,
+        whole + 2: len(LARGE),  # before the content is synced
     }
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(tmp_path), "streaming", *map(str, written)],
@@ -86,11 +90,10 @@ def test_a_node_killed_inside_a_chunk_keeps_what_it_held(tmp_path: Path) -> None
     )
 
     assert done.returncode == 0, done.stderr[-2000:]
-    last = len(LARGE) % CHUNK
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {
             "at": at,
-            "written": int(chunks * CHUNK) + (last if at == max(written) else 0),
+            "written": size,
             "content": SECRET.decode(),
             "depth": 0,
             "fits": False,
@@ -98,7 +101,7 @@ def test_a_node_killed_inside_a_chunk_keeps_what_it_held(tmp_path: Path) -> None
             "strays": [],
             "recovered": hashlib.sha256(LARGE).hexdigest(),
         }
-        for at, chunks in written.items()
+        for at, size in written.items()
     ]
 
 

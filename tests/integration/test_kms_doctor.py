@@ -53,17 +53,24 @@ def test_from_the_first_look_to_a_kms_that_runs(around: Around) -> None:
     """At first directory and permission are missing; when the KMS runs nothing is wrong, and each damage is named."""
     code, wrong = examined(around.config)
     assert (code, sorted(wrong)) == (1, ["keys", "permission"])
+    certs = around.folder / "certs"
+    assert wrong["keys"] == (
+        "warning",
+        f"{certs} is not there: the KMS was not started yet, or the storage of its keys is not mounted",
+        "start the KMS: it makes the folder, for its owner alone",
+    )
     assert wrong["permission"][1] == "this machine may not be a KMS: Aggregated MR not allowed (AGGREGATED_MR)"
 
     with Programs(around.folder) as programs:
         bootstrap(around, programs)
         assert examined(around.config) == (0, {})
+        code, out = program(around.config)
+        assert (code, f"service: answers at https://127.0.0.1:{around.url.rpartition(':')[2]}" in out) == (0, True)
     code, out = program(around.config)
     assert (code, "WRONG" in out, "unknown" in out) == (0, False, False)
     assert "permission: this machine may be a KMS (block " in out
 
     text, contract = around.config.read_text(), around.chain.own_kms_auth.address
-    certs = around.folder / "certs"
     for damage, repair, expected in (
         (
             lambda _: (certs / "rpc.key").chmod(0o644),
@@ -104,6 +111,11 @@ def test_from_the_first_look_to_a_kms_that_runs(around: Around) -> None:
         if repair:
             repair()
         around.config.write_text(text)
+        assert wrong.pop("service") == (
+            "warning",
+            f"no KMS with these keys answers at https://127.0.0.1:{around.url.rpartition(':')[2]}",
+            "start the KMS",
+        )
         assert (code, sorted(wrong)) == (expected[0], sorted(expected[1]))
         assert [expected[1][name] in wrong[name][1] and wrong[name][2] != "" for name in wrong] == [True] * len(wrong)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ def url(world: World, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    """A page of a browser that reports what goes wrong in it."""
+    """A page of a browser that reports what goes wrong in it; the name evil.example leads to this machine."""
     if not CHROMIUM.exists():
         pytest.skip("no chromium here: scripts/install_debian.py installs it")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+        browser = running.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
         opened = browser.new_page()
         opened.problems = []
         opened.on("console", lambda message: opened.problems.append(message.text) if message.type == "error" else None)
@@ -73,6 +75,20 @@ def test_operator_sees_what_to_allow_and_when_it_is(page: Any, url: str, world: 
     allow_kms(world)
     page.wait_for_selector("#permission.allowed")
     assert page.problems == []
+
+
+def test_name_that_was_made_to_lead_here_reaches_nothing(page: Any, url: str, world: World) -> None:
+    """A page of another name, at which the browser takes this service for its own site, can neither see nor ask it."""
+    allow_kms(world)
+    shown = page.goto(url.replace("127.0.0.1", "evil.example"))
+    ask = "fetch('/prpc/Onboard.Bootstrap?json', {method: 'POST', body: '{\"domain\":\"x\"}'}).then(a => a.text())"
+
+    answers = [shown.text(), page.evaluate(ask)]
+
+    assert [json.loads(answer)["error"].partition(", got ")[0] for answer in answers] == [
+        "want Host to be an IP address, localhost or a name in core.onboard.names"
+    ] * 2
+    assert httpx.get(url + "finish").json()["error"] == "KMS has not been bootstrapped yet"
 
 
 def test_page_needs_nothing_from_elsewhere(url: str) -> None:

@@ -73,11 +73,11 @@ config_documents = st.builds(
     ConfigDocument,
     compose_hash=octets(32).map(ComposeHash),
     key_provider=st.sampled_from(["none", "local", "kms", "tpm"]),
-    key_provider_id=short,
+    key_provider_id=st.none() | short,
     app_id=st.none() | octets(20).map(AppId),
-    instance_id=st.none() | octets(20).map(InstanceId),
+    instance_id=st.none() | st.just(b"") | octets(20).map(InstanceId),
     gpu_policy_hash=st.none() | digests,
-    init_script_hashes=st.lists(digests, max_size=3).map(tuple),
+    init_script_hashes=st.none() | st.lists(digests, max_size=3).map(tuple),
 )
 
 

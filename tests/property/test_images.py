@@ -165,11 +165,11 @@ def test_every_table_but_facs_gets_its_checksum(names: list[bytes], count: int) 
         ConfigDocument,
         compose_hash=digests.map(ComposeHash),
         key_provider=st.sampled_from(["none", "local", "kms", "tpm"]),
-        key_provider_id=st.binary(max_size=91),
+        key_provider_id=st.none() | st.binary(max_size=91),
         app_id=st.none() | st.binary(min_size=20, max_size=20).map(AppId),
-        instance_id=st.none() | st.binary(min_size=20, max_size=20).map(InstanceId),
+        instance_id=st.none() | st.just(b"") | st.binary(min_size=20, max_size=20).map(InstanceId),
         gpu_policy_hash=st.none() | digests.map(Digest32),
-        init_script_hashes=st.lists(digests.map(Digest32), max_size=5).map(tuple),
+        init_script_hashes=st.none() | st.lists(digests.map(Digest32), max_size=5).map(tuple),
     )
 )
 def test_a_config_document_that_was_written_is_read_again(document: ConfigDocument) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -144,6 +145,24 @@ def test_the_curl_session_of_the_original_runs_unchanged(place: Place, tmp_path:
     assert (tmp_path / "loaded.out").read_text() == "Loaded encrypted state"
     status = json.loads((tmp_path / "status.out").read_text())
     assert (status["holds"]["size"], status["caller_address"]) == (32, "127.0.0.1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_that_is_told_to_end_closes_what_it_opened(place: Place, number: signal.Signals) -> None:
+    """The sockets of containers go with it, within seconds; 0 is the code of an end that was wanted, 130 of Ctrl-C."""
+    name = f"ends-{number.name.lower()}"
+    node = write_settings(place.world, place.governance, place.machine(name, OLD))
+    socket = node.folder / "web.sock"
+    with node.settings.open("a") as settings:
+        settings.write(f'[getkey]\ncontainers = [{{ name = "web", socket = "{socket}" }}]\n')
+    program = start_program(place.world, node)
+    assert socket.is_socket()
+
+    program.process.send_signal(number)
+
+    assert program.process.wait(20) == {signal.SIGTERM: 0, signal.SIGINT: 130}[number]
+    assert not socket.exists()
+    assert "Traceback" not in program.log.read_text()
 
 
 def pasted(place: Place, folder: Path, image: str) -> bytes:

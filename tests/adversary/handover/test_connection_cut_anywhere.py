@@ -1,15 +1,17 @@
 """Attack: connections are cut at chosen bytes: inside chunks, between them, and a byte beside.
 
-The new node writes a chunk while the next one comes and is opened: that shows neither in where a transfer goes on, nor
-in what is stored.
+The new node writes some chunks at once while the next ones come and are opened: that shows neither in where a transfer
+goes on, nor in what is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import http.client
 import json
+import os
 import socket
 import struct
 import termios
@@ -29,6 +31,7 @@ from dstack.transport.listener import Listener
 from replicator import uploads
 from replicator.app import _feed, replicator_app
 from replicator.node import Replicator
+from replicator.write_behind import TOGETHER
 from tests.worlds import Handover, Site, make_handover, make_node
 
 SEALED = CHUNK + TAG_SIZE
@@ -221,6 +224,37 @@ def test_time_that_ends_with_the_last_byte_of_a_chunk_leaves_nobody_at_work(
         return delivery.next_chunk
 
     assert asyncio.run(feed()) == 4
+
+
+@pytest.mark.parametrize("full_at", [0, TOGETHER, 2 * TOGETHER, 3 * TOGETHER])
+def test_a_disk_that_is_full_for_a_moment_leaves_no_gap(
+    world: Handover, parts: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    """Chunks that were opened after those which the disk refused are not written in their place."""
+    line, sealed = parts
+    write, ends = os.pwrite, full_at * CHUNK
+
+    def full(descriptor: int, content: bytes | memoryview, offset: int) -> int:
+        nonlocal ends
+        if offset == ends:
+            ends = -1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with serving(world.new) as port:
+        with opened(port, line, len(sealed), 0) as connection:
+            connection.sendall(sealed[: 14 * SEALED])
+            connection.shutdown(socket.SHUT_WR)
+            code, body = answered(connection)
+        first = goes_on_with(port, line)
+        with opened(port, line, len(sealed) - first * SEALED, first) as connection:
+            connection.sendall(sealed[first * SEALED :])
+            last, _ = answered(connection)
+
+    assert (code, body["error"]) == (409, "secure file: cannot be written: No space left on device")
+    assert (first, last) == (full_at, 200)
+    require_arrived(world)
 
 
 @pytest.mark.parametrize(

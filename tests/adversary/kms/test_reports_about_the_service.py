@@ -237,6 +237,46 @@ def test_reports_610_and_611_no_page_of_another_site_may_bootstrap(
     assert keystore.exists() is False
 
 
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [
+        ("127.0.0.1:8000", True),
+        ("10.1.2.3", True),
+        ("[::1]:8000", True),
+        ("localhost:8000", True),
+        ("LOCALHOST.", True),
+        ("kms.example:8000", True),
+        ("KMS.example.", True),
+        ("evil.example:8000", False),
+        ("127.0.0.1.evil.example", False),
+        ("evil.kms.example", False),
+        ("localhost.evil.example", False),
+        ("evil.example@127.0.0.1", False),
+        ("[::1]evil.example", False),
+        ("", False),
+    ],
+)
+def test_reports_610_and_611_no_name_of_others_leads_to_the_open_service(
+    world: World, keystore: Keystore, onboarding: Onboarding, host: str, is_own: bool
+) -> None:
+    """A page whose own name leads here (DNS rebinding) is of the same site by every header, and refused by its name."""
+    allow_kms(world)
+    settings = parse_settings(MINIMAL + '\n[core.onboard]\nnames = ["Kms.example"]\n')
+    service = OnboardService(onboarding, world.own, settings, finish=lambda: None)
+    headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+
+    with Listener(onboard_app(service, PermissionWatch(world.own, world.chain))).running() as listener:
+        url = f"http://127.0.0.1:{listener.port}"
+        looked = httpx.get(f"{url}/", headers=headers)
+        answer = httpx.post(f"{url}/prpc/Onboard.Bootstrap?json", content='{"domain":"kms.example"}', headers=headers)
+
+    assert (looked.status_code, answer.status_code) == ((200, 200) if is_own else (400, 400))
+    assert keystore.exists() is is_own
+    if not is_own:
+        wanted = "want Host to be an IP address, localhost or a name in core.onboard.names"
+        assert looked.json()["error"] == answer.json()["error"] == f"{wanted}, got {host!r}"
+
+
 def test_roadmap_114_handovers_of_root_keys_are_logged(
     service: tuple[KeySet, KmsService], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dstack.attestation.collateral import Collateral, serialise_collateral
+from dstack.attestation.pck import PckExtension
+from dstack.attestation.quote import parse_quote
 from dstack.attestation.tcb import TcbStatus
 from dstack.attestation.verification_policy import (
     STRICT,
@@ -23,9 +25,19 @@ from dstack.attestation.verification_policy import (
     AllowTdAttribute,
     VerificationPolicy,
 )
-from dstack.simulator.certificates import PCK, PCK_AUTHORITY, ROOT, TCB_SIGNER, Issuer, issue_certificate, subject_name
+from dstack.simulator.certificates import (
+    PCK,
+    PCK_AUTHORITY,
+    ROOT,
+    TCB_SIGNER,
+    Issuer,
+    Role,
+    authority_key_identifier,
+    issue_certificate,
+    subject_name,
+)
 from dstack.simulator.pki import SimulatedPki, raw_signature
-from dstack.simulator.quoting import Enclave, TdRegisters, make_enclave_quote, make_quote
+from dstack.simulator.quoting import Enclave, QuotingEnclave, TdRegisters, make_enclave_quote, make_quote
 from dstack.simulator.statements import VALIDITY
 from dstack.values import Digest32, Register, ReportData
 
@@ -142,6 +154,19 @@ def _authority(**changes: Any) -> SimulatedPki:
     return _pki(pck_authority=authority, pck=pck)
 
 
+def _leaf(platform: PckExtension = PKI.platform, *, role: Role = PCK, critical: bool = True) -> SimulatedPki:
+    """A PCK certificate of another kind."""
+    issuer = Issuer(subject_name(PCK_AUTHORITY), PKI.keys.pck_authority)
+    pck = issue_certificate(role, PKI.keys.pck.public_key(), issuer, at=AT, platform=platform)
+    if not critical:
+        builder = x509.CertificateBuilder(pck.issuer, pck.subject, pck.public_key(), pck.serial_number)
+        builder = builder.not_valid_before(pck.not_valid_before_utc).not_valid_after(pck.not_valid_after_utc)
+        for extension in pck.extensions:
+            builder = builder.add_extension(extension.value, critical=False)
+        pck = builder.sign(PKI.keys.pck_authority, hashes.SHA256())
+    return _pki(pck=pck)
+
+
 def _case_of(pki: SimulatedPki) -> Case:
     return Case(td_quote(pki), serialise_collateral(pki.collateral()), root_der=pki.root_der)
 
@@ -168,15 +193,23 @@ def _shared_key() -> Case:
     return _case_of(_pki(keys=keys, tcb_signer=signer))
 
 
+def _more_report_data() -> Case:
+    digest = parse_quote(td_quote()).signature.qe_report.report_data[:32]
+    enclave = QuotingEnclave(report_data=ReportData(digest.ljust(64, b"\x01")))
+    return Case(td_quote(quoting_enclave=enclave), GOOD)
+
+
 def _attestation_key_of_certificate() -> Case:
     return _case_of(_pki(keys=replace(PKI.keys, attestation=PKI.keys.pck)))
 
 
-def _critical_crl() -> Case:
-    builder = x509.CertificateRevocationListBuilder(subject_name(PCK_AUTHORITY), AT, AT + VALIDITY)
-    builder = builder.add_extension(x509.CRLNumber(1), critical=True)
-    crl = builder.sign(PKI.keys.pck_authority, hashes.SHA256()).public_bytes(Encoding.DER)
-    return Case(td_quote(), text_of(PKI.collateral(), pck_crl=crl.hex()))
+def _pck_crl(at: datetime, *, number: int | None = 1, critical: bool = False) -> str:
+    """A CRL of the PCK CA, in hexadecimal."""
+    builder = x509.CertificateRevocationListBuilder(subject_name(PCK_AUTHORITY), at, at + VALIDITY)
+    builder = builder.add_extension(authority_key_identifier(PKI.keys.pck_authority), critical=False)
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=critical)
+    return builder.sign(PKI.keys.pck_authority, hashes.SHA256()).public_bytes(Encoding.DER).hex()
 
 
 def _module_signer() -> Case:
@@ -234,20 +267,30 @@ def _cases() -> dict[str, Callable[[], Case]]:
         "crl-chain-signature": lambda: Case(
             td_quote(), text_of(collateral, pck_crl_issuer_chain=_pem(namesake, PKI.root))
         ),
-        "crl-critical": _critical_crl,
+        "crl-early": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT + timedelta(seconds=1)))),
+        "crl-number": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT, number=None))),
+        "crl-critical": lambda: Case(td_quote(), text_of(collateral, pck_crl=_pck_crl(AT, critical=True))),
         "signer-chain": lambda: Case(
             td_quote(), text_of(collateral, tcb_info_issuer_chain=_pem(PKI.tcb_signer, PKI.root, PKI.root))
         ),
         "pck-as-signer": _pck_signs_tcb_info,
         "signer-role": _foreign_signer_role,
         "document-form": lambda: Case(td_quote(), with_document("tcb_info", _fraction)),
+        "document-components": lambda: Case(
+            td_quote(), with_document("tcb_info", lambda each: each["tcbLevels"][0]["tcb"]["sgxtcbcomponents"].pop())
+        ),
         "document-twice": lambda: Case(td_quote(), _twice()),
         "collateral-member": lambda: Case(td_quote(), text_of(collateral, note="x")),
+        "tcb-version": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(version=4))),
         "tcb-type": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(tcbType=1))),
         "pce-id": lambda: Case(td_quote(), with_document("tcb_info", lambda each: each.update(pceId="0001"))),
         "authority-role": lambda: _case_of(_authority(name="Simulated SGX Platform Other CA")),
         "authority-path": lambda: _case_of(_authority(path_length=1)),
+        "leaf-role": lambda: Case(td_quote(_leaf(role=replace(PCK, name="Simulated SGX PCK"))), GOOD),
+        "leaf-profile": lambda: Case(td_quote(_leaf(critical=False)), GOOD),
+        "leaf-extension": lambda: Case(td_quote(_leaf(replace(PKI.platform, ppid=PKI.platform.ppid[1:]))), GOOD),
         "shared-key": _shared_key,
+        "qe-report-data": _more_report_data,
         "attestation-key": _attestation_key_of_certificate,
         "module-signer": _module_signer,
         "td-attributes": lambda: Case(_attributes(27), GOOD),

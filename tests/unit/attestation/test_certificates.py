@@ -49,7 +49,7 @@ def test_a_ca_and_an_end_entity_in_order_pass():
     """A CA of the path length asked for, and an end entity that signs data, pass at both ends of their validity."""
     authority = certificate(ca=True, path_length=0, usage=AUTHORITY)
     leaf = certificate(usage={"digital_signature", "content_commitment"})
-    for at in (AT, AT + timedelta(days=1, seconds=-1)):
+    for at in (AT, AT + timedelta(days=1), AT + timedelta(days=1, microseconds=999_999)):
         require_authority(authority, path_length=0, at=at, step=7)
         require_end_entity(leaf, at=at, step=7)
 
@@ -93,9 +93,9 @@ def test_another_end_entity_is_refused(settings, message):
 
 
 def test_outside_its_validity_a_certificate_is_refused():
-    """A second before its validity, and from its end on, a certificate is refused."""
+    """A second before its validity, and a second after its last one, a certificate is refused."""
     leaf = certificate(usage={"digital_signature"})
-    for at in (AT - timedelta(seconds=1), AT + timedelta(days=1)):
+    for at in (AT - timedelta(seconds=1), AT + timedelta(days=1, seconds=1)):
         with pytest.raises(QuoteUntrustedError, match=r"step 7: certificate 'Test': valid .* not at"):
             require_end_entity(leaf, at=at, step=7)
 

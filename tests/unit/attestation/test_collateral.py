@@ -86,6 +86,17 @@ def test_a_signature_has_64_bytes(collateral, name):
         parse_collateral(json.dumps({**fields, name: fields[name][2:]}))
 
 
+@pytest.mark.parametrize("name", ["root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"])
+def test_hexadecimal_has_no_prefix(collateral, name):
+    """Digits of either case are read, and a `0x` before them is refused: the quote library does not read it."""
+    fields = json.loads(serialise_collateral(collateral))
+
+    assert parse_collateral(json.dumps({**fields, name: fields[name].upper()})) == collateral
+    for prefix in ("0x", "0X"):
+        with pytest.raises(CollateralMalformedError, match=f"collateral: {name}: want hexadecimal without 0x"):
+            parse_collateral(json.dumps({**fields, name: prefix + fields[name]}))
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", '"text"', "{", '{"a":NaN}', b"\xff", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(text):
     """Other JSON, no JSON, and JSON nested without end are refused by our error."""

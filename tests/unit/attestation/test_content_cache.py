@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
@@ -56,6 +56,16 @@ def test_the_shorter_period_names_the_end(at):
     short = Period(at - timedelta(days=1), at + timedelta(days=1), "short")
 
     assert long.within(short) == short.within(long) == Period(at, at + timedelta(days=1), "short")
+
+
+def test_a_last_second_is_over_when_the_next_begins(at):
+    """A period through a second holds in all of it; one through the last second there is, until that."""
+    period = Period.through(at, at, "second")
+    never = Period.through(at, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), "never")
+
+    assert period == Period(at, at + timedelta(seconds=1), "second")
+    assert never.end.replace(microsecond=0) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert never.end.microsecond == 999_999
 
 
 def test_remembered_checks_change_no_answer(pki, roots, registers, at):

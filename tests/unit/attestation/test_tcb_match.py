@@ -111,11 +111,16 @@ def test_statuses_follow_from_all_parts(check, launch, now, status):
         # Stricter than the library, which overlooks it.
         ("UpToDate", "ConfigurationNeeded", "ConfigurationNeeded"),
         ("OutOfDate", "ConfigurationNeeded", "OutOfDate"),
+        ("UpToDate", "OutOfDateConfigurationNeeded", "OutOfDateConfigurationNeeded"),
+        ("SWHardeningNeeded", "OutOfDateConfigurationNeeded", "OutOfDateConfigurationNeeded"),
     ],
 )
 def test_the_quoting_enclave_counts(check, platform, qe, status):
     """What the quoting enclave's level says worsens the platform's, and never betters it."""
-    assert check((6, 1, 9), platform=platform, qe=((4, qe),)).status is TcbStatus(status)
+    checks = check((6, 1, 9), platform=platform, qe=((4, qe),))
+
+    assert checks.status is TcbStatus(status)
+    assert checks.verified is not None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,13 @@ from dstack.attestation.qe import attestation_key, check_key_binding
 from dstack.attestation.quote import parse_quote
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.tcb import LEVEL_STATUSES, TcbStatus
-from dstack.attestation.verification_policy import STRICT, AcceptStatus, AllowTdAttribute, VerificationPolicy
+from dstack.attestation.verification_policy import (
+    STRICT,
+    AcceptStatus,
+    AllowLegacyModule,
+    AllowTdAttribute,
+    VerificationPolicy,
+)
 from dstack.attestation.verify import VerifiedQuote, verify_quote
 from dstack.errors import (
     CollateralMalformedError,
@@ -135,7 +141,7 @@ def test_the_result_says_all_it_rests_on(good, pki, roots, at):
         root_crl_number=1,
         pck_crl_number=1,
         expires_at=at + VALIDITY,
-        expires_first="TCB info",
+        expires_first="root CRL",
     )
 
 
@@ -275,6 +281,15 @@ def test_step_5_documents_overdue_or_not_yet_issued_are_refused(good, pki):
     for change in ({"nextUpdate": "2027-01-15T07:59:59Z"}, {"issueDate": "2027-01-15T08:00:01Z"}):
         refused(good.but(collateral=with_tcb_info(pki, good.collateral, **change)), 5, "TCB info: good .* not at")
         refused(good.but(collateral=with_qe_identity(pki, good.collateral, **change)), 5, "QE identity: good .* not at")
+
+
+def test_step_5_documents_hold_in_the_second_of_their_next_update(good, pki, at):
+    """At `nextUpdate` itself a document still holds, as its makers' verifiers and the quote library have it."""
+    for changed in (with_tcb_info, with_qe_identity):
+        last = good.but(collateral=changed(pki, good.collateral, nextUpdate="2027-01-15T08:00:00Z"))
+        assert last.verify().expires_at == at + timedelta(seconds=1)
+        assert last.but(at=at + timedelta(microseconds=999_999)).verify() == last.verify()
+        refused(last.but(at=at + timedelta(seconds=1)), 5, ".*: good .* not at")
 
 
 def test_step_5_a_revoked_tcb_signer_is_refused(good, pki):
@@ -439,6 +454,20 @@ def test_step_12_an_attestation_key_off_the_curve_is_refused(good, pki, register
 def test_step_13_no_matching_level_is_refused(good, pki):
     """A platform that no TCB level describes is refused by the library, and its reason is passed on."""
     refused(good.but(collateral=with_tcb_info(pki, good.collateral, tcbLevels=[])), 13, "quote library: .*TCB level")
+
+
+def test_step_13_tcb_info_without_module_identities_rates_legacy_modules_alone(good, pki, registers, at):
+    """Identities came later than TCB info: without them a module of version 0 is rated, and no other is."""
+    text = json.dumps({k: v for k, v in json.loads(good.collateral.tcb_info).items() if k != "tdxModuleIdentities"})
+    signature = raw_signature(pki.keys.tcb_signer, text.encode())
+    older = good.but(collateral=replace(good.collateral, tcb_info=text, tcb_info_signature=signature))
+    svn = {"tee_tcb_svn": bytes([6, 0, 9]).ljust(16, b"\0")}
+    raw = make_quote(pki, registers=registers, report_data=REPORT_DATA, fields_override=svn)
+    policy = VerificationPolicy(relaxations=(AllowLegacyModule(LATER),))
+
+    assert older.but(quote=raw, policy=policy).verify().tcb_status is TcbStatus.UP_TO_DATE
+    refused(older.but(quote=raw), 15, "TDX module: version 0 has no module identity")
+    refused(older.but(policy=policy), 13, "quote library: .*TDX module")
 
 
 @pytest.mark.parametrize(

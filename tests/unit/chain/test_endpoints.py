@@ -16,7 +16,7 @@ from dstack.chain import endpoints as endpoints_module
 from dstack.chain.endpoints import Endpoints
 from dstack.chain.gathering import unprotected
 from dstack.chain.reading import Call, CodeAt, Newer, Reading, Returned, Reverted
-from dstack.errors import ChainUnavailableError, ConfigError
+from dstack.errors import ChainElsewhereError, ChainUnavailableError, ConfigError
 from tests.rpc_nodes import GENESIS, TARGET, Node, block_at, running
 
 ASK = (Call(TARGET, b"may I?"),)
@@ -161,9 +161,23 @@ def test_two_lies_that_differ_leave_no_answer() -> None:
 
 
 def test_everybody_elsewhere_is_no_answer() -> None:
-    """Endpoints that agree on another chain than the one wanted are not believed."""
-    with asking(Node(chain_id=5), chain_id=1) as reader, pytest.raises(ChainUnavailableError, match="on chain 5, want"):
-        reader.read(ASK)
+    """Endpoints that agree on another chain than the one wanted are not believed, and the error is of its own kind."""
+    with asking(Node(chain_id=5), chain_id=1) as reader:
+        for _ in range(2):
+            with pytest.raises(ChainElsewhereError, match="on chain 5, want 1"):
+                reader.read(ASK)
+
+
+def test_some_elsewhere_are_no_other_chain() -> None:
+    """Where fewer than must agree are on another chain, the others may only be silent."""
+    gone = [Node(), Node()]
+    with asking(Node(chain_id=5), *gone, chain_id=1) as reader:
+        for node in gone:
+            dead(node)
+        with pytest.raises(ChainUnavailableError, match="on chain 5, want 1") as failed:
+            reader.read(ASK)
+
+    assert type(failed.value) is ChainUnavailableError
 
 
 def test_a_newer_block_is_asked_for_denials() -> None:

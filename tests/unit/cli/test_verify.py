@@ -119,7 +119,7 @@ def test_json_has_every_item(files):
     assert {check["item"] for check in answer["checks"]} == set(range(1, 21))
     assert {check["outcome"] for check in answer["checks"]} == {"passed", "skipped"}
     assert answer["tcb_status"] == "UpToDate"
-    assert (answer["expires_at"], answer["expires_first"]) == ("2020-02-14T08:00:00+00:00", "TCB info")
+    assert (answer["expires_at"], answer["expires_first"]) == ("2020-02-14T08:00:00+00:00", "root CRL")
     assert answer["quote"]["rtmr3"] == REGISTERS.rtmr3.hex()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from hashlib import sha256, sha512
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from dstack_sdk import TappdClient as OfficialClient
@@ -118,11 +117,10 @@ def test_the_official_client_is_served(socket: Path, machine: Machine) -> None:
 
 def test_info_is_where_the_npm_client_looks(socket: Path, machine: Machine) -> None:
     """At the root of the legacy socket; no key is to be had there."""
-    curl = ["curl", "-s", "--unix-socket", str(socket), "-d", "{}", "-H", "Content-Type: application/json"]
-    info = subprocess.run([*curl, "http://tappd/Info"], capture_output=True, check=True).stdout
-    assert json.loads(info)["app_id"] == machine.booted.app_id.hex()
-    key = subprocess.run([*curl, "http://tappd/DeriveKey"], capture_output=True, check=True).stdout
-    assert json.loads(key)["error"] == "Service not found: DeriveKey"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+        info, key = (client.post(f"http://tappd/{method}", json={}) for method in ("Info", "DeriveKey"))
+    assert info.json()["app_id"] == machine.booted.app_id.hex()
+    assert key.json()["error"] == "Service not found: DeriveKey"
 
 
 def test_the_replicator_takes_its_evidence(socket: Path, site: Site) -> None:

@@ -116,6 +116,7 @@ def test_seeded_keys_are_golden() -> None:
         k256_key=bytes.fromhex("c4c377dae5eb8d144d6674c4b8b088a94f178074a6dc831abc55df4e5ffd6406"),
         k256_signature=b"",
     )
+    assert derivation.app_ca_from_seed(seed).hex() == "506aa4d8cc12d35eb6cf865b180c660a9c7b15c6a2a17834c1b3619d168046e1"
 
 
 def test_a_purpose_key_follows_its_path() -> None:

@@ -43,6 +43,8 @@ def test_the_other_form_is_read() -> None:
         (b'{"env": [1]}', r"env\[0\]: want an object with `key` and `value`"),
         (b'{"env": [{"key": "A", "value": "1"}, {"key": "B"}]}', r"env\[1\]: want an object with `key` and `value`"),
         (b'{"env": [{"key": "A", "value": 1}]}', r"env\[0\]: want two texts"),
+        (b'{"env": [{"key": "A", "value": "1", "value": "2"}]}', "want no member twice"),
+        (b'{"env": [], "env": [{"key": "A", "value": "1"}]}', "want no member twice"),
         (b'{"env": [{"key": "A", "value": "\\ud800"}]}', r"env\[0\]: want Unicode text, got a lone surrogate"),
     ],
 )

@@ -19,7 +19,7 @@ from dstack.attestation.report_data import ratls_report_data
 from dstack.attestation.roots import TrustedRoots, simulated_root
 from dstack.attestation.verification_policy import STRICT, VerificationPolicy
 from dstack.chain.facts import Facts
-from dstack.errors import ChainUnavailableError, CollateralUnavailableError
+from dstack.errors import ChainUnavailableError, CollateralUnavailableError, ConfigError
 from dstack.guest.platform import platform_evidence
 from dstack.keys.certs import build_client_cert
 from dstack.keys.pem import (
@@ -105,6 +105,14 @@ class ChainInMemory:
     gateway: str = "0xgateway"
     epochs: KeyEpochs = FIRST_EPOCH
     block: BlockRef = BLOCK
+
+    def check(self, *, chain_id: int | None = None) -> BlockRef:
+        """As at the start of a program."""
+        if not self.reachable:
+            raise ChainUnavailableError("chain: no endpoint answered")
+        if chain_id is not None and chain_id != self.chain_id:
+            raise ConfigError(f"chain id: want {chain_id}, got {self.chain_id}")
+        return self.block
 
     def recent_facts(self) -> Facts | None:
         """What was read a moment ago."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -205,6 +207,16 @@ def test_method_of_a_later_version_is_not_found(kms: Served, name: str) -> None:
 
     assert in_json.json() == {"error": f"Service not found: {name}", "kind": "input"}
     assert read_error_protobuf(in_protobuf.content) == f"Service not found: {name}"
+
+
+def test_who_says_no_host_is_no_browser(onboard: Served) -> None:
+    """A probe in HTTP/1.0 without that header is answered before there are keys, too."""
+    address = urlsplit(onboard.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert (answer[:13], answer[-2:]) == (b"HTTP/1.1 200 ", b"OK")
 
 
 def test_health(kms: Served, onboard: Served) -> None:

@@ -267,6 +267,7 @@ def test_decisions_are_kept_beside_the_keys() -> None:
         ("core.auth_api.webhook", "url = 'http://elsewhere'", "core.auth_api.webhook.url: want https, or http to this"),
         ("core.auth_api", "type = 'dev'", "core.auth_api.type: want chain or webhook: there is no mode in which"),
         ("core.auth_api", "type = 'webhook'", "core.auth_api: type is webhook: want core.auth_api.webhook, got none"),
+        ("core.onboard", "names = ['kms.example:8000']", "core.onboard.names.0: String should match pattern"),
         ("core.onboard", "quote_enabled = false", "core.onboard.quote_enabled: Input should be True"),
         ("core.image", "download_timeout = '2 min'", "core.image.download_timeout: want a time such as"),
         ("core.image", "download_url = 'https://x/image'", "core.image.download_url: want {OS_IMAGE_HASH} in it"),

@@ -47,6 +47,19 @@ def test_upstreams_counters() -> None:
         assert any(line.startswith(f"# HELP {name} ") for line in lines)
 
 
+def test_strangers_are_told_the_same_for_a_second() -> None:
+    """However often they ask, a text is made once in that time; then it is of now."""
+    now = [100.0]
+    metrics = Metrics(lambda: now[0])
+    texts = []
+    for now[0] in (100.0, 100.99, 101.0):
+        texts.append(metrics.recent_text())
+        metrics.observe(Observation("GetMeta", 200, 0.02, "id"))
+
+    assert [b'method="GetMeta"' in text for text in texts] == [False, False, True]
+    assert b'dstack_kms_requests_total{method="GetMeta",status="200"} 2.0' in texts[2]
+
+
 def test_our_counters() -> None:
     """Requests are counted by method and status, and timed by method."""
     metrics = Metrics()

@@ -84,6 +84,11 @@ def test_a_yes_may_have_a_reason() -> None:
         ((302, json.dumps(YES).encode()), "answers with HTTP status 302"),
         ((400, json.dumps(YES).encode()), "answers with HTTP status 400"),
         ((200, b""), "want JSON, got something else"),
+        ((200, json.dumps(YES).encode("utf-16")), "want JSON, got something else"),
+        (
+            (200, b'{"isAllowed": false, "isAllowed": true, "gatewayAppId": "", "reason": ""}'),
+            "want JSON, got something",
+        ),
         ((200, b"[true]"), "want a JSON object, got list"),
         ((200, b'{"isAllowed": true}'), "gatewayAppId: want str, got NoneType"),
         ((200, b'{"isAllowed": true, "gatewayAppId": ""}'), "reason: want str, got NoneType"),

@@ -162,9 +162,21 @@ def test_another_manifest_version_is_refused(version: object) -> None:
         ({"requirements": {}}, "requirements: want manifest_version 3, got 2"),
         ({"init_script": ["a", "b"]}, "init_script: want manifest_version 3 for more than one, got 2"),
         ({"manifest_version": "3", "requirements": {"magic": 1}}, "requirements: unknown member 'magic'"),
-        ({"manifest_version": "3", "requirements": {"gpu_policy": []}}, "gpu_policy: want an object"),
-        ({"manifest_version": "3", "requirements": {"gpu_policy": False}}, "gpu_policy: want an object"),
-        ({"manifest_version": "3", "requirements": {"gpu_policy": {"a": 2**60}}}, "numbers that RFC 8785 can write"),
+        ({"manifest_version": "3", "requirements": {"gpu_policy": []}}, "gpu_policy: want a JSON object, got an array"),
+        (
+            {"manifest_version": "3", "requirements": {"gpu_policy": False}},
+            "gpu_policy: want a JSON object, got a boolean",
+        ),
+        ({"manifest_version": "3", "requirements": {"gpu_policy": None}}, "gpu_policy: want a JSON object, got null"),
+        ({"manifest_version": "3", "requirements": {"gpu_policy": {"a": 1}}}, "gpu_policy: unknown member 'a'"),
+        (
+            {"manifest_version": "3", "requirements": {"gpu_policy": {"attest_gpu": 1}}},
+            "gpu_policy: attest_gpu: want true or false, got a number",
+        ),
+        (
+            {"manifest_version": "3", "requirements": {"gpu_policy": {"rego": True}}},
+            "gpu_policy: rego: want a string, got a boolean",
+        ),
         ({"manifest_version": "3", "init_script": ["x"] * 6}, "init_script: want at most 5, got 6"),
     ],
 )
@@ -200,13 +212,13 @@ def test_version_3_tells_its_demands() -> None:
     """Requirements are named, scripts kept in order, and the GPU policy hashed in its canonical form."""
     app = parse(
         manifest_version="3",
-        requirements={"platforms": ["tdx"], "gpu_policy": {"b": 1, "a": True}},
+        requirements={"platforms": ["tdx"], "gpu_policy": {"rego": "package policy", "attest_gpu": True}},
         init_script=["one", "two"],
     )
 
     assert app.requirements == ("gpu_policy", "platforms")
     assert app.init_scripts == ("one", "two")
-    assert app.gpu_policy_hash == sha256(b'{"a":true,"b":1}').digest()
+    assert app.gpu_policy_hash == sha256(b'{"attest_gpu":true,"rego":"package policy"}').digest()
 
 
 def test_a_shell_app_needs_no_docker_compose() -> None:

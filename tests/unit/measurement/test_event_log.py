@@ -71,6 +71,13 @@ def test_a_version_2_event_survives_writing_and_reading() -> None:
     assert parse_event_log(serialise_event_log([event])) == (event,)
 
 
+def test_a_runtime_event_may_come_without_its_digest() -> None:
+    """It is computed anyway, so an empty one and none are the same."""
+    without = {name: value for name, value in RUNTIME.items() if name != "digest"}
+
+    assert parse_event_log(json.dumps([without])) == parse_event_log(json.dumps([RUNTIME]))
+
+
 def test_written_runtime_events_have_their_digest() -> None:
     """A stripped event is written with the digest of its content, which naive clients believe."""
     (event,) = json.loads(serialise_event_log(parse_event_log(json.dumps([RUNTIME]))))
@@ -102,6 +109,8 @@ def test_only_runtime_events_are_runtime_events() -> None:
         ({**BOOT, "digest": "aa" * 49}, "event 0: digest: want at most 48 bytes, got 49"),
         ({**BOOT, "digest": "xy"}, "event 0: digest: want hexadecimal"),
         ({**BOOT, "digest": ""}, "event 0: event of RTMR1: want a digest and version 1"),
+        ({k: v for k, v in BOOT.items() if k != "digest"}, "event 0: event of RTMR1: want a digest and version 1"),
+        ({**BOOT, "digest": None}, "event 0: digest: want a string, got null"),
         ({**BOOT, "version": 2}, "event 0: event of RTMR1: want a digest and version 1"),
         ({**BOOT, "event": None}, "event 0: event: want a string, got null"),
         ({**BOOT, "extra": 1}, "event 0: unknown member 'extra'"),

@@ -87,6 +87,17 @@ def test_memory_is_split_from_2816_mib_on() -> None:
     assert above[-16:] == (2**32).to_bytes(8, "little") + (HIGH_MEMORY - 2**31).to_bytes(8, "little")
 
 
+def test_nothing_is_listed_between_a_range_and_the_split_where_it_ends() -> None:
+    """Firmware that accepts memory up to 2 GiB leaves no stretch of zero length below 4 GiB."""
+    witness = HobWitness(2**31 - PAGE, (MemoryRange(2**31 - PAGE, PAGE),))
+
+    hob = td_hob(witness, HIGH_MEMORY)
+
+    resources = [hob[at : at + 48] for at in range(56, len(hob), 48)]
+    places = [(int.from_bytes(each[32:40], "little"), int.from_bytes(each[40:48], "little")) for each in resources]
+    assert places == [(0, 2**31 - PAGE), (2**31 - PAGE, PAGE), (2**32, HIGH_MEMORY - 2**31)]
+
+
 def test_td_hobs_of_other_firmware(golden: Load) -> None:
     """The TD HOB digests of Debian's builds follow from their sections, below, at and above the split."""
     for build in golden("td_hob.json"):

@@ -14,7 +14,7 @@ import pefile
 import pytest
 
 from dstack.errors import MeasurementMalformedError
-from dstack.measurement.authenticode import MAX_PE, MAX_PE_SECTIONS, authenticode_sha384, parse_pe
+from dstack.measurement.authenticode import MAX_PE, MAX_PE_SECTIONS, authenticode, authenticode_sha384, parse_pe
 from dstack.measurement.kernel import initrd_address, kernel_digest, patched_kernel
 from dstack.measurement.linux_boot import rtmr1_events
 from dstack.measurement.prediction import register_of
@@ -84,6 +84,26 @@ def test_bytes_between_sections_and_certificates_are_hashed() -> None:
     assert authenticode_sha384(raw) == slow_authenticode(raw, hashed_as_section)
     with pytest.raises(MeasurementMalformedError, match="4096 bytes behind the last section, and no certificate table"):
         authenticode_sha384(pe.but(security=(0, 0)).build())
+
+
+def test_after_a_gap_as_many_bytes_are_hashed_again() -> None:
+    """Where a certificate table is, firmware goes on at the number of bytes it has hashed, not where a section ends."""
+    pe = Pe(sections=((0x800, 0x1800),), security=(0x2800, 0x800))
+    raw = pe.build()
+
+    # 0x600 of headers and 0x1800 of the section are hashed; all but these and the certificates is left.
+    wanted = pe.but(sections=((0x800, 0x1800), (0x1E00, 0x3000 - 0x1E00 - 0x800)))
+
+    assert authenticode_sha384(raw) == slow_authenticode(raw, wanted)
+
+
+def test_signatures_hold_another_digest_of_the_same_bytes() -> None:
+    """SHA-256 in Debian's."""
+    raw = Pe().build()
+    pe = Pe()
+    hashed = raw[: pe.optional + 64] + raw[pe.optional + 68 : pe.entry] + raw[pe.entry + 8 :]
+
+    assert authenticode(raw, "sha256") == sha256(hashed).digest()
 
 
 def test_without_a_directory_entry_headers_are_hashed_whole() -> None:
@@ -183,6 +203,8 @@ def test_qemu_writes_these_fields_and_no_other() -> None:
             Pe(protocol=0x201, load_flags=0),
             {0x224: 0x9A000 - 0x90000 - 0x200, 0x20: 0xA33F | (0x9A000 - 0x90000) << 16},
         ),
+        (Pe(protocol=0x201), {0x224: 0x20000 - 0x10000 - 0x200, 0x20: 0xA33F}),
+        (Pe(protocol=0x200), {0x20: 0xA33F}),
         (Pe(protocol=0x1FF, mark=b"code"), {0x20: 0xA33F | (0x9A000 - 0x90000) << 16}),
     ],
 )

@@ -122,6 +122,7 @@ def test_an_event_at_another_place_is_not_given_a_known_name() -> None:
     [
         ("0.3.1", "0.3.2"),
         ("v0.3.5", "0.3.6"),
+        ("dev-v0.4.0.0", "dev-0.4.0"),
         ("0.4.2", "0.5.0"),
         ("dstack-0.5.3", "0.5.4"),
         ("dstack-dev-0.5.5", "0.5.7"),
@@ -129,6 +130,7 @@ def test_an_event_at_another_place_is_not_given_a_known_name() -> None:
         ("0.6.0", None),
         ("latest", None),
         ("0.5", None),
+        ("0.5.4.1.2", None),
     ],
 )
 def test_a_release_names_its_sequence(version: str, sequence: str | None) -> None:

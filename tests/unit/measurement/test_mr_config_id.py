@@ -49,6 +49,25 @@ def test_the_golden_values(golden: Load) -> None:
         assert got.hex() == case["mr_config_id"]
 
 
+@pytest.mark.parametrize(
+    ("member", "bound"),
+    [
+        ('"init_script_hashes":[],"key_provider":"none"', {"init_script_hashes": ()}),
+        ('"instance_id":"","key_provider":"none"', {"instance_id": b""}),
+        ('"key_provider":"none","key_provider_id":""', {"key_provider_id": b""}),
+        ('"key_provider":"none"', {}),
+    ],
+)
+def test_bound_to_nothing_is_not_the_same_as_not_bound(member: str, bound: dict[str, Any]) -> None:
+    """No init script, no instance id, a provider without an id: each is said by an empty member, and kept."""
+    raw = f'{{"compose_hash":"{"63" * 32}",{member},"version":3}}'.encode()
+
+    document = parse_config_document(raw)
+
+    assert document == ConfigDocument(compose_hash=ComposeHash(b"c" * 32), key_provider="none", **bound)
+    assert serialise_config_document(document) == raw
+
+
 def test_version_3_digests_the_bytes() -> None:
     """With a prefix that ends in a zero byte."""
     wanted = b"\3" + sha256(b"dstack-mr-config-v3:\0" + b"{}").digest() + bytes(15)
@@ -76,6 +95,7 @@ def test_a_document_that_was_written_is_read_again(document: ConfigDocument) -> 
             "key provider: want one of none, local, kms, tpm, got 'aws'",
         ),
         (b'"' + b"61" * 20, b'"' + b"61" * 19, "app_id: AppId: want 20 bytes, got 19"),
+        (b'"' + b"69" * 20, b'"' + b"69" * 19, "InstanceId: want 20 bytes, got 19"),
         (b'"' + b"73" * 32, b'"' + b"73" * 31, "Digest32: want 32 bytes, got 31"),
         (b'"' + b"63" * 32, b'"' + b"6G" * 32, "want hexadecimal"),
         (b"{", b"[", "not JSON"),

@@ -54,6 +54,12 @@ def test_defaults_are_left_out() -> None:
     }
 
 
+def test_an_unnamed_share_mode_is_9p() -> None:
+    """Whether it is missing or empty, as in a config that upstream wrote again."""
+    assert parse(host_share_mode="") == parse()
+    assert parse().host_share_mode == "9p"
+
+
 def test_a_full_config_survives_writing_and_reading() -> None:
     """Every member comes back."""
     config = VmConfig(

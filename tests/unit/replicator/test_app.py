@@ -89,6 +89,7 @@ def test_three_rounds_over_http(world: Handover) -> None:
         "pending": [],
         "answered_requests": 0,
         "receipts": 1,
+        "max_receipts": 10000,
         "refusals": [],
         "simulated_root": True,
         "old_forms": False,
@@ -165,27 +166,37 @@ def test_denial_is_403_and_names_the_rule(world: Handover) -> None:
         ("/requestKey", b'{"version": 1}', 400),
         ("/receipts", b'{"path": "/etc"}', 400),
         ("/configure", b"x", 400),
-        ("/nothing", b"", 404),
     ],
 )
 def test_malformed_bodies_are_400(world: Handover, path: str, body: bytes, code: int) -> None:
-    """A body that is no document is bad input; an unknown path is not found."""
+    """A body that is no document is bad input."""
     with serving(world.old) as old:
         answer = old.post(path, content=body)
 
     assert answer.status_code == code
 
 
-def test_another_path_or_method_is_told_in_the_form_of_errors(world: Handover) -> None:
-    """404 says what is not there, 405 what is wanted, both as JSON."""
+@pytest.mark.parametrize(
+    ("method", "path", "code", "error"),
+    [
+        ("POST", "/nothing", 404, "path: want one that is served here, got '/nothing'"),
+        ("GET", "/docs", 404, "path: want one that is served here, got '/docs'"),
+        ("POST", "/onboard/", 404, "path: want one that is served here, got '/onboard/'"),
+        ("GET", "/" + "%0a" * 200, 404, "path: want one that is served here, got '/" + r"\n" * 99 + "'"),
+        ("GET", "/onboard", 405, "method: want POST, got 'GET'"),
+        ("POST", "/status", 405, "method: want GET, got 'POST'"),
+    ],
+)
+def test_what_there_is_not_is_told_as_every_error(
+    world: Handover, method: str, path: str, code: int, error: str
+) -> None:
+    """An unknown path and another verb get `{"error", "kind"}` too; nobody is sent elsewhere."""
     with serving(world.old) as old:
-        answers = [old.get("/nope"), old.get("/receipts")]
+        answer = old.request(method, path, headers={"Host": "elsewhere.example"})
 
-    assert [(each.status_code, each.json()) for each in answers] == [
-        (404, {"error": "/nope: there is no such path", "kind": "NotFound"}),
-        (405, {"error": "/receipts: want POST, got GET", "kind": "MethodNotAllowed"}),
-    ]
-    assert answers[1].headers["allow"] == "POST"
+    assert (answer.status_code, answer.json()) == (code, {"error": error, "kind": "InputError"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers.get("allow") == {405: error[13:].partition(",")[0]}.get(code)
 
 
 def test_silent_chain_is_503(world: Handover) -> None:
@@ -302,7 +313,8 @@ def test_a_socket_answers_for_its_container_alone(keyed: Replicator, tmp_path: P
         key, status = client.post("/getkey", json={"tag": "disk"}), client.get("/status")
 
     assert bytes.fromhex(key.json()["key"]) == keyed.derive_key(CONTAINERS[0], "disk")
-    assert status.status_code == 404
+    error = "path: want one that is served here, got '/status'"
+    assert (status.status_code, status.json()) == (404, {"error": error, "kind": "InputError"})
 
 
 def test_refusals_are_bounded_and_on_one_line(world: Handover) -> None:

@@ -49,6 +49,23 @@ def test_defaults_trust_intel_and_up_to_date_platforms_only() -> None:
     assert (settings.old_forms, settings.containers) == (False, ())
 
 
+@pytest.mark.parametrize(("line", "limit"), [("", 10000), ("max_receipts = 1", 1), ("max_receipts = 50000", 50000)])
+def test_the_limit_of_receipts_is_a_setting(line: str, limit: int) -> None:
+    """10000 unless the settings say otherwise."""
+    text = MINIMAL.replace("[files]", f"[files]\n{line}")
+
+    assert parse_settings(text.encode()).max_receipts == limit
+
+
+@pytest.mark.parametrize("limit", ["0", "50001", "-1", '"many"'])
+def test_no_limit_of_receipts_is_refused(limit: str) -> None:
+    """It is neither none nor without end."""
+    text = MINIMAL.replace("[files]", f"[files]\nmax_receipts = {limit}")
+
+    with pytest.raises(ConfigError, match="max_receipts: want"):
+        parse_settings(text.encode())
+
+
 def test_collateral_is_fetched_only_where_the_settings_say() -> None:
     """Without endpoints the folder is all there is; an endpoint elsewhere is https."""
     assert parse_settings(MINIMAL.encode()).collateral_urls == ()

@@ -113,3 +113,43 @@ def test_what_is_expected_falsely_is_a_failure(run, golden):
         ("trailing-garbage", ""),
         ("file", "fmspc"),
     }
+
+
+def test_a_case_that_cannot_be_run_fails_by_itself(run, golden):
+    """A time before there is any is refused by both verifiers; one that no clock shows fails that case alone."""
+
+    def change(tree: Any) -> None:
+        good = tree["cases"][0]
+        tree["cases"] = [
+            good,
+            {**good, "name": "before 1970", "expect": "reject", "dcap_qvl_0_7_0": "reject:time", "at": -1},
+            {**good, "name": "never", "at": 10**18},
+            good,
+        ]
+
+    spoil(golden / "quotes" / "sim" / "cases.json", change)
+    kind = run()["sim"]
+
+    assert (kind["cases"], wrong(kind)) == (5, {("never", "")})
+
+
+@pytest.mark.parametrize(
+    ("expect", "members", "apart"),
+    [
+        ("accept", set(), []),
+        ("accept:UpToDate", set(), []),
+        ("reject", {"expect"}, []),
+        ("anything", {"expect"}, []),
+        ({"result": "accept", "advisory_ids": [], "ppid": "811dca2a26b952e85bb6448b097ba4fd"}, set(), []),
+        ({"result": "accept", "fmspc": "b0c06f000000", "reason": "prose"}, set(), []),
+        ({"result": "accept", "advisory_ids": ["INTEL-SA-00001"]}, {"expect"}, []),
+        ({"result": "accept", "fmspc": "00c06f000000"}, {"expect"}, []),
+        ({"result": "accept", "mood": "good"}, set(), ["expect.mood"]),
+    ],
+)
+def test_all_that_is_expected_of_a_verdict_is_compared(run, golden, expect, members, apart):
+    """A verdict may be one word or an object; each of its members is compared, is prose, or is named as neither."""
+    spoil(golden / "quotes" / INTEL / "expect.json", lambda tree: tree.update(expect=expect))
+    kind = run()[INTEL]
+
+    assert (wrong(kind), kind["not_compared"]) == ({(INTEL, each) for each in members}, apart)

@@ -3,13 +3,21 @@
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dstack.keys import certs
+from dstack.keys.app_certs import CertificateWishes, build_app_leaf
+from dstack.keys.pem import load_certificate, load_private_key
+from dstack.values import AppId
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -163,6 +171,111 @@ def test_one_is_neither_true_nor_a_fraction(run: Run, golden: Path) -> None:
     assert (code, _kind(report, "kms/prpc")["failed"]) == (1, 1)
 
 
+# By protobuf's own rules: field and wire type, length, content.
+MORE_METHODS = [
+    {"method": "KMS.GetMeta", "request_json": None, "request_protobuf": ""},
+    {"method": "GetTempCaCert", "request_json": {}, "request_protobuf": ""},
+    {"method": "Onboard.Finish", "response_json": None, "response_protobuf": ""},
+    {
+        "method": "Admin.ClearImageCache",
+        "request_json": {"image_hash": "all", "config_hash": ""},
+        "request_protobuf": "0a03616c6c",
+        "response_json": None,
+    },
+    {
+        "method": "KMS.ClearImageCache",
+        "request_json": {"token": "t", "image_hash": "aa", "config_hash": ""},
+        "request_protobuf": "0a017412026161",
+    },
+    {
+        "method": "Onboard.GetAttestationInfo",
+        "response_json": {
+            "device_id": "01",
+            "mr_aggregated": "",
+            "os_image_hash": "",
+            "attestation_mode": "dstack-tdx",
+            "site_name": "",
+            "eth_rpc_url": "",
+            "kms_contract_address": "",
+            "ppid": "",
+        },
+        "response_protobuf": "0a0101220a64737461636b2d746478",
+    },
+]
+
+
+def test_every_method_has_its_messages(run: Run, golden: Path) -> None:
+    """Methods without argument or answer too, a method in the form of each service, a field under either name."""
+    _spoil(golden / "kms" / "prpc.json", lambda tree: tree.update(cases=MORE_METHODS))
+
+    code, report = run(golden)
+
+    assert (code, _kind(report, "kms/prpc")["failures"]) == (0, [])
+    assert _kind(report, "kms/prpc")["passed"] == len(MORE_METHODS)
+
+
+def test_certificates_may_have_other_names(run: Run, golden: Path) -> None:
+    """What the requester of a certificate chose is taken from the sample, and nothing else is."""
+    tree = json.loads((golden / "kms" / "certs.json").read_bytes())
+    keys = {name: load_private_key(pem) for name, pem in tree["keys"].items()}
+    root, app_ca, rpc = (load_certificate(tree[name]) for name in ("root_ca", "app_ca", "rpc_unified_ext"))
+    evidence = certs.certificate_payload(rpc, certs.OID_ATTESTATION)
+    assert evidence is not None
+    at = datetime(2026, 8, 21, 1, 2, 3, tzinfo=UTC)
+    wishes = CertificateWishes("Org", "", (), False, False, ext_quote=False, not_before=86400)
+    app_id = AppId.from_hex(tree["app_info"]["values"][0])
+
+    def change(subject: str, key: str) -> None:
+        extensions = [(certs.OID_ATTESTATION, evidence)]
+        server = certs.build_rpc_cert(keys[key], root, keys["root_ca"], subject, extensions, at=at)
+        leaf = build_app_leaf(keys["ra_client"].public_key(), app_ca, keys["app_ca"], app_id, wishes, at=at)
+        pem = {
+            "rpc_unified_ext": server.public_bytes(Encoding.PEM).decode(),
+            "leaf": leaf.public_bytes(Encoding.PEM).decode(),
+        }
+        _spoil(golden / "kms" / "certs.json", lambda tree: tree.update(pem))
+        _spoil(golden / "kms" / "certs.json", lambda tree: tree["keys"].update(leaf=tree["keys"]["ra_client"]))
+
+    change("203.0.113.9", "rpc")
+    assert _kind(run(golden)[1], "kms/certs")["failures"] == []
+    change("kms.example.org", "ra_client")
+    assert [each["member"] for each in _kind(run(golden)[1], "kms/certs")["failures"]] == ["rpc_unified_ext"]
+
+
+def test_boot_infos_are_read_as_the_auth_server_reads_them(run: Run, tmp_path: Path) -> None:
+    """Hexadecimal is filled up at the left, with and without `0x`; what cannot be a boot info fails."""
+    told = {
+        "mrAggregated": "0x01",
+        "osImageHash": "2",
+        "mrSystem": "",
+        "appId": "0xA",
+        "composeHash": "",
+        "instanceId": "",
+        "deviceId": "ff" * 32,
+        "tcbStatus": "UpToDate",
+        "advisoryIds": ["X"],
+    }
+    values = [10, 0, 0, int("ff" * 32, 16), 1, 0, 2, 9 * 32, 11 * 32]
+    texts = [
+        8,
+        int.from_bytes(b"UpToDate".ljust(32, b"\0"), "big"),
+        1,
+        32,
+        1,
+        int.from_bytes(b"X".ljust(32, b"\0"), "big"),
+    ]
+    body = b"".join(word.to_bytes(32, "big") for word in (32, *values, *texts))
+    case = {"boot_info_json": told, "isAppAllowed_calldata": "0x1e079198" + body.hex()}
+    (tmp_path / "kms").mkdir()
+    file = tmp_path / "kms" / "contracts.json"
+    file.write_text(json.dumps({"boot_info": [case]}))
+    assert _kind(run(tmp_path)[1], "kms/contracts")["failures"] == []
+
+    for wrong in ({**told, "appId": "00" * 21}, {**told, "deviceId": "xy"}, {**told, "tcbStatus": 1}):
+        file.write_text(json.dumps({"boot_info": [{**case, "boot_info_json": wrong}]}))
+        assert _kind(run(tmp_path)[1], "kms/contracts")["failed"] == 1
+
+
 def test_files_outside_the_folder_are_not_read(run: Run, tmp_path: Path) -> None:
     """A case that names a file elsewhere fails, though the file exists and has that hash."""
     (tmp_path / "guest").mkdir()
@@ -177,6 +290,65 @@ def test_files_outside_the_folder_are_not_read(run: Run, tmp_path: Path) -> None
 
     assert code == 1
     assert "want a file below" in _kind(report, "guest/compose_hash")["failures"][0]["got"]
+
+
+def test_lists_of_requests_run_whatever_their_client(run: Run, tmp_path: Path) -> None:
+    """Each list of a file of requests is one client's; what would be read as protobuf is a failure."""
+    (tmp_path / "guest").mkdir()
+    request = {"method": "POST", "path": "/Version", "content_type": "application/json", "body": {}}
+    golden = {"note": "-", "one_client": [request], "another": [request, {**request, "content_type": "text/plain"}]}
+    (tmp_path / "guest" / "sdk_requests.json").write_text(json.dumps(golden))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/sdk_requests")
+    assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 2, ["another[1]"])
+
+
+def test_a_file_about_one_case_may_have_a_list_instead(run: Run, tmp_path: Path) -> None:
+    """Each case is counted by itself."""
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "guest" / "log.bin").write_bytes(struct.pack("<II20xI", 1, 3, 16) + b"Spec ID Event03\0")
+    case = {"file": "log.bin", "bytes_consumed": 48, "events": []}
+    (tmp_path / "guest" / "ccel.json").write_text(json.dumps({"cases": [case, {**case, "bytes_consumed": 47}]}))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/ccel")
+    assert (code, kind["passed"], [each["case"] for each in kind["failures"]]) == (1, 1, ["cases[1]"])
+
+
+def test_a_release_names_its_boot_sequence(run: Run, project_root: Path, tmp_path: Path) -> None:
+    """Releases between those that changed it, too; and the version of the digests is a case's own."""
+    (tmp_path / "guest").mkdir()
+    golden = json.loads((project_root / "tests" / "vectors" / "measurement" / "rtmr3_offline.json").read_bytes())
+    case = next(each for each in golden["cases"] if each["version"] == "0.5.7")
+    cases = [{**case, "version": "0.5.9"}, {**case, "version": "0.5.3"}, {**case, "event_log_version": 2}]
+    (tmp_path / "guest" / "rtmr3_offline.json").write_text(json.dumps({"cases": cases}))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "guest/rtmr3_offline")
+    assert (code, kind["passed"]) == (1, 1)
+    assert [(each["case"], each["member"]) for each in kind["failures"]] == [
+        *(("cases[1]", "events"), ("cases[1]", "rtmr3"), ("cases[2]", "rtmr3")),
+    ]
+
+
+def test_a_list_of_an_image_names_its_files(run: Run, tmp_path: Path) -> None:
+    """Another file behind a listed name is a failure, and so is another digest of the list."""
+    (tmp_path / "vmm").mkdir()
+    text = f"{hashlib.sha256(b'f').hexdigest()}  ovmf.fd\n"
+    case = {"order": ["ovmf.fd"], "sha256sum_txt": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    wrong = {**case, "sha256sum_txt": f"{'00' * 32}  ovmf.fd\n"}
+    golden = {"files_hex": {"ovmf.fd": "66"}, "cases": [case, {**case, "digest": "00" * 32}, wrong]}
+    (tmp_path / "vmm" / "image_digest.json").write_text(json.dumps(golden))
+
+    code, report = run(tmp_path)
+
+    kind = _kind(report, "vmm/image_digest")
+    assert (code, kind["passed"]) == (1, 1)
+    assert {each["case"] for each in kind["failures"]} == {"cases[1]", "cases[2]"}
 
 
 def test_the_table_tells_the_same(project_root: Path, golden: Path) -> None:

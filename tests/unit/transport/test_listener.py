@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -52,6 +54,33 @@ def test_unknown_host_is_named() -> None:
         Listener(app(), host="no such host")
 
 
+STARTS_WITHOUT_FILES = """
+import resource, sys
+from fastapi import FastAPI
+from dstack.errors import ConfigError
+from dstack.transport.listener import Listener
+
+with Listener(FastAPI()).running():
+    pass  # What is loaded late is loaded now.
+beside, alone = Listener(FastAPI()), Listener(FastAPI())
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+for listener, start in ((beside, beside.running().__enter__), (alone, alone.run)):
+    try:
+        start()
+        print("taken as running")
+    except ConfigError as exc:
+        print(str(exc).replace(str(listener.port), "PORT"))
+"""
+
+
+def test_a_start_that_fails_is_told_to_whoever_waits_for_it() -> None:
+    """A listener that cannot start for want of files is not taken as running, beside the caller or in its place."""
+    program = [sys.executable, "-c", STARTS_WITHOUT_FILES]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.stdout.splitlines() == ["want to listen at 127.0.0.1:PORT, got Too many open files"] * 2
+
+
 def test_unix_socket_has_the_mode_and_goes_away(tmp_path: Path) -> None:
     """The socket has the permissions asked for, answers, and is removed at the end."""
     path = tmp_path / "agent.sock"
@@ -93,6 +122,104 @@ def test_file_at_the_path_of_a_unix_socket_is_kept(tmp_path: Path) -> None:
         Listener(app(), unix_socket=path)
 
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("target", ["precious", "dead.sock", "nothing"])
+def test_link_at_the_path_of_a_unix_socket_is_kept(tmp_path: Path, target: str) -> None:
+    """A link is never removed nor followed, wherever it leads: to a file, to a socket of the dead, to nothing."""
+    (tmp_path / "precious").touch(0o600)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+    path = tmp_path / "agent.sock"
+    path.symlink_to(tmp_path / target)
+    before = sorted((each.name, each.lstat().st_mode) for each in tmp_path.iterdir())
+
+    with pytest.raises(ConfigError, match="Address already in use"):
+        Listener(app(), unix_socket=path, unix_mode=0o777)
+
+    assert sorted((each.name, each.lstat().st_mode) for each in tmp_path.iterdir()) == before
+    assert path.readlink() == tmp_path / target
+
+
+def test_socket_of_another_kind_is_kept(tmp_path: Path) -> None:
+    """A socket that takes datagrams is in use, though nobody can connect to it as to ours."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+
+        with pytest.raises(ConfigError, match="Address already in use"):
+            Listener(app(), unix_socket=path)
+
+    assert path.is_socket()
+
+
+def test_busy_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    """Where somebody listens who takes no connection now, the start fails at once and does not wait for that."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(path))
+        busy.listen(0)
+        first.connect(str(path))
+
+        with pytest.raises(ConfigError, match="Address already in use"):
+            Listener(app(), unix_socket=path)
+
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "file"])
+def test_what_takes_the_place_of_a_new_socket_keeps_its_mode(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who writes to the folder swaps the socket before its mode is set: the start fails, nothing is opened."""
+    victim, path = tmp_path / "victim.sock", tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(victim))
+    victim.chmod(0o600)
+    put = {
+        "link": lambda: path.symlink_to(victim),
+        "hard link": lambda: path.hardlink_to(victim),
+        "file": lambda: path.touch(0o600),
+    }[kind]
+
+    class Swapped(socket.socket):
+        def bind(self, address: str) -> None:  # type: ignore[override]
+            super().bind(address)
+            path.unlink()
+            put()
+
+    monkeypatch.setattr(socket, "socket", Swapped)
+    with pytest.raises(ConfigError, match=r"agent\.sock, got something else at this path"):
+        Listener(app(), unix_socket=path, unix_mode=0o777)
+
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (victim, path)] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "socket"])
+def test_what_takes_the_place_of_a_socket_that_serves_stays(tmp_path: Path, kind: str) -> None:
+    """At the end a listener removes its own socket, and nothing that somebody put at its path meanwhile."""
+    path, other = tmp_path / "agent.sock", tmp_path / "other"
+
+    with Listener(app(), unix_socket=path).running(), socket.socket(socket.AF_UNIX) as following:
+        {
+            "link": lambda: other.symlink_to("nothing"),
+            "file": other.touch,
+            "socket": lambda: following.bind(str(other)),
+        }[kind]()
+        other.replace(path)
+        put = path.lstat()
+
+    assert path.lstat().st_ino == put.st_ino
+
+
+def test_socket_that_somebody_removed_is_no_error_at_the_end(tmp_path: Path) -> None:
+    """A listener whose socket is gone ends as any other."""
+    path = tmp_path / "agent.sock"
+
+    with Listener(app(), unix_socket=path).running():
+        path.unlink()
+
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])

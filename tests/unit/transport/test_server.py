@@ -126,10 +126,12 @@ def test_defect_answers_500_without_details(plain_url: str) -> None:
 
 
 def test_path_outside_the_service_is_not_found(plain_url: str) -> None:
-    """What is no method path is the framework's 404, and its documentation pages are off."""
+    """What is no method path is a 404 in the form of our errors; the framework's documentation pages are off."""
     root = plain_url.removesuffix("/prpc")
+    answers = [httpx.get(root + path) for path in ("/docs", "/openapi.json", "/")]
 
-    assert [httpx.get(root + path).status_code for path in ("/docs", "/openapi.json", "/")] == [404, 404, 404]
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    assert answers[0].json() == {"error": "path: want one that is served here, got '/docs'", "kind": "input"}
 
 
 def test_a_slash_at_the_end_is_another_path(plain_url: str) -> None:
@@ -141,10 +143,13 @@ def test_a_slash_at_the_end_is_another_path(plain_url: str) -> None:
 
 @pytest.mark.parametrize("verb", ["HEAD", "PUT", "DELETE", "OPTIONS"])
 def test_methods_are_called_with_get_or_post(plain_url: str, verb: str) -> None:
-    """Any other verb of HTTP is the framework's 405, and calls nothing."""
+    """Any other verb of HTTP is a 405 in the form of our errors, and calls nothing."""
     answer = httpx.request(verb, f"{plain_url}/Defect?json")
 
-    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "POST"})
+    allowed = answer.headers["allow"]
+    assert (answer.status_code, set(allowed.split(", "))) == (405, {"GET", "POST"})
+    if verb != "HEAD":
+        assert answer.json() == {"error": f"method: want {allowed}, got {verb!r}", "kind": "input"}
 
 
 def test_oversized_body_is_refused(plain_url: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from dstack.errors import ConfigError, DecisionLogBrokenError, DecisionLogUnavailableError
 from dstack.keys.scalars import k256_public_key
@@ -27,7 +28,7 @@ from kms.decision_log.signing import DecisionSigner
 from kms.decision_log.store import DecisionStore, Head, open_store
 from kms.decision_log.verification import VerifiedLog, verify_log
 from kms.decision_log.writer import REFUSALS_AN_HOUR, DecisionLog
-from tests.postgres import postgres
+from tests.postgres import postgres, silent
 
 ROOT = bytes(31) + b"\2"
 SIGNER = DecisionSigner.derive(ROOT)
@@ -313,6 +314,48 @@ def test_a_server_that_is_gone_is_noticed(postgres_url: str) -> None:
         "tcp_user_timeout": "5000",
         "keepalives_idle": "5",
     }
+
+
+def test_a_server_that_lives_and_is_silent_is_not_waited_for() -> None:
+    """In a transaction, before one and at the start it ends in seconds; when the server goes on, so does the log."""
+    with postgres() as url, closing(open_store(url)) as store:
+        fails = pytest.raises(OperationalError, match=r"NoAnswerError\) no answer within 6 s")
+        with fails, store._engine.begin() as connection, silent(url):
+            connection.execute(text("SELECT 1"))
+        store.append([line(1)], SIGNER)
+        began = time.monotonic()
+        with silent(url):
+            with pytest.raises(DecisionLogUnavailableError, match="the database cannot be used: ConnectionTimeout"):
+                store.append([line(2)], SIGNER)
+            with pytest.raises(DecisionLogUnavailableError, match="the database cannot be used: ConnectionTimeout"):
+                open_store(url)
+        took = time.monotonic() - began
+        store.append([line(3)], SIGNER)
+
+        assert [entry.members()["request"] for entry in store.entries()] == ["1", "3"]
+        assert verify(store).count == 2
+    # The answer on the connection that there was, and twice a connection.
+    assert took < 6 + 5 + 5 + 2
+
+
+def test_a_silent_server_holds_the_writer_no_longer_than_a_grant() -> None:
+    """A grant in that time fails, the next decision is tried anew, and the log ends soon."""
+    with postgres() as url, closing(open_store(url)) as store:
+        log = DecisionLog(store, SIGNER, about=about, retention=timedelta(days=10**4))
+        log.keep(line(1), must=True)
+        time.sleep(1)
+        with silent(url):
+            with pytest.raises(DecisionLogUnavailableError, match="decision log: not written within 10 s"):
+                log.keep(line(2), must=True)
+            time.sleep(3)
+            log.keep(line(3), must=False)
+            time.sleep(7)
+            assert log._missing == 2
+            log.keep(line(4), must=False)
+            log.close()
+            assert not log._thread.is_alive()
+
+        assert [entry.members()["request"] for entry in store.entries()] == ["1"]
 
 
 def test_errors_do_not_show_the_password() -> None:

@@ -1,4 +1,4 @@
-"""How programs of this package end."""
+"""How services end when they are told to."""
 
 from __future__ import annotations
 
