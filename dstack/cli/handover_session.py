@@ -33,6 +33,7 @@ from replicator.receipts import KeptReceipt
 TIMEOUT = 60.0
 TRIES = 5
 _PAUSE_SECONDS = 1.0
+"""Twice as long after each try without progress: half a minute in all before it gives up."""
 _MAX_BODY = 16 << 20
 _QUOTED = 600
 
@@ -176,7 +177,7 @@ class Session:
         Raises:
             DstackError: A node refused, or they could not be reached.
         """
-        first, left = 0, TRIES
+        first, vain = 0, 0
         while True:
             try:
                 return self._pass_on(first, progress)
@@ -184,12 +185,12 @@ class Session:
                 if isinstance(exc, PeerUnavailableError) and self.answer is None:
                     raise
                 reached = self._next_chunk(first)
-                left = TRIES if reached > first else left - 1
+                vain = 0 if reached > first else vain + 1
                 first = reached
-                if not left:
+                if vain == TRIES:
                     raise PeerUnavailableError(f"gave up after {TRIES} tries without progress: {exc}") from exc
                 self.say(f"{exc}; going on at chunk {first}")
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_PAUSE_SECONDS * 2**vain)
 
     def refused_old_node(self, error: DstackError) -> bool:
         """Whether *error* is what the new node says of the old one; else the old node says it of the new one."""
