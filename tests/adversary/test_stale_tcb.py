@@ -39,8 +39,8 @@ def test_expired_statements_are_refused(world, honest):
 
 
 def test_old_documents_beside_new_crls_are_refused(world, honest):
-    """Fresh CRLs do not carry an overdue TCB info or QE identity along."""
-    later = replace(world, at=world.at + timedelta(days=30))
+    """Fresh CRLs do not carry an overdue TCB info or QE identity along, from the first second after its last one."""
+    later = replace(world, at=world.at + timedelta(days=30, seconds=1))
     fresh = world.pki.collateral(later.at)
     for name in ("tcb_info", "qe_identity"):
         fields = (name, f"{name}_signature")
