@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dstack.chain.kms_auth import KmsAuthReader
+from dstack.chain.standing import PROBE_SECONDS
 from dstack.devnet.faulty_endpoints import FaultyEndpoint
 from dstack.errors import ChainUnavailableError
 from dstack.policy import BootInfo, Granted
@@ -26,6 +27,9 @@ Truth = Callable[[BootInfo, int], bool]
 _SHOWN = 5
 _THREADS = 8
 _DENIAL_SECONDS = 10.0
+# Dead for longer than an endpoint that was found dead is left alone: each death is noticed by whoever goes on asking.
+_ALIVE_SECONDS = 0.3
+_DEAD_SECONDS = PROBE_SECONDS + 0.3
 
 
 @dataclass
@@ -81,10 +85,10 @@ def misbehaving(
     lying, hanging, dying = endpoints[:3]
 
     def come_and_go() -> None:
-        while not over.wait(0.3):
+        while not over.wait(_ALIVE_SECONDS):
             dying.kill()
             faults.cut += 1
-            over.wait(0.3)
+            over.wait(_DEAD_SECONDS)
             dying.start()
 
     def keep_changing() -> None:
