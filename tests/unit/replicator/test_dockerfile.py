@@ -61,6 +61,11 @@ def test_the_image_holds_what_was_tested() -> None:
     assert {"fastapi", "web3", "cryptography"} <= image.keys()
 
 
+def test_the_fuzzer_has_what_the_image_holds() -> None:
+    """It imports the same modules; where its lock lags behind, it does not start."""
+    assert pins("product.txt").items() <= pins("fuzz.txt").items()
+
+
 def test_the_entry_point_runs_with_the_images_distributions_alone() -> None:
     """All that the program imports is in the image; without one of them it does not start."""
     image = set(pins("product.txt"))
