@@ -179,7 +179,7 @@ def _next_length(delivery: Delivery) -> int:
 def _add_all(delivery: Delivery, fill: Fill) -> None:
     """Open each chunk as it comes, and write some at once while the next ones come."""
     buffer = memoryview(bytearray(CHUNK + TAG_SIZE))
-    with WriteBehind(delivery.write) as behind:
+    with WriteBehind(delivery.write, delivery.written, offset=delivery.next_chunk * CHUNK) as behind:
         for number in range(delivery.next_chunk, delivery.shape.chunks):
             sealed = buffer[: delivery.shape.sealed_length(number)]
             if not fill(sealed):

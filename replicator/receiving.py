@@ -56,9 +56,10 @@ class Delivery:
 
     def add(self, sealed: bytes | memoryview) -> None:
         """Open the next chunk and write it; raises as `open_into` and `write`."""
-        content = self._buffer[: self.shape.length(self.next_chunk)]
+        content, offset = self._buffer[: self.shape.length(self.next_chunk)], self.next_chunk * CHUNK
         self.open_into(self.next_chunk, sealed, content)
-        self.write(content)
+        self.write(content, offset)
+        self.written(offset + len(content))
 
     def open_into(self, number: int, sealed: bytes | memoryview, content: memoryview) -> None:
         """Open chunk *number* and take it into the digest; in order, and ahead of writing it.
@@ -68,14 +69,18 @@ class Delivery:
         """
         self._receiver.open_into(self.receipt, number, sealed, content)
 
-    def write(self, content: memoryview) -> None:
-        """Write the next chunks, which were opened: whole ones.
+    def write(self, content: memoryview, offset: int) -> None:
+        """Write chunks which were opened: whole ones, at their *offset*. Several threads may.
 
         Raises:
             KeystoreError: The disk refuses.
         """
-        following = self.next_chunk + -(-len(content) // CHUNK)
-        self._receiver.write(self.receipt, content, following)
+        self._receiver.write(self.receipt, content, offset)
+
+    def written(self, size: int) -> None:
+        """All chunks before offset *size* are written."""
+        following = -(-size // CHUNK)
+        self._receiver.written(self.receipt, size, following)
         self.next_chunk = following
 
     def finish(self, law: LawReader) -> Receipt:
@@ -180,9 +185,13 @@ class Receiver:
         transfer.cipher.open_into(number, sealed, content)
         transfer.incoming.digest(content, number * CHUNK)
 
-    def write(self, receipt: Receipt, content: memoryview, following: int) -> None:
-        """Write all chunks before number *following*; only for the delivery that holds the transfer."""
-        self._transfer(receipt).incoming.write(content)
+    def write(self, receipt: Receipt, content: memoryview, offset: int) -> None:
+        """Write chunks; only for the delivery that holds the transfer."""
+        self._transfer(receipt).incoming.write(content, offset)
+
+    def written(self, receipt: Receipt, size: int, following: int) -> None:
+        """All chunks before number *following*, *size* bytes, are written; only for the delivery that holds it."""
+        self._transfer(receipt).incoming.advance(size)
         with self._lock:
             self._new = self._new.received(receipt, following)
 
@@ -257,7 +266,7 @@ class Receiver:
 
     def _place_for(self, receipt: Receipt) -> Incoming:
         try:
-            return self._parts.secure_file.incoming(receipt.terms.request.hash().hex())
+            return self._parts.secure_file.incoming(receipt.terms.request.hash().hex(), receipt.terms.size)
         except KeystoreError:
             # An answer without a place is not accepted: the same one may come again.
             self._new = self._new.failing(receipt)

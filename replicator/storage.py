@@ -72,9 +72,17 @@ class Incoming:
 
     It goes to the disk directly, where that can be: out of an `aligned_buffer`, a whole number of the disk's blocks.
     Copying it into the kernel's memory, and finding the pages again when it is synced, takes more than all the rest.
+
+    Args:
+        path: Where, and nothing is there yet.
+        room: Bytes to set aside at once, so that a disk that has not so many says so now. Two writes to it go on at the
+            same time; a file that grows takes one after the other.
+
+    Raises:
+        KeystoreError: The disk refuses, or has not so much room.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room: int = 0) -> None:
         try:
             self._descriptor = os.open(path, _NEW, 0o600)
         except OSError as exc:
@@ -82,8 +90,11 @@ class Incoming:
         self.path = path
         self.size = 0
         self._hashes = {0: blake3()}  # of what comes before each offset, from `size` on
-        with contextlib.suppress(OSError):  # not every file system can
+        try:
             self._set_direct(on=True)
+        except OSError:
+            return  # not every file system can
+        self._set_aside(room)
 
     def add(self, content: bytes | memoryview) -> None:
         """Digest and write more.
@@ -92,7 +103,8 @@ class Incoming:
             KeystoreError: The disk refuses.
         """
         self.digest(content, self.size)
-        self.write(content)
+        self.write(content, self.size)
+        self.advance(self.size + len(content))
 
     def digest(self, content: bytes | memoryview, offset: int) -> None:
         """Take *content* into the digest, ahead of writing it; again where it comes again, for writing it failed."""
@@ -100,8 +112,8 @@ class Incoming:
         following.update(content)
         self._hashes[offset + len(content)] = following
 
-    def write(self, content: bytes | memoryview) -> None:
-        """Write more, which is digested; of several threads by one at a time.
+    def write(self, content: bytes | memoryview, offset: int) -> None:
+        """Write what is digested; several threads may, each somewhere else.
 
         Raises:
             KeystoreError: The disk refuses.
@@ -109,12 +121,15 @@ class Incoming:
         try:
             written = 0
             while written < len(content):
-                written += self._write_some(memoryview(content)[written:], self.size + written)
+                written += self._write_some(memoryview(content)[written:], offset + written)
         except OSError as exc:
             raise KeystoreError(f"secure file: cannot be written: {exc.strerror}") from exc
-        self.size += len(content)
+
+    def advance(self, size: int) -> None:
+        """Everything before offset *size* is written."""
+        self.size = size
         for offset in tuple(self._hashes):
-            if offset < self.size:
+            if offset < size:
                 del self._hashes[offset]
 
     def _write_some(self, content: memoryview, offset: int) -> int:
@@ -125,6 +140,18 @@ class Incoming:
                 raise
             self._set_direct(on=False)
             return os.pwrite(self._descriptor, content, offset)
+
+    def _set_aside(self, room: int) -> None:
+        if not room:
+            return
+        try:
+            # Where the file system cannot, the C library would write into every block, and may not: they go directly.
+            os.posix_fallocate(self._descriptor, 0, room)
+        except OSError as exc:
+            if exc.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                return
+            self.discard()
+            raise KeystoreError(f"secure file: want room for {room} bytes: {exc.strerror}") from exc
 
     def _set_direct(self, *, on: bool) -> None:
         direct = getattr(os, "O_DIRECT", 0)
@@ -245,9 +272,9 @@ class SecureFile:
         finally:
             os.close(descriptor)
 
-    def incoming(self, name: str) -> Incoming:
-        """A place for content on its way; *name* distinguishes it from others."""
-        return Incoming(self.path.with_name(f"{self.path.name}{_INCOMING}{name}"))
+    def incoming(self, name: str, room: int = 0) -> Incoming:
+        """A place for content on its way; *name* distinguishes it from others. As `Incoming`."""
+        return Incoming(self.path.with_name(f"{self.path.name}{_INCOMING}{name}"), room)
 
     def replace(
         self, incoming: Incoming, custody: Custody, *, at: int, receipt: KeptReceipt, to: ReceiptFolder

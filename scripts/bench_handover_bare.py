@@ -1,6 +1,6 @@
 """The bare steps of a stream in three programs: what a handover could reach here if it did nothing else.
 
-One reads and seals, one passes on inside the kernel, one opens, digests and writes past the page cache, some chunks at
+One reads and seals, one passes on inside the kernel, one opens, digests and writes past the page cache, two pieces at
 once while the next ones come. No HTTP, no evidence, no chain, no custody. Used by bench_handover.py.
 """
 
@@ -25,7 +25,7 @@ from dstack.transport.connections import send_unpaced
 
 MIB = 1 << 20
 _TAG = 16
-_TOGETHER = 4
+_TOGETHER, _AT_ONCE, _BUFFERS = 2, 2, 4
 _KEY = bytes(32)
 
 
@@ -59,10 +59,14 @@ def disk_seconds(size_mib: int, to: Path) -> float:
     """Seconds to write so much directly, as `_receive` does, and to sync it; *to* is removed."""
     piece = mmap.mmap(-1, _TOGETHER * MIB)
     piece.write(os.urandom(len(piece)))
-    with piece, _direct(to) as descriptor:
-        began = time.perf_counter()
-        for first in range(0, size_mib, _TOGETHER):
+    with piece, _direct(to, size_mib * MIB) as descriptor, ThreadPoolExecutor(_AT_ONCE) as writers:
+
+        def write(first: int) -> None:
             os.pwrite(descriptor, memoryview(piece)[: min(_TOGETHER, size_mib - first) * MIB], first * MIB)
+
+        began = time.perf_counter()
+        for _ in writers.map(write, range(0, size_mib, _TOGETHER)):
+            pass
         os.fsync(descriptor)
         ended = time.perf_counter()
     to.unlink()
@@ -94,31 +98,33 @@ def _carry(listener: socket.socket, address: tuple[str, int]) -> None:
 def _receive(listener: socket.socket, to: Path, chunks: int, answer: Connection) -> None:
     cipher, digest = AESGCM(_KEY), blake3()
     sealed = memoryview(bytearray(MIB + _TAG))
-    buffers = [memoryview(mmap.mmap(-1, _TOGETHER * MIB)) for _ in range(2)]
+    buffers = [memoryview(mmap.mmap(-1, _TOGETHER * MIB)) for _ in range(_BUFFERS)]
     connection, _ = listener.accept()
     began = time.perf_counter()
-    with connection, _direct(to) as descriptor, ThreadPoolExecutor(1) as other:
-        writing: Future[int] | None = None
+    with connection, _direct(to, chunks * MIB) as descriptor, ThreadPoolExecutor(_AT_ONCE) as writers:
+        writing: dict[int, Future[int]] = {}
         for first in range(0, chunks, _TOGETHER):
-            buffer, numbers = buffers[first // _TOGETHER % 2], range(first, min(first + _TOGETHER, chunks))
+            which, numbers = first // _TOGETHER % _BUFFERS, range(first, min(first + _TOGETHER, chunks))
+            if which in writing:
+                writing[which].result()
             for place, number in enumerate(numbers):
                 _fill(sealed, connection)
-                content = buffer[place * MIB : (place + 1) * MIB]
+                content = buffers[which][place * MIB : (place + 1) * MIB]
                 cipher.decrypt_into(_nonce(number), sealed, None, content)
                 digest.update(content)
-            if writing is not None:
-                writing.result()
-            writing = other.submit(os.pwrite, descriptor, buffer[: len(numbers) * MIB], first * MIB)
-        if writing is not None:
-            writing.result()
+            piece = buffers[which][: len(numbers) * MIB]
+            writing[which] = writers.submit(os.pwrite, descriptor, piece, first * MIB)
+        for each in writing.values():
+            each.result()
         os.fsync(descriptor)
         answer.send(time.perf_counter() - began)
 
 
 @contextmanager
-def _direct(path: Path) -> Iterator[int]:
+def _direct(path: Path, size: int) -> Iterator[int]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
     try:
+        os.posix_fallocate(descriptor, 0, size)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -37,27 +37,21 @@ from replicator.sending import Sending  # noqa: E402
 from tests.worlds import Handover, Site, make_handover, make_node, receive  # noqa: E402
 
 CHANGED = b"what the app wrote at the new node"
-LARGE = b"".join(number.to_bytes(4, "big") * (CHUNK // 4) for number in range(34)) + b"end"
-"""35 chunks, of which the last is no whole number of a disk's blocks."""
+LARGE = b"".join(bytes([number]) * CHUNK for number in range(1, 35)) + b"end"
+"""35 chunks, of which the last is no whole number of a disk's blocks; what is not written yet reads as zeros."""
 
 _AUDITED = ("open", "os.rename", "os.link", "os.remove", "os.truncate", "os.mkdir")
 
 
 class Killer:
-    """Counts what changes the disk, and kills this process before (or in the middle of) one of these.
+    """Counts what changes the disk, and kills this process before one of these."""
 
-    With *stream* only writing and syncing count.
-    """
-
-    def __init__(self, at: int, *, stream: bool = False) -> None:
+    def __init__(self, at: int) -> None:
         self.left = at
         self.active = True
         pwrite, fsync = os.pwrite, os.fsync
 
-        def half_pwrite(descriptor: int, content: Any, offset: int) -> int:
-            if self.left == 1:
-                pwrite(descriptor, content[: len(content) // 2], offset)
-                self.step()
+        def counted_pwrite(descriptor: int, content: Any, offset: int) -> int:
             # One that is refused comes again in another way: it does not count.
             written = pwrite(descriptor, content, offset)
             self.step()
@@ -67,9 +61,8 @@ class Killer:
             self.step()
             fsync(descriptor)
 
-        os.pwrite, os.fsync = half_pwrite, counted_fsync
-        if not stream:
-            sys.addaudithook(self.audit)
+        os.pwrite, os.fsync = counted_pwrite, counted_fsync
+        sys.addaudithook(self.audit)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count opening for writing, renaming, linking and removing."""
@@ -85,6 +78,25 @@ class Killer:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_inside(place: int) -> None:
+    """Have this process die in the middle of the write at this offset; at the end, before the content is synced."""
+    pwrite, fsync = os.pwrite, os.fsync
+
+    def half_pwrite(descriptor: int, content: Any, offset: int) -> int:
+        if offset != place:
+            return pwrite(descriptor, content, offset)
+        pwrite(descriptor, content[: len(content) // 2], offset)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+    def fatal_fsync(descriptor: int) -> None:
+        if place == len(LARGE):
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    os.pwrite, os.fsync = half_pwrite, fatal_fsync
 
 
 def survives(at: int, act: Callable[[], object]) -> bool:
@@ -146,12 +158,19 @@ def scenario(world: Handover, name: str) -> tuple[Callable[[], object], str]:
     return lambda: world.old.onboard(request), "old"
 
 
+def arrived(content: bytes, at: int) -> int:
+    """How many bytes of what was to come are there, from offset *at* on; from the first one where that is the end."""
+    first = at if at < len(LARGE) else 0
+    pairs = zip(content[first:], LARGE[first:], strict=True)
+    return next((number for number, (came, due) in enumerate(pairs) if came != due), len(LARGE) - first)
+
+
 def killed_while_it_receives(at: int, node: Replicator, sending: Sending, chunks: list[bytes]) -> None:
     """Have a child serve *node*, post the whole stream to it, and wait for its death."""
     listener = Listener(replicator_app(node))
     child = os.fork()
     if child == 0:
-        Killer(at, stream=True)
+        die_inside(at)
         listener.run()
         os._exit(1)
     connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=60)
@@ -177,7 +196,7 @@ def streaming(folder: Path, moments: list[int]) -> None:
     for at in moments:
         killed_while_it_receives(at, world.old, sending, chunks)
         (incoming,) = (folder / "world" / "old").glob("secure-file.incoming.*")
-        written = incoming.stat().st_size
+        written = arrived(incoming.read_bytes(), at)
         node = started(world, "old", b"after crash %d" % at)
         found = state(node)
         receive(node, world.new.onboard(request_of(node)))

@@ -71,15 +71,14 @@ def test_a_node_killed_inside_a_write_keeps_what_it_held(tmp_path: Path) -> None
 
     Nothing half written is left after the start, and the same content then arrives whole by a new request.
     """
-    last = len(LARGE) % (TOGETHER * CHUNK)
-    whole = len(LARGE) // (TOGETHER * CHUNK)
-    half = TOGETHER * CHUNK // 2
-    written = {  # the number of a write or a sync, and the bytes that are in the file when it dies in or before it
-        1: half,
-        3: 2 * TOGETHER * CHUNK + half,
-        whole: (whole - 1) * TOGETHER * CHUNK + half,
-        whole + 1: whole * TOGETHER * CHUNK + last // 2,
-        whole + 2: len(LARGE),  # before the content is synced
+    piece = TOGETHER * CHUNK
+    last = len(LARGE) // piece * piece
+    written = {  # offsets of writes, or the end before it is synced; and how many bytes of the write are then there
+        piece: piece // 2,
+        3 * piece: piece // 2,
+        last - piece: piece // 2,
+        last: (len(LARGE) - last) // 2,
+        len(LARGE): len(LARGE),
     }
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(tmp_path), "streaming", *map(str, written)],

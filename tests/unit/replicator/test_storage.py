@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from dstack.errors import KeystoreError
-from dstack.keys.sealing_stream import CHUNK
+from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
 from replicator.custody import Custody, fingerprint_of
 from replicator.receipts import KeptReceipt, ReceiptFolder
 from replicator.storage import Held, Incoming, SecureFile, aligned_buffer
@@ -159,10 +159,9 @@ def test_the_digest_is_of_what_was_written(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as full:
         full.setattr(os, "pwrite", refuse_to_write)
         with pytest.raises(KeystoreError, match="cannot be written: No space left on device"):
-            incoming.write(b"first ")
+            incoming.write(b"first ", 6)
     for content in (b"other ", b"end"):
-        incoming.digest(content, incoming.size)
-        incoming.write(content)
+        incoming.add(content)
 
     assert incoming.seal_off() == blake3(b"begin other end").digest()
     assert incoming.path.read_bytes() == b"begin other end"
@@ -288,3 +287,49 @@ def test_large_content_is_read_in_pieces(tmp_path: Path) -> None:
     large.write_bytes(content)
 
     assert small.held().fingerprint == SecureFile(large).held().fingerprint
+
+
+@pytest.mark.parametrize("room", [1, 5 * CHUNK + 3])
+def test_room_is_set_aside_at_once(tmp_path: Path, room: int) -> None:
+    """The disk has promised it before anything comes, and the content is what was written, in whichever order."""
+    incoming = SecureFile(tmp_path / "secure-file").incoming("x", room)
+    status = incoming.path.stat()
+    assert (status.st_size, status.st_blocks * 512 >= room) == (room, True)
+
+    whole = bytes(range(1, 252)) * (room // 251 + 1)
+    pieces = [(offset, whole[offset : min(offset + CHUNK, room)]) for offset in range(0, room, CHUNK)]
+    for offset, content in pieces:
+        incoming.digest(content, offset)
+    for offset, content in reversed(pieces):
+        incoming.write(content, offset)
+    incoming.advance(room)
+
+    assert incoming.seal_off() == blake3(whole[:room]).digest()
+    assert incoming.path.read_bytes() == whole[:room]
+
+
+def test_a_disk_without_room_says_so_before_anything_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of it stays."""
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: refuse_to_write(0, b"", 0))
+    with pytest.raises(KeystoreError, match=r"^secure file: want room for 17179869184 bytes: No space left on device$"):
+        SecureFile(tmp_path / "secure-file").incoming("x", MAX_CONTENT)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_sets_nothing_aside_is_written_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It grows then."""
+
+    def unable(_descriptor: int, _offset: int, _size: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", unable)
+    incoming = SecureFile(tmp_path / "secure-file").incoming("x", 9)
+    assert incoming.path.stat().st_size == 0
+    incoming.add(b"all of it")
+
+    assert incoming.seal_off() == blake3(b"all of it").digest()
+    assert incoming.path.read_bytes() == b"all of it"
