@@ -32,6 +32,7 @@ from replicator.documents import MAX_EVIDENCE, MAX_INTEGER, document, inner
 from replicator.receipts import KeptReceipt, ReceiptFolder
 
 _INCOMING = ".incoming."
+_AHEAD = 64 * CHUNK
 _MAX_RECORD = 4 * MAX_CUSTODY
 _MAX_NEXT = 16 * MAX_EVIDENCE
 _TEMPORARY = "[0-9a-f]" * 16
@@ -75,11 +76,11 @@ class Incoming:
 
     Args:
         path: Where, and nothing is there yet.
-        room: Bytes to set aside at once, so that a disk that has not so many says so now. Two writes to it go on at the
-            same time; a file that grows takes one after the other.
+        room: Bytes that it may get. Some are set aside ahead of each write, where that can be: a file that grows takes
+            one write after the other, and this one two at the same time.
 
     Raises:
-        KeystoreError: The disk refuses, or has not so much room.
+        KeystoreError: The disk refuses.
     """
 
     def __init__(self, path: Path, room: int = 0) -> None:
@@ -90,11 +91,13 @@ class Incoming:
         self.path = path
         self.size = 0
         self._hashes = {0: blake3()}  # of what comes before each offset, from `size` on
+        self._room = room
+        self._aside = 0
+        self._lock = threading.Lock()
         try:
             self._set_direct(on=True)
         except OSError:
-            return  # not every file system can
-        self._set_aside(room)
+            self._room = 0  # not every file system can, and one that cannot grows as it did
 
     def add(self, content: bytes | memoryview) -> None:
         """Digest and write more.
@@ -119,6 +122,7 @@ class Incoming:
             KeystoreError: The disk refuses.
         """
         try:
+            self._set_aside(offset + len(content))
             written = 0
             while written < len(content):
                 written += self._write_some(memoryview(content)[written:], offset + written)
@@ -141,17 +145,20 @@ class Incoming:
             self._set_direct(on=False)
             return os.pwrite(self._descriptor, content, offset)
 
-    def _set_aside(self, room: int) -> None:
-        if not room:
-            return
-        try:
-            # Where the file system cannot, the C library would write into every block, and may not: they go directly.
-            os.posix_fallocate(self._descriptor, 0, room)
-        except OSError as exc:
-            if exc.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+    def _set_aside(self, end: int) -> None:
+        """See that there is room up to offset *end*, and somewhat beyond for the next ones."""
+        with self._lock:
+            if not self._aside < end <= self._room:
                 return
-            self.discard()
-            raise KeystoreError(f"secure file: want room for {room} bytes: {exc.strerror}") from exc
+            until = min(end + _AHEAD, self._room)
+            try:
+                # Where the file system cannot, the C library would write into every block; direct writing forbids it.
+                os.posix_fallocate(self._descriptor, self._aside, until - self._aside)
+            except OSError as exc:
+                if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                self._room = 0
+            self._aside = until
 
     def _set_direct(self, *, on: bool) -> None:
         direct = getattr(os, "O_DIRECT", 0)

@@ -257,31 +257,6 @@ def test_a_disk_that_is_full_for_a_moment_leaves_no_gap(
     require_arrived(world)
 
 
-def test_a_disk_without_room_refuses_before_the_stream(
-    world: Handover, parts: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer is not accepted, nothing stays of it, and the same one may come again when there is room."""
-    line, sealed = parts
-
-    def full(_descriptor: int, _offset: int, _size: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with serving(world.new) as port:
-        with monkeypatch.context() as without_room:
-            without_room.setattr(os, "posix_fallocate", full)
-            with opened(port, line, len(sealed), 0) as connection:
-                code, body = answered(connection)
-        strays = list(world.new_secure_file.parent.glob("secure-file.incoming.*"))
-        first = goes_on_with(port, line)
-        with opened(port, line, len(sealed), 0) as connection:
-            connection.sendall(sealed)
-            last, _ = answered(connection)
-
-    assert (code, body["error"]) == (409, f"secure file: want room for {len(CONTENT)} bytes: No space left on device")
-    assert (strays, first, last) == ([], 0, 200)
-    require_arrived(world)
-
-
 @pytest.mark.parametrize(
     ("begins", "changes", "refused"),
     [

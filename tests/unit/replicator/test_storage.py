@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from dstack.errors import KeystoreError
-from dstack.keys.sealing_stream import CHUNK, MAX_CONTENT
+from dstack.keys.sealing_stream import CHUNK
 from replicator.custody import Custody, fingerprint_of
 from replicator.receipts import KeptReceipt, ReceiptFolder
 from replicator.storage import Held, Incoming, SecureFile, aligned_buffer
@@ -289,17 +289,19 @@ def test_large_content_is_read_in_pieces(tmp_path: Path) -> None:
     assert small.held().fingerprint == SecureFile(large).held().fingerprint
 
 
-@pytest.mark.parametrize("room", [1, 5 * CHUNK + 3])
-def test_room_is_set_aside_at_once(tmp_path: Path, room: int) -> None:
-    """The disk has promised it before anything comes, and the content is what was written, in whichever order."""
+@pytest.mark.parametrize("room", [1, 5 * CHUNK + 3, 70 * CHUNK])
+def test_room_is_set_aside_ahead_of_a_write(tmp_path: Path, room: int) -> None:
+    """Nothing before the first one, then some, and never more than it may get; the order of writes does not matter."""
     incoming = SecureFile(tmp_path / "secure-file").incoming("x", room)
-    status = incoming.path.stat()
-    assert (status.st_size, status.st_blocks * 512 >= room) == (room, True)
+    assert incoming.path.stat().st_size == 0
 
     whole = bytes(range(1, 252)) * (room // 251 + 1)
     pieces = [(offset, whole[offset : min(offset + CHUNK, room)]) for offset in range(0, room, CHUNK)]
     for offset, content in pieces:
         incoming.digest(content, offset)
+    incoming.write(pieces[0][1], 0)
+    status = incoming.path.stat()
+    assert (status.st_size, status.st_blocks * 512 >= status.st_size) == (min(room, 65 * CHUNK), True)
     for offset, content in reversed(pieces):
         incoming.write(content, offset)
     incoming.advance(room)
@@ -308,13 +310,18 @@ def test_room_is_set_aside_at_once(tmp_path: Path, room: int) -> None:
     assert incoming.path.read_bytes() == whole[:room]
 
 
-def test_a_disk_without_room_says_so_before_anything_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing of it stays."""
-    monkeypatch.setattr(os, "posix_fallocate", lambda *_: refuse_to_write(0, b"", 0))
-    with pytest.raises(KeystoreError, match=r"^secure file: want room for 17179869184 bytes: No space left on device$"):
-        SecureFile(tmp_path / "secure-file").incoming("x", MAX_CONTENT)
+def test_a_disk_without_room_refuses_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes it when there is room again."""
+    incoming = SecureFile(tmp_path / "secure-file").incoming("x", 9)
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", refuse_to_write)
+        with pytest.raises(KeystoreError, match=r"^secure file: cannot be written: No space left on device$"):
+            incoming.add(b"all of it")
+    assert (incoming.size, incoming.path.stat().st_size) == (0, 0)
+    incoming.add(b"all of it")
 
-    assert list(tmp_path.iterdir()) == []
+    assert incoming.seal_off() == blake3(b"all of it").digest()
+    assert incoming.path.read_bytes() == b"all of it"
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
@@ -327,9 +334,10 @@ def test_a_file_system_that_sets_nothing_aside_is_written_as_it_comes(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", unable)
-    incoming = SecureFile(tmp_path / "secure-file").incoming("x", 9)
-    assert incoming.path.stat().st_size == 0
+    incoming = SecureFile(tmp_path / "secure-file").incoming("x", CHUNK + 9)
+    incoming.add(bytes(CHUNK))
+    assert incoming.path.stat().st_size == CHUNK
     incoming.add(b"all of it")
 
-    assert incoming.seal_off() == blake3(b"all of it").digest()
-    assert incoming.path.read_bytes() == b"all of it"
+    assert incoming.seal_off() == blake3(bytes(CHUNK) + b"all of it").digest()
+    assert incoming.path.read_bytes() == bytes(CHUNK) + b"all of it"
