@@ -6,7 +6,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -40,9 +41,10 @@ def demo(compose: str | None, results: str, as_json: bool) -> None:
         secret = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dstack-demo-")))
         programs = cleanup.enter_context(Programs(say.folder / "logs"))
         try:
-            # They take a second or two to import; an interrupt meanwhile ends like any other.
-            from dstack.devnet.story import tell
-            from dstack.devnet.world import World
+            with _interrupts_held():
+                # They take a second or two to import.
+                from dstack.devnet.story import tell
+                from dstack.devnet.world import World
 
             tell(World.create(say, programs, secret), raw, cleanup)
             say.did(f"took {time.monotonic() - began:.0f} s", seconds=round(time.monotonic() - began))
@@ -54,6 +56,16 @@ def demo(compose: str | None, results: str, as_json: bool) -> None:
 
 def _default_compose() -> bytes:
     return files("dstack.devnet").joinpath("docker-compose.yaml").read_bytes()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Interrupts come at the end of this: Python drops what is raised while it lets go of the lock of an import."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

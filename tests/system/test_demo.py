@@ -207,6 +207,23 @@ def test_ctrl_c_while_it_is_still_loading_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.glob("dstack-demo-*")) == []
 
 
+def test_an_interrupt_waits_for_the_end_of_an_import() -> None:
+    """What is raised while Python lets go of the lock of a module is dropped, and the demo would go on for good."""
+    code = """
+import os, signal
+from dstack.devnet import __main__ as demo
+for number in demo.INTERRUPTS:
+    signal.signal(number, demo._interrupt)
+with demo._interrupts_held():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("loaded", flush=True)
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "loaded\n", "")
+
+
 def _as_module(line: str) -> list[str]:
     program, *arguments = shlex.split(line)
     assert program == "dstack"
