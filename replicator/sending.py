@@ -21,7 +21,7 @@ from replicator.law import Judged, LawReader, require_genesis
 from replicator.parts import Parts
 from replicator.peers import boot_info_of
 from replicator.receipts import KeptReceipt
-from replicator.storage import Held, SecureFile
+from replicator.storage import Held, SecureFile, aligned_buffer
 
 MAX_AT_ONCE = 4
 MAX_WAITING = 8
@@ -65,7 +65,7 @@ class Sending:
         """
         asked = time.monotonic()
         # The same memory again and again: having new memory for each chunk costs more than sealing it.
-        content_buffer, sealed_buffer = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK + TAG_SIZE))
+        content_buffer, sealed_buffer = aligned_buffer(CHUNK), memoryview(bytearray(CHUNK + TAG_SIZE))
         with self._file.reading_of(self.receipt.terms.fingerprint) as read_into:
             for number in range(first, self.shape.chunks):
                 if time.monotonic() - asked >= ASK_AGAIN_SECONDS:

@@ -21,7 +21,7 @@ from pathlib import Path
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dstack.transport.connections import send_unpaced
+from dstack.transport.pacing import connect
 
 MIB = 1 << 20
 _TAG = 16
@@ -74,9 +74,8 @@ def disk_seconds(size_mib: int, to: Path) -> float:
 
 
 def _send(address: tuple[str, int], path: Path, chunks: int) -> None:
-    cipher, content, sealed = AESGCM(_KEY), bytearray(MIB), bytearray(MIB + _TAG)
-    with socket.create_connection(address) as connection, path.open("rb") as source:
-        send_unpaced(connection)
+    cipher, content, sealed = AESGCM(_KEY), mmap.mmap(-1, MIB), bytearray(MIB + _TAG)
+    with connect(*address, timeout=None) as connection, path.open("rb", buffering=0) as source:
         for number in range(chunks):
             source.readinto(content)
             cipher.encrypt_into(_nonce(number), content, None, sealed)
@@ -88,8 +87,7 @@ def _carry(listener: socket.socket, address: tuple[str, int]) -> None:
     fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, MIB)
     # The receiver's clock begins when somebody connects.
     source, _ = listener.accept()
-    with source, socket.create_connection(address) as target:
-        send_unpaced(target)
+    with source, connect(*address, timeout=None) as target:
         while count := os.splice(source.fileno(), into, MIB):
             while count:
                 count -= os.splice(out_of, target.fileno(), count)

@@ -6,6 +6,7 @@ Whoever carries can delay and drop; every document is judged by the nodes, and w
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from dstack.errors import (
     PeerUnavailableError,
 )
 from dstack.keys.sealing_stream import StreamShape
+from dstack.transport.pacing import connect
 from dstack.web.urls import split_url
 from replicator.answers import MAX_ANSWER, Answer, parse_answer
 from replicator.custody import Receipt, parse_receipt
@@ -39,6 +41,13 @@ _QUOTED = 600
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of content that the new node has, and all of them."""
+
+
+class _PlainConnection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        """As the library's, left unpaced."""
+        self.sock = connect(self.host, self.port, self.timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class Node:
         """A connection, closed at the end."""
         host, port = self.address.hostname or "", self.address.port
         if self.tls is None:
-            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+            connection: http.client.HTTPConnection = _PlainConnection(host, port, timeout=TIMEOUT)
         else:
             connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self.tls)
         with closing(connection):

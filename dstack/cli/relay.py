@@ -11,8 +11,6 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from dstack.transport.connections import send_unpaced
-
 PIECE = 1 << 20
 
 
@@ -43,7 +41,6 @@ def pass_on(
         SourceBrokeError: The response ended early.
         OSError: *target* broke, or does not take more.
     """
-    send_unpaced(target)
     sent = 0
     plain = connection.sock
     if not hasattr(os, "splice") or plain is None or ssl.SSLSocket in (type(plain), type(target)):

@@ -50,16 +50,6 @@ class Occupant(Protocol):
         ...
 
 
-def send_unpaced(connection: socket.socket) -> None:
-    """To a program of this machine, send as fast as it takes: bbr, where that is the default, waits between packets."""
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    # The connection may be gone; and only Linux has it, which may be told to allow no other.
-    with suppress(OSError, AttributeError):
-        if ipaddress.ip_address(connection.getpeername()[0].partition("%")[0]).is_loopback:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-
-
 @lru_cache(_REMEMBERED)
 def peer_of(address: str) -> str:
     """Who counts as one: an IPv4 address, the /64 of an IPv6 address, or any other text as it is."""

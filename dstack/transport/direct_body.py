@@ -26,8 +26,6 @@ from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dstack.transport.connections import send_unpaced
-
 AT_ONCE = 8
 """Bodies that have a thread each, in one program."""
 
@@ -274,7 +272,6 @@ async def _aside(protocol: H11Protocol, work: Callable[[socket.socket], Result],
 def _send(connection: socket.socket, *, parts: Parts) -> bool:
     """Whether all of *parts* were sent; they are closed in any case."""
     connection.settimeout(PART_SECONDS)
-    send_unpaced(connection)
     with closing(parts):
         for part in parts:
             try:

@@ -31,6 +31,7 @@ from dstack.errors import ConfigError
 from dstack.transport.bodies import BodyBudget, Leased
 from dstack.transport.connections import Activity, CountedSocket, Ledger
 from dstack.transport.direct_body import BodyParser, abort, receive_body, send_as_body
+from dstack.transport.pacing import leave_unpaced
 from dstack.wire.prpc import error_json
 
 HEADER_LIMIT = 64 << 10
@@ -306,6 +307,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
         raise ConfigError(f"want to listen at {host}:{port}, got {exc.strerror or exc}") from exc
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        leave_unpaced(listener, str(address[0]))
         listener.bind(address)
         listener.listen()
     except OSError as exc:

@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 
 from dstack.transport import connections
 from dstack.transport import listener as listener_module
-from dstack.transport.connections import peer_of, send_unpaced
+from dstack.transport.connections import peer_of
 from dstack.transport.listener import Listener
 from dstack.transport.tls import server_context
 from tests.unit.transport.conftest import SECONDS, Certificates, answered_json, connected, verifying
@@ -293,27 +293,3 @@ def test_a_handshake_has_its_time(site: Site, tls: ssl.SSLContext, shaken: Calla
 def test_who_counts_as_one(address: str, peer: str) -> None:
     """An IPv4 address however it is written, or an IPv6 network of 64 bits."""
     assert peer_of(address) == peer
-
-
-@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_what_goes_to_this_machine_is_not_paced(family: socket.AddressFamily, address: str) -> None:
-    """Whatever the machine's default is."""
-    with (
-        socket.create_server((address, 0), family=family) as listener,
-        socket.create_connection(listener.getsockname()[:2]) as connection,
-    ):
-        send_unpaced(connection)
-
-        said = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        assert said.rstrip(b"\0") == b"reno"
-
-
-def test_other_sockets_stay_as_they_are() -> None:
-    """One of another kind, and one that is not connected."""
-    ends = socket.socketpair()
-    with ends[0], ends[1], socket.socket() as alone:
-        before = alone.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        send_unpaced(ends[0])
-        send_unpaced(alone)
-
-        assert alone.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == before
